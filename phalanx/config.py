@@ -1,0 +1,138 @@
+"""The one configuration tree. The command line, `--config` files, the help text and Welcome all come from it.
+
+A field's flag is its name with dashes; `flag(...)` adds short names and the help line. Each struct is a group of
+the help page, headed by its docstring. The tree is frozen: what a run was started with never changes under it.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+
+def flag(help: str, *short: str, **limits: Any) -> msgspec.Meta:
+    """Describe a field: its help line, extra short flags, and msgspec limits (ge, le, gt, lt)."""
+    return msgspec.Meta(description=help, extra={"short": short}, **limits)
+
+
+class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every group of options."""
+
+
+class ModelOptions(Group, frozen=True):
+    """Model"""
+
+    model: Annotated[str | None, flag("Hugging Face folder or hub name; absent: the bundled demo model")] = None
+    revision: Annotated[str | None, flag("branch, tag or commit of a hub name")] = None
+    served_model_name: Annotated[
+        tuple[str, ...], flag("name or names the API answers to; the first is the one it reports")
+    ] = ()
+    load_format: Annotated[
+        Literal["auto", "dummy"], flag("auto: safetensors; dummy: random weights of the configured shape")
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        flag("precision of KV cache and weights; auto: the checkpoint's"),
+    ] = "auto"
+    max_model_len: Annotated[
+        int | None, flag("longest prompt plus output, in tokens; absent: the checkpoint's own", ge=2)
+    ] = None
+    chat_template: Annotated[str | None, flag("file with a jinja chat template, in place of the checkpoint's")] = None
+    seed: Annotated[int, flag("seed of dummy weights", ge=0)] = 0
+
+
+class ParallelOptions(Group, frozen=True):
+    """Parallelism"""
+
+    data_parallel_size: Annotated[int, flag("engine ranks", "-dp", ge=1, le=1024)] = 1
+    data_parallel_backend: Annotated[Literal["mp"], flag("mp: ranks are processes on this machine")] = "mp"
+    tensor_parallel_size: Annotated[int, flag("workers a rank; only 1 works so far", "-tp", ge=1, le=1)] = 1
+    api_server_count: Annotated[int, flag("API servers behind the HTTP port", "-asc", ge=1, le=256)] = 1
+
+
+class EngineOptions(Group, frozen=True):
+    """Engine"""
+
+    engine: Annotated[
+        Literal["model", "synthetic"],
+        flag("synthetic: no model, set speed, for drills and front-end benchmarks"),
+    ] = "model"
+    device: Annotated[Literal["cpu"], flag("where ranks compute")] = "cpu"
+    max_num_seqs: Annotated[int, flag("most requests running at once in a rank", ge=1)] = 256
+    max_num_batched_tokens: Annotated[int, flag("most tokens in one step; longer prompts are chunked", ge=1)] = 2048
+    enable_prefix_caching: Annotated[bool, flag("reuse the KV cache of prompts that start alike")] = True
+    kv_cache_tokens: Annotated[
+        int | None, flag("size of a rank's KV cache in tokens; absent: from free memory", ge=16)
+    ] = None
+    gpu_memory_utilization: Annotated[
+        float, flag("share of the free memory that all ranks together may use for the KV cache", gt=0, le=1)
+    ] = 0.5
+    block_size: Annotated[Literal[16, 32, 64], flag("tokens a KV block")] = 16
+    max_logprobs: Annotated[int, flag("most top_logprobs a request may ask for", ge=0)] = 20
+    cpu_threads: Annotated[int | None, flag("threads a rank; absent: cores divided by ranks", ge=1)] = None
+    enforce_eager: Annotated[bool, flag("no graph capture; ranks on CPU never capture")] = False
+    synthetic_rate: Annotated[
+        float, flag("synthetic engine: output tokens a second a request; 0: as fast as the loop runs", ge=0)
+    ] = 0.0
+    synthetic_stage: Annotated[
+        tuple[str, ...],
+        flag("synthetic engine: STAGE=SECONDS, or STAGE=hang|exit|raise|abort, with RANK: before it for one rank only"),
+    ] = ()
+
+
+class HttpOptions(Group, frozen=True):
+    """HTTP"""
+
+    host: Annotated[str, flag("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, flag("port to listen on; 0: one that the system picks, printed at start", ge=0, le=65535)] = (
+        8000
+    )
+    api_key: Annotated[tuple[str, ...], flag("require one of these keys as bearer token; or PHALANX_API_KEY")] = ()
+    max_body_bytes: Annotated[int, flag("largest request body", ge=1024)] = 16 * 2**20
+    max_batch: Annotated[int, flag("most completions one HTTP request may ask for (prompts times n)", ge=1)] = 256
+
+
+class ServiceOptions(Group, frozen=True):
+    """Service"""
+
+    startup_timeout: Annotated[float, flag("seconds a child may stay in one start-up stage without progress", gt=0)] = (
+        120.0
+    )
+    shutdown_timeout: Annotated[float, flag("seconds children get to end before they are killed", gt=0)] = 3.0
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], flag("least severity that is printed")] = "info"
+
+
+class ModelFacts(Group, frozen=True):
+    """What the checkpoint's own files say; read once, before any child starts."""
+
+    folder: str
+    architecture: str
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: tuple[int, ...]
+    default_sampling: dict[str, float]
+    """temperature, top_p, top_k, ... of generation_config.json: what a request gets where it says nothing."""
+
+
+class Config(Group, frozen=True):
+    """Everything a process of the service needs to know; travels to children in Welcome."""
+
+    model: ModelOptions
+    parallel: ParallelOptions
+    engine: EngineOptions
+    http: HttpOptions
+    service: ServiceOptions
+    facts: ModelFacts
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """Names that `model` in a request may carry; the first is the one the API reports."""
+        return self.model.served_model_name or (self.model.model or "phalanx-demo",)
+
+
+OPTION_GROUPS: dict[str, type[Group]] = {
+    "model": ModelOptions,
+    "parallel": ParallelOptions,
+    "engine": EngineOptions,
+    "http": HttpOptions,
+    "service": ServiceOptions,
+}

@@ -1,0 +1,91 @@
+"""What the scheduler, the runner and the engine loop say to one another about requests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, NewType, Protocol
+
+from phalanx.protocol import ApiServerId, RequestId, SamplingParams, StageName, TokenLogprobs
+
+BlockId = NewType("BlockId", int)
+
+
+class RequestKey(NamedTuple):
+    api_server: ApiServerId
+    request_id: RequestId
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request inside a rank."""
+
+    key: RequestKey
+    tokens: list[int]
+    """Prompt, then every output token so far."""
+    prompt_length: int
+    sampling: SamplingParams
+    priority: int = 0
+    arrival: int = 0
+    """Order of arrival in this rank; breaks ties of priority."""
+    expected_tokens: int = 0
+    computed: int = 0
+    """Leading tokens whose keys and values are in the cache."""
+    blocks: list[BlockId] = field(default_factory=list)
+    """The block table: block i holds tokens i*block_size ... (i+1)*block_size-1."""
+    cached: int = 0
+    """Prompt tokens found in the prefix cache when it was first admitted."""
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+    """Filled chunk by chunk by the runner, where sampling.prompt_logprobs asks for it."""
+
+    @property
+    def generated(self) -> int:
+        """Output tokens so far."""
+        return len(self.tokens) - self.prompt_length
+
+
+class Chunk(NamedTuple):
+    """Run tokens[start : start + length] of a sequence in this step.
+
+    Where the chunk reaches the end of `sequence.tokens` the runner samples the next token.
+    """
+
+    sequence: Sequence
+    start: int
+    length: int
+
+    @property
+    def samples(self) -> bool:
+        return self.start + self.length == len(self.sequence.tokens)
+
+
+class Sampled(NamedTuple):
+    """The next token of one sequence."""
+
+    token: int
+    logprobs: TokenLogprobs | None = None
+
+
+Progress = Callable[[StageName, float | None, str], None]
+"""Tell the supervisor: stage, share done (0..1 or None), detail. Each call restarts the stage's deadline."""
+
+
+class Runner(Protocol):
+    """The device's side of a rank: weights, KV cache, forward pass and sampling.
+
+    Synchronous; never touches scheduling state. CPU and CUDA runners, and the synthetic one, share the
+    engine loop above it.
+    """
+
+    block_size: int
+    num_blocks: int
+    """KV blocks; known after `load`."""
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+
+    def load(self, progress: Progress) -> None:
+        """Weights, KV cache, warm-up. Reports WEIGHTS, CACHE and WARM_UP. Raises with a reason a person can act on."""
+
+    def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
+        """Run one step. Returns, for each chunk, its next token, or None where the chunk does not sample.
+
+        Block tables already cover start + length tokens. Appending the token to the sequence is the caller's.
+        """

@@ -1,0 +1,262 @@
+"""Every message that crosses a process boundary.
+
+Messages are msgpack arrays, their integer tag first (`array_like` structs: no field names on the wire). A
+new field goes at the end with a default, so an older peer's shorter array still decodes; any other change
+raises `PROTOCOL_VERSION`, which is compared in the first frame of every connection.
+
+Control plane (child <-> supervisor): Hello -> Welcome -> Stage* -> Ready -> ... -> Stop.
+Engine plane (rank <-> API server, the rank dials): EngineHello -> (Submit | Abort)* <-> StepOutput*.
+"""
+
+import enum
+from typing import NewType, TypeAlias
+
+import msgspec
+
+from phalanx.config import Config
+
+PROTOCOL_VERSION = 1
+
+RankId = NewType("RankId", int)
+ApiServerId = NewType("ApiServerId", int)
+Incarnation = NewType("Incarnation", int)
+RequestId = NewType("RequestId", int)
+"""Unique within one API server; a rank keys requests by (ApiServerId, RequestId)."""
+
+
+class Role(enum.StrEnum):
+    API = "api"
+    ENGINE = "engine"
+
+
+class StageName(enum.StrEnum):
+    """Where a child is on its way to READY, in order; each has its own progress deadline."""
+
+    STARTED = "started"
+    IMPORTED = "imported"
+    WEIGHTS = "weights"
+    CACHE = "cache"
+    WARM_UP = "warm-up"
+    ATTACHED = "attached"
+    READY = "ready"
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of all messages; subclasses carry the integer tag."""
+
+
+# --- control plane: child -> supervisor -----------------------------------------------------------
+
+
+class Hello(Message, tag=1, frozen=True):
+    """First message of a child. `index` is its API server number or its rank."""
+
+    role: Role
+    index: int
+    incarnation: Incarnation
+    pid: int
+
+
+class Stage(Message, tag=2, frozen=True):
+    """The child has entered `stage`, or made progress in it: either restarts the stage's deadline."""
+
+    stage: StageName
+    progress: float | None = None
+    """Share of the stage done, 0..1, where it can be told."""
+    detail: str = ""
+
+
+class Ready(Message, tag=3, frozen=True):
+    """The child serves. `detail` is one line for the person who watches the start ("KV cache 65,536 tokens")."""
+
+    detail: str = ""
+
+
+class Failed(Message, tag=4, frozen=True):
+    """The child's own last words before it exits non-zero."""
+
+    reason: str
+    traceback: str = ""
+
+
+class MetricsReport(Message, tag=5, frozen=True):
+    """Answer to MetricsRequest: one API server's samples, in the form of `phalanx.api.metrics`."""
+
+    query: int
+    samples: bytes
+
+
+class MetricsQuery(Message, tag=6, frozen=True):
+    """An API server that is being scraped asks for its siblings' samples."""
+
+    query: int
+
+
+# --- control plane: supervisor -> child -----------------------------------------------------------
+
+
+class Endpoint(Message, frozen=True):
+    """Where ranks dial one API server. The listener exists before this is ever sent."""
+
+    index: ApiServerId
+    address: str
+
+
+class Membership(Message, tag=20, frozen=True):
+    """The API servers there are now. Sent in Welcome and again on every change."""
+
+    api_servers: tuple[Endpoint, ...]
+
+
+class Welcome(Message, tag=21, frozen=True):
+    config: Config
+    membership: Membership
+
+
+class Stop(Message, tag=22, frozen=True):
+    """End now, in order: an API server closes its connections, a rank leaves its loop."""
+
+
+class MetricsRequest(Message, tag=23, frozen=True):
+    """Supervisor -> API server: report your samples under this query number."""
+
+    query: int
+
+
+class MetricsGathered(Message, tag=24, frozen=True):
+    """Supervisor -> the API server that sent MetricsQuery: the siblings' samples, those that answered in time."""
+
+    query: int
+    samples: tuple[bytes, ...]
+
+
+ToSupervisor: TypeAlias = Hello | Stage | Ready | Failed | MetricsReport | MetricsQuery
+ToChild: TypeAlias = Welcome | Membership | Stop | MetricsRequest | MetricsGathered
+
+
+# --- engine plane ---------------------------------------------------------------------------------
+
+
+class SamplingParams(Message, frozen=True):
+    """How to choose tokens. Validated by the API server; a rank trusts it.
+
+    The random number of output position p is a function of (seed, p) alone, so a request continued on
+    another rank, or recomputed after preemption, goes on as it would have.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is no limit."""
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    """0 <= seed < 2**64; always set by the API server, at random where the client gave none."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Besides the checkpoint's own end-of-sequence ids."""
+    ignore_eos: bool = False
+    logit_bias: dict[int, float] | None = None
+    logprobs: int | None = None
+    """None: none. k >= 0: the sampled token's log probability and the k most likely ones'."""
+    prompt_logprobs: int | None = None
+    """As `logprobs`, for each prompt token after the first."""
+
+
+class Submit(Message, tag=40, frozen=True):
+    """Run a request, or continue one: `generated` holds the tokens it already has, prompt not included."""
+
+    request_id: RequestId
+    prompt: list[int]
+    sampling: SamplingParams
+    generated: list[int] = []
+    expected_tokens: int = 0
+    """Output tokens the router expects it to take; what the rank reports to other routers as its work."""
+    priority: int = 0
+    """Lower runs first; equal ones in order of arrival."""
+
+
+class Abort(Message, tag=41, frozen=True):
+    request_ids: list[RequestId]
+
+
+class EngineHello(Message, tag=60, frozen=True):
+    """First message of a rank to an API server, sent when the rank can take requests."""
+
+    rank: RankId
+    incarnation: Incarnation
+    max_model_len: int
+    max_num_seqs: int
+    kv_cache_tokens: int
+
+
+class FinishReason(enum.IntEnum):
+    STOP = 1
+    LENGTH = 2
+    ABORT = 3
+    ERROR = 4
+
+
+class TokenLogprobs(Message, frozen=True):
+    """`logprob` and `rank` (1 = most likely) of the token itself, and the most likely ids with theirs, in order."""
+
+    logprob: float
+    rank: int
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+class RequestOutput(Message, frozen=True):
+    """What one step brought one request."""
+
+    request_id: RequestId
+    tokens: list[int]
+    """New tokens in order; the end-of-sequence or stop token that ended it is included, as the last."""
+    finish: FinishReason | None = None
+    stop_token: int | None = None
+    """The id of `stop_token_ids` that ended it; None when the checkpoint's own end-of-sequence did."""
+    logprobs: list[TokenLogprobs] | None = None
+    """One for each of `tokens`."""
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    """With the request's first tokens, where asked for: one a prompt token, None for the first."""
+    cached_tokens: int = 0
+    """With the request's first tokens: how many prompt tokens the prefix cache held."""
+    error: str = ""
+
+
+class Load(Message, frozen=True):
+    """What a rank has to do, told to each API server from that server's point of view.
+
+    `others_*` leave out the receiver's own requests, which it counts itself, at once and exactly; so no
+    report ever overwrites a router's own count and nothing is counted twice.
+    """
+
+    others_prefill_tokens: int
+    others_decode_tokens: int
+    others_requests: int
+    running: int
+    waiting: int
+    kv_used_tokens: int
+    kv_total_tokens: int
+    prefix_query_tokens: int
+    """Counter since start: prompt tokens looked up in the prefix cache, and those found."""
+    prefix_hit_tokens: int
+    preemptions: int
+    """Counter since start."""
+    steps: int
+    """Counter since start."""
+
+
+class StepOutput(Message, tag=61, frozen=True):
+    """One a step to each API server that has requests in it, and one when the load changed for the others."""
+
+    outputs: list[RequestOutput]
+    load: Load
+
+
+ToEngine: TypeAlias = Submit | Abort
+ToApi: TypeAlias = EngineHello | StepOutput
