@@ -1,0 +1,145 @@
+"""The life of a child of the supervisor, the same for an API server and a rank: enlist, report, end.
+
+A child is told one address, the supervisor's control endpoint, and learns all else over it (law 2).
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import msgspec
+import setproctitle
+
+from phalanx.protocol import (
+    Failed,
+    Hello,
+    Incarnation,
+    Membership,
+    Ready,
+    Role,
+    Stage,
+    StageName,
+    ToChild,
+    ToSupervisor,
+    Welcome,
+)
+from phalanx.transport.channel import Channel, dial
+
+SECRET_VARIABLE = "PHALANX_SECRET"
+FIRST_INHERITED = 3
+"""Inherited sockets start at this descriptor, by the systemd convention (sd_listen_fds(3))."""
+
+EXIT_FAILED = 1
+EXIT_ORPHANED = 70
+"""The supervisor is gone; nobody will read this status, a log of the machine may."""
+
+DIAL_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a child was started with."""
+
+    control: str
+    index: int
+    incarnation: Incarnation
+    secret: bytes = field(repr=False)
+    sockets: dict[str, socket.socket]
+
+    @staticmethod
+    def from_process(arguments: list[str]) -> "Launch":
+        """Read the command line, the secret and the inherited sockets of this process.
+
+        The secret leaves the environment here, so nothing this process starts or prints inherits it.
+        """
+        parser = argparse.ArgumentParser(description="A child of the supervisor; not meant to be started by hand.")
+        parser.add_argument("--control", required=True, help="the supervisor's control address")
+        parser.add_argument("--index", required=True, type=int, help="API server number or rank")
+        parser.add_argument("--incarnation", type=int, default=0)
+        options = parser.parse_args(arguments)
+        secret = os.environ.pop(SECRET_VARIABLE, "")
+        if not secret:
+            parser.error(f"{SECRET_VARIABLE} is not set: this program is started by `phalanx serve`")
+        return Launch(
+            options.control, options.index, Incarnation(options.incarnation), bytes.fromhex(secret), _inherited()
+        )
+
+
+def _inherited() -> dict[str, socket.socket]:
+    if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
+        return {}
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    count = int(os.environ.pop("LISTEN_FDS", "0"))
+    sockets = {}
+    for name, descriptor in zip(names, range(FIRST_INHERITED, FIRST_INHERITED + count), strict=True):
+        os.set_inheritable(descriptor, False)
+        sockets[name] = socket.socket(fileno=descriptor)
+    return sockets
+
+
+class Control:
+    """The connection to the supervisor."""
+
+    def __init__(self, channel: Channel, welcome: Welcome, launch: Launch) -> None:
+        self._channel = channel
+        self.config = welcome.config
+        self.membership: Membership = welcome.membership
+        """As of Welcome; changes arrive as messages."""
+        self.secret = launch.secret
+
+    def send(self, message: ToSupervisor) -> None:
+        self._channel.send(message)
+
+    def stage(self, stage: StageName, progress: float | None = None, detail: str = "") -> None:
+        self.send(Stage(stage, progress, detail))
+
+    def ready(self, detail: str = "") -> None:
+        self.send(Ready(detail))
+
+    def failed(self, error: BaseException) -> None:
+        """Say why this child is about to end; the caller exits with EXIT_FAILED."""
+        # A broken control connection means the supervisor is gone: nobody is left to tell.
+        with contextlib.suppress(OSError):
+            self.send(Failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))))
+
+
+def enlist(launch: Launch, role: Role, on_message: Callable[[ToChild], None]) -> Control:
+    """Join the service: dial control, say Hello, take the configuration, watch for the supervisor's end.
+
+    `on_message` is called on the watching thread, for every message after Welcome. When the control connection
+    ends, this process ends at once, whatever its other threads do.
+
+    Raises:
+        ConnectionError, TimeoutError: no supervisor at the address, or it refused us; says why.
+    """
+    faulthandler.enable()
+    setproctitle.setproctitle(f"phalanx {role} {launch.index}")
+    channel = dial(launch.control, launch.secret, DIAL_TIMEOUT)
+    channel.send(Hello(role, launch.index, launch.incarnation, os.getpid()))
+    decoder: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
+    welcome = channel.receive(decoder)
+    if not isinstance(welcome, Welcome):
+        raise ConnectionError(f"the supervisor answered Hello with {type(welcome).__name__}")
+
+    def watch() -> NoReturn:
+        try:
+            while True:
+                on_message(channel.receive(decoder))
+        except ConnectionError:
+            os._exit(EXIT_ORPHANED)
+        except BaseException:
+            # A defect in a message handler must not leave a child that nobody can stop any more.
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="control", daemon=True).start()
+    return Control(channel, welcome, launch)

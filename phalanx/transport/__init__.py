@@ -1,0 +1,1 @@
+"""Sockets, frames and authentication: the only place that knows them. See `listener`, `channel` and `stream`."""

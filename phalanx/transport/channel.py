@@ -1,0 +1,195 @@
+"""A synchronous connection: ranks to API servers, and every child's control connection."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+from phalanx.protocol import Message
+from phalanx.transport import frames
+from phalanx.transport.frames import FrameError, FrameReader
+from phalanx.transport.handshake import Dialer, Refusal, Refused
+from phalanx.transport.listener import connect_target, tune
+
+__all__ = ["Channel", "Closed", "FrameError", "Refused", "dial"]
+
+T = TypeVar("T")
+READ_SIZE = 1 << 18
+
+
+class Closed(ConnectionError):
+    """The peer has gone: end-of-file or a reset."""
+
+
+def dial(address: str, secret: bytes, timeout: float) -> "Channel":
+    """Connect and prove ourselves; blocks until the peer has accepted us.
+
+    A listener that nobody serves yet keeps us waiting in its backlog, up to `timeout` seconds: a caller that
+    has other work dials from a thread.
+
+    Raises:
+        ConnectionError, FileNotFoundError: nothing listens there.
+        Refused: the secret or the protocol version differ; says at which end.
+        TimeoutError: the peer did not answer in time.
+    """
+    deadline = time.monotonic() + timeout
+    family, target = connect_target(address)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(target)
+        tune(sock)
+        channel = Channel(sock, address)
+        handshake = Dialer(secret)
+        channel._reader.limit = frames.MAX_UNPROVEN_FRAME
+        channel.send(handshake.opening())
+        while not handshake.done:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError
+            sock.settimeout(remaining)
+            body = channel._receive_body()
+            try:
+                answer = handshake.receive(body)
+            except Refused as refused:
+                with contextlib.suppress(OSError):
+                    channel.send(Refusal(str(refused)))
+                raise
+            if answer is not None:
+                channel.send(answer)
+        channel._reader.limit = frames.MAX_FRAME
+        sock.settimeout(None)
+        return channel
+    except TimeoutError:
+        sock.close()
+        raise TimeoutError(f"{address} did not answer within {timeout:g} s") from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+class Channel:
+    """An authenticated connection. Either blocking (`send`, `receive`) or in a selector loop (`post`, `drain`)."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self._socket = sock
+        self.peer = peer
+        self._reader = FrameReader()
+        self._unsent = bytearray()
+        self._send_lock = threading.Lock()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def setblocking(self, blocking: bool) -> None:
+        self._socket.setblocking(blocking)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    # --- blocking ---
+
+    def send(self, message: Message) -> None:
+        """Send one message, whole. Safe from several threads.
+
+        Raises:
+            Closed: the peer has gone.
+        """
+        frame = frames.encode(message)
+        with self._send_lock, self._naming_the_peer():
+            self._socket.sendall(frame)
+
+    def receive(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
+        """Wait for one message.
+
+        Raises:
+            Closed: the peer has gone.
+            FrameError: what came does not decode.
+        """
+        return self._decode(decoder, self._receive_body())
+
+    def _receive_body(self) -> bytes:
+        while (body := self._reader.take()) is None:
+            self._read_once()
+        return body
+
+    # --- in a selector loop ---
+
+    def drain(self, decoder: msgspec.msgpack.Decoder[T]) -> list[T]:
+        """Every message that has arrived by now; never blocks.
+
+        Messages that came before an end-of-file are returned first; the next call raises Closed.
+
+        Raises:
+            Closed, FrameError: as `receive`.
+        """
+        messages: list[T] = []
+        try:
+            self._read_once()
+        except BlockingIOError:
+            return messages
+        while (body := self._reader.take()) is not None:
+            messages.append(self._decode(decoder, body))
+        return messages
+
+    @property
+    def pending(self) -> int:
+        """Bytes posted that the kernel has not taken yet."""
+        return len(self._unsent)
+
+    def post(self, message: Message) -> None:
+        """Queue one message and send what the socket takes now; never blocks.
+
+        Raises:
+            Closed: the peer has gone.
+        """
+        frame = frames.encode(message)
+        if self._unsent:
+            self._unsent += frame
+            return
+        self._unsent = frame
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the socket takes of the queued bytes; never blocks.
+
+        Raises:
+            Closed: the peer has gone.
+        """
+        if not self._unsent:
+            return
+        try:
+            with self._naming_the_peer():
+                sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            return
+        if sent == len(self._unsent):
+            self._unsent = bytearray()
+        else:
+            del self._unsent[:sent]
+
+    def _read_once(self) -> None:
+        with self._naming_the_peer():
+            data = self._socket.recv(READ_SIZE)
+        if not data:
+            raise Closed(f"{self.peer} closed the connection")
+        self._reader.feed(data)
+
+    def _decode(self, decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
+        try:
+            return decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise FrameError(f"{self.peer} sent what does not decode: {error}") from None
+
+    @contextlib.contextmanager
+    def _naming_the_peer(self) -> Iterator[None]:
+        try:
+            yield
+        except (BlockingIOError, TimeoutError, Closed):
+            raise
+        except OSError as error:
+            raise Closed(f"{self.peer}: {error.strerror or error}") from error

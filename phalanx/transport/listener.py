@@ -1,0 +1,194 @@
+"""Listening sockets: bound before anything that needs them starts, held, handed on (law 1).
+
+Every function here returns a socket that already listens; nothing returns a bare port. Addresses are written
+`unix:/path` and `tcp:host:port`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+BACKLOG = 2048
+"""The kernel cuts it to net.core.somaxconn. A dead server's connections wait here for its successor."""
+
+_FOLDER_PREFIX = "phalanx-"
+
+
+class AddressInUse(OSError):
+    """Somebody listens on the HTTP port already; says who where /proc shows it."""
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Listen on a socket file that only this user can reach."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(0o600)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_tcp(host: str, port: int = 0) -> socket.socket:
+    """Listen on an address of this machine that others can dial; port 0 lets the kernel choose."""
+    family, target = _resolve(host, port)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(target)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_http(host: str, port: int, count: int) -> list[socket.socket]:
+    """`count` listening sockets on one port, one an API server: the kernel spreads connections over them.
+
+    The first is bound without SO_REUSEPORT, so it fails where anybody listens already, another service of the
+    same user included; only then is the option set, which lets our own further sockets join.
+
+    Raises:
+        AddressInUse: the port is taken.
+        OSError: the host is not an address of this machine, or the port needs privileges.
+    """
+    family, target = _resolve(host, port)
+    sockets: list[socket.socket] = []
+    try:
+        for index in range(count):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if index > 0:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(target)
+            if index == 0:
+                target = sock.getsockname()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.listen(BACKLOG)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        if error.errno == errno.EADDRINUSE:
+            holder = _holder_of_port(target[1]) or "another process"
+            raise AddressInUse(errno.EADDRINUSE, f"{host}:{target[1]} is in use by {holder}") from None
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return sockets
+
+
+def address_of(sock: socket.socket) -> str:
+    """How to dial a listening socket."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[0], name[1]
+    return f"tcp:[{host}]:{port}" if sock.family == socket.AF_INET6 else f"tcp:{host}:{port}"
+
+
+def connect_target(address: str) -> tuple[socket.AddressFamily, Any]:
+    """Family and `connect()` argument of an address.
+
+    Raises:
+        ValueError: not an address, or port 0, which nobody can listen on.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme == "unix" and rest:
+        return socket.AF_UNIX, rest
+    host, _, port = rest.rpartition(":")
+    if scheme == "tcp" and host and port.isdecimal() and 0 < int(port) < 65536:
+        return _resolve(host.strip("[]"), int(port))
+    raise ValueError(f"{address!r} is not an address that can be dialled")
+
+
+def tune(sock: socket.socket) -> None:
+    """Options of an engine-plane connection: no delay for small frames; a half-open TCP peer is noticed."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # What EOF cannot tell (law 3): a machine that vanished. 5 s idle, then 5 probes 2 s apart.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
+
+
+class PrivateFolder:
+    """A 0700 folder for one service's socket files, removed at `close`.
+
+    A service that was killed leaves its folder behind; its lock is free then, and the next service that starts
+    removes it.
+    """
+
+    def __init__(self) -> None:
+        base = _runtime_folder()
+        _sweep(base)
+        # The lock is taken under another name first: a folder that can be swept always has its lock held.
+        staging = Path(tempfile.mkdtemp(prefix=".phalanx-new-", dir=base))
+        self._lock = os.open(staging / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = base / (_FOLDER_PREFIX + staging.name.removeprefix(".phalanx-new-"))
+        staging.rename(self.path)
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _runtime_folder() -> Path:
+    """Where socket files may live: short (a socket path holds 107 bytes), local and writable."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and os.access(runtime, os.W_OK) and len(runtime) < 60:
+        return Path(runtime)
+    folder = tempfile.gettempdir()
+    return Path(folder if len(folder) < 60 else "/tmp")
+
+
+def _sweep(base: Path) -> None:
+    for folder in base.glob(_FOLDER_PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            info = folder.lstat()
+            if info.st_uid != os.getuid() or not stat.S_ISDIR(info.st_mode):
+                continue
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, target = found[0]
+    return family, target
+
+
+def _holder_of_port(port: int) -> str | None:
+    """`name (pid N)` of a process that listens on a TCP port, as far as /proc lets us see."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table) as rows:
+            next(rows)
+            for row in rows:
+                fields = row.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").iterdir() if inodes else ():
+        if not process.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            if any(os.readlink(entry) in inodes for entry in (process / "fd").iterdir()):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                return f"{command[:100] or '?'} (pid {process.name})"
+    return None

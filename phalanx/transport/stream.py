@@ -1,0 +1,126 @@
+"""The asyncio end of connections: what the supervisor and the API servers listen with."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from phalanx.protocol import Message
+from phalanx.transport import frames
+from phalanx.transport.frames import FrameError, FrameReader
+from phalanx.transport.handshake import TIMEOUT, Listener, Refusal, Refused
+from phalanx.transport.listener import tune
+
+log = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """What one authenticated connection talks to."""
+
+    def received(self, body: bytes) -> None:
+        """One frame body. A FrameError raised from here closes the connection with its reason."""
+
+    def closed(self, reason: str) -> None:
+        """The connection is over; called once, last."""
+
+
+async def serve(
+    sock: socket.socket, secret: bytes, accept: Callable[["Connection"], Handler]
+) -> asyncio.AbstractServer:
+    """Accept connections on a listening socket; `accept` is called for each peer that has proved the secret.
+
+    A peer that fails, stalls or speaks another version is told why, dropped and logged; `accept` never sees it.
+    """
+    loop = asyncio.get_running_loop()
+
+    def connection() -> Connection:
+        return Connection(secret, accept)
+
+    if sock.family == socket.AF_UNIX:
+        return await loop.create_unix_server(connection, sock=sock)
+    return await loop.create_server(connection, sock=sock)
+
+
+class Connection(asyncio.Protocol):
+    """One accepted connection: handshake first, then frames to its handler."""
+
+    def __init__(self, secret: bytes, accept: Callable[["Connection"], Handler]) -> None:
+        self._accept = accept
+        self._handshake: Listener | None = Listener(secret)
+        self._handler: Handler | None = None
+        self._reader = FrameReader(frames.MAX_UNPROVEN_FRAME)
+        self._transport: asyncio.Transport
+        self._deadline: asyncio.TimerHandle
+        self._reason = "the peer closed the connection"
+
+    # --- for the handler ---
+
+    def send(self, message: Message) -> None:
+        """Queue one message; never blocks. Does nothing once the connection is over."""
+        if not self._transport.is_closing():
+            self._transport.write(frames.encode(message))
+
+    @property
+    def pending(self) -> int:
+        """Bytes queued that the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        """End the connection once what was sent has gone out."""
+        self._transport.close()
+
+    def abort(self, reason: str) -> None:
+        """End the connection now; `closed` gets the reason."""
+        self._reason = reason
+        self._transport.abort()
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            tune(sock)
+        self._deadline = asyncio.get_running_loop().call_later(TIMEOUT, self._stalled)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (body := self._reader.take()) is not None:
+                if self._handler is not None:
+                    self._handler.received(body)
+                else:
+                    self._prove(body)
+        except Refused as refused:
+            self.send(Refusal(str(refused)))
+            self._drop(str(refused))
+        except FrameError as error:
+            self._drop(str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        if exc is not None:
+            self._reason = str(exc)
+        if self._handler is not None:
+            self._handler.closed(self._reason)
+
+    def _prove(self, body: bytes) -> None:
+        assert self._handshake is not None
+        answer = self._handshake.receive(body)
+        if answer is not None:
+            self.send(answer)
+        if self._handshake.done:
+            self._handshake = None
+            self._deadline.cancel()
+            self._reader.limit = frames.MAX_FRAME
+            self._handler = self._accept(self)
+
+    def _stalled(self) -> None:
+        self._drop(f"the peer did not prove itself within {TIMEOUT:g} s")
+
+    def _drop(self, reason: str) -> None:
+        self._reason = reason
+        log.warning("dropped a connection: %s", reason)
+        self._transport.close()
