@@ -1,0 +1,111 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from phalanx.transport.frames import FrameError, FrameReader, encode
+from phalanx.transport.listener import AddressInUse, PrivateFolder, bind_http, bind_tcp
+
+
+@pytest.fixture(autouse=True)
+def _runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_http_sockets_share_a_port_and_the_kernel_spreads_connections_over_them() -> None:
+    sockets = bind_http("127.0.0.1", 0, 4)
+    assert len({sock.getsockname() for sock in sockets}) == 1
+    clients = [socket.create_connection(sockets[0].getsockname()) for _ in range(200)]
+    shares = Counter[int]()
+    for index, sock in enumerate(sockets):
+        sock.setblocking(False)
+        try:
+            while True:
+                sock.accept()[0].close()
+                shares[index] += 1
+        except BlockingIOError:
+            pass
+        sock.close()
+    for client in clients:
+        client.close()
+    assert sum(shares.values()) == 200
+    assert min(shares[index] for index in range(4)) >= 20
+
+
+def test_a_second_service_on_the_port_is_refused_and_told_who_holds_it() -> None:
+    first = bind_http("127.0.0.1", 0, 2)
+    port = first[0].getsockname()[1]
+    with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{port} is in use by .*\(pid {os.getpid()}\)"):
+        bind_http("127.0.0.1", port, 2)
+    with pytest.raises(AddressInUse):
+        bind_http("127.0.0.1", port, 1)
+    for sock in first:
+        sock.close()
+    for sock in bind_http("127.0.0.1", port, 2):
+        sock.close()
+
+
+def test_a_port_that_anybody_else_listens_on_is_refused() -> None:
+    other = bind_tcp("127.0.0.1")
+    with pytest.raises(AddressInUse):
+        bind_http("127.0.0.1", other.getsockname()[1], 2)
+    other.close()
+
+
+def test_a_host_that_is_not_ours_is_a_clear_error() -> None:
+    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0"):
+        bind_http("192.0.2.1", 0, 1)
+
+
+def test_a_private_folder_is_ours_alone_and_goes_with_its_service(tmp_path: Path) -> None:
+    folder = PrivateFolder()
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    folder.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_service_sweeps_the_folder_of_a_killed_one_and_leaves_a_living_ones_alone(tmp_path: Path) -> None:
+    script = (
+        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from phalanx.transport.listener import PrivateFolder\n"
+        "print(PrivateFolder().path, flush=True); sys.stdin.read()"
+    )
+    victim = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert victim.stdout is not None
+    left = Path(victim.stdout.readline().strip())
+    living = PrivateFolder()
+    assert left.exists()
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert left.exists()
+    newcomer = PrivateFolder()
+    assert not left.exists()
+    assert living.path.exists()
+    living.close()
+    newcomer.close()
+
+
+def test_frames_come_out_whole_however_the_bytes_arrive() -> None:
+    stream = b"".join(bytes(encode([n, "x" * n])) for n in range(50))
+    bodies = []
+    reader = FrameReader()
+    for byte in stream:
+        reader.feed(bytes([byte]))
+        while (body := reader.take()) is not None:
+            bodies.append(body)
+    assert bodies == [bytes(encode([n, "x" * n]))[4:] for n in range(50)]
+
+
+def test_a_frame_over_the_limit_is_refused_before_its_body_arrives() -> None:
+    reader = FrameReader(limit=10)
+    reader.feed((11).to_bytes(4, "little"))
+    with pytest.raises(FrameError, match="11 bytes"):
+        reader.take()
