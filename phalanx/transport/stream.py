@@ -66,6 +66,10 @@ class Connection(asyncio.Protocol):
         """Bytes queued that the kernel has not taken yet."""
         return self._transport.get_write_buffer_size()
 
+    def hand_over(self, handler: Handler) -> None:
+        """Frames and the end of this connection go to another handler from now on."""
+        self._handler = handler
+
     def close(self) -> None:
         """End the connection once what was sent has gone out."""
         self._transport.close()

@@ -1,0 +1,125 @@
+"""Which rank gets a request: the one with the least expected work, as this API server sees it.
+
+Pure: no I/O, no clock; the random source is handed in. What a rank has to do is this server's own live requests,
+counted at once and exactly, plus what the rank last reported of all others' (`Load.others_*`). A report therefore
+never overwrites a count of ours, and a burst is seen by the server that sends it before any report comes back.
+
+Several API servers route at the same time on reports that are a step old. If each took the very best of all
+ranks they would all take the same one, so each looks at a few ranks drawn at random and takes the best of those:
+with old information two choices spread nearly as well as a full view and cannot herd (M. Mitzenmacher, "How
+Useful Is Old Information?", IEEE TPDS 2000). `benchmarks/routing.py` prints the spread by number of choices.
+"""
+
+import random
+from dataclasses import dataclass
+
+from phalanx.protocol import Load, RankId
+
+CHOICES = 3
+"""Ranks looked at for a request; with three ranks or fewer, all of them."""
+
+PREFILL_WEIGHT = 0.2
+"""Work of a prompt token in output tokens: prompt tokens are computed many at a time."""
+
+FIRST_GUESS = 128.0
+"""Expected output tokens before any request has finished."""
+
+LEARNING_RATE = 0.05
+"""Weight of the newest finished request in the running mean of output lengths."""
+
+
+@dataclass(slots=True)
+class RankView:
+    """What this API server knows of one rank. Work is in output tokens."""
+
+    own_requests: int = 0
+    own_prefill_tokens: int = 0
+    own_decode_tokens: int = 0
+    load: Load | None = None
+
+    @property
+    def work(self) -> float:
+        prefill, decode = self.own_prefill_tokens, self.own_decode_tokens
+        if self.load is not None:
+            prefill += self.load.others_prefill_tokens
+            decode += self.load.others_decode_tokens
+        return prefill * PREFILL_WEIGHT + decode
+
+
+@dataclass(slots=True, eq=False)
+class Placement:
+    """One live request's share of its rank's work."""
+
+    rank: RankId
+    prefill_tokens: int
+    decode_tokens: int
+    """Still expected; at least 1 while the request lives."""
+    produced: int = 0
+
+
+class Router:
+    def __init__(self, chance: random.Random, choices: int = CHOICES) -> None:
+        self._chance = chance
+        self._choices = choices
+        self._mean_output = FIRST_GUESS
+        self.ranks: dict[RankId, RankView] = {}
+        self._order: list[RankId] = []
+
+    def attach(self, rank: RankId) -> None:
+        """A rank, or a new incarnation of it, can take requests; it starts with nothing to do."""
+        self.ranks[rank] = RankView()
+        self._order = list(self.ranks)
+
+    def detach(self, rank: RankId) -> None:
+        """The rank takes no more requests. Placements on it are forgotten: releasing one later does nothing."""
+        self.ranks.pop(rank, None)
+        self._order = list(self.ranks)
+
+    def report(self, rank: RankId, load: Load) -> None:
+        view = self.ranks.get(rank)
+        if view is not None:
+            view.load = load
+
+    def expect(self, max_tokens: int) -> int:
+        """Output tokens a request with this limit will likely take, by what finished requests took."""
+        return max(1, min(max_tokens, round(self._mean_output)))
+
+    def place(self, prompt_tokens: int, expected_tokens: int) -> Placement | None:
+        """Choose a rank and count the request there at once; None if no rank is attached."""
+        if not self._order:
+            return None
+        candidates = self._order
+        if len(candidates) > self._choices:
+            candidates = self._chance.sample(candidates, self._choices)
+        # The draw breaks ties: equal ranks must not be taken in the same order by every API server.
+        rank = min(candidates, key=lambda r: (self.ranks[r].work, self._chance.random()))
+        placement = Placement(rank, prompt_tokens, max(1, expected_tokens))
+        view = self.ranks[rank]
+        view.own_requests += 1
+        view.own_prefill_tokens += placement.prefill_tokens
+        view.own_decode_tokens += placement.decode_tokens
+        return placement
+
+    def progress(self, placement: Placement, tokens: int) -> None:
+        """The request brought `tokens` new tokens: its prompt is computed and so much less is expected."""
+        view = self.ranks.get(placement.rank)
+        if view is None:
+            return
+        if placement.prefill_tokens:
+            view.own_prefill_tokens -= placement.prefill_tokens
+            placement.prefill_tokens = 0
+        placement.produced += tokens
+        left = max(1, placement.decode_tokens - tokens)
+        view.own_decode_tokens -= placement.decode_tokens - left
+        placement.decode_tokens = left
+
+    def release(self, placement: Placement, finished: bool) -> None:
+        """The request is over. Only one that `finished` by itself teaches what length to expect."""
+        if finished:
+            self._mean_output += LEARNING_RATE * (placement.produced - self._mean_output)
+        view = self.ranks.get(placement.rank)
+        if view is None:
+            return
+        view.own_requests -= 1
+        view.own_prefill_tokens -= placement.prefill_tokens
+        view.own_decode_tokens -= placement.decode_tokens
