@@ -167,6 +167,17 @@ class SamplingParams(Message, frozen=True):
     """As `logprobs`, for each prompt token after the first."""
 
 
+def expected_remaining(expected_tokens: int, max_tokens: int, produced: int) -> int:
+    """Output tokens a live request will likely still take, at least 1: the one measure of a rank's decode work.
+
+    Lengths are uncertain, and a request that has outlived its expectation is not nearly done: half the
+    expectation stays until the request's own limit is nearer. (Counting such requests as nothing made the
+    busiest of 64 simulated ranks 24 % busier than the mean, this 12 %: `benchmarks/routing.py`.)
+    """
+    likely = max(expected_tokens - produced, expected_tokens // 2)
+    return max(1, min(likely, max_tokens - produced))
+
+
 class Submit(Message, tag=40, frozen=True):
     """Run a request, or continue one: `generated` holds the tokens it already has, prompt not included."""
 
@@ -175,7 +186,7 @@ class Submit(Message, tag=40, frozen=True):
     sampling: SamplingParams
     generated: list[int] = []
     expected_tokens: int = 0
-    """Output tokens the router expects it to take; what the rank reports to other routers as its work."""
+    """Output tokens the router expects it to take; with `expected_remaining`, what other routers hear of it."""
     priority: int = 0
     """Lower runs first; equal ones in order of arrival."""
 

@@ -143,15 +143,16 @@ class EngineClient:
         Raises:
             NoRank: none is attached.
         """
-        expected = self._router.expect(sampling.max_tokens)
-        placement = self._router.place(len(prompt), expected)
+        placement = self._router.place(len(prompt), sampling.max_tokens)
         if placement is None:
             raise NoRank("no engine rank is attached")
         link = self._links[placement.rank]
         request_id = RequestId(next(self._ids))
         generation = Generation(link, request_id, placement)
         link.live[request_id] = generation
-        link.connection.send(Submit(request_id, prompt, sampling, expected_tokens=expected, priority=priority))
+        link.connection.send(
+            Submit(request_id, prompt, sampling, expected_tokens=placement.expected_tokens, priority=priority)
+        )
         return generation
 
     def ranks(self) -> list[RankStatus]:

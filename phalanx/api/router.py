@@ -13,7 +13,7 @@ Useful Is Old Information?", IEEE TPDS 2000). `benchmarks/routing.py` prints the
 import random
 from dataclasses import dataclass
 
-from phalanx.protocol import Load, RankId
+from phalanx.protocol import Load, RankId, expected_remaining
 
 CHOICES = 3
 """Ranks looked at for a request; with three ranks or fewer, all of them."""
@@ -53,7 +53,10 @@ class Placement:
     rank: RankId
     prefill_tokens: int
     decode_tokens: int
-    """Still expected; at least 1 while the request lives."""
+    """Still expected."""
+    expected_tokens: int
+    """Expected at the start; travels in Submit."""
+    max_tokens: int
     produced: int = 0
 
 
@@ -80,11 +83,7 @@ class Router:
         if view is not None:
             view.load = load
 
-    def expect(self, max_tokens: int) -> int:
-        """Output tokens a request with this limit will likely take, by what finished requests took."""
-        return max(1, min(max_tokens, round(self._mean_output)))
-
-    def place(self, prompt_tokens: int, expected_tokens: int) -> Placement | None:
+    def place(self, prompt_tokens: int, max_tokens: int) -> Placement | None:
         """Choose a rank and count the request there at once; None if no rank is attached."""
         if not self._order:
             return None
@@ -93,7 +92,8 @@ class Router:
             candidates = self._chance.sample(candidates, self._choices)
         # The draw breaks ties: equal ranks must not be taken in the same order by every API server.
         rank = min(candidates, key=lambda r: (self.ranks[r].work, self._chance.random()))
-        placement = Placement(rank, prompt_tokens, max(1, expected_tokens))
+        expected = max(1, min(max_tokens, round(self._mean_output)))
+        placement = Placement(rank, prompt_tokens, expected, expected, max_tokens)
         view = self.ranks[rank]
         view.own_requests += 1
         view.own_prefill_tokens += placement.prefill_tokens
@@ -109,7 +109,7 @@ class Router:
             view.own_prefill_tokens -= placement.prefill_tokens
             placement.prefill_tokens = 0
         placement.produced += tokens
-        left = max(1, placement.decode_tokens - tokens)
+        left = expected_remaining(placement.expected_tokens, placement.max_tokens, placement.produced)
         view.own_decode_tokens -= placement.decode_tokens - left
         placement.decode_tokens = left
 
