@@ -1,0 +1,224 @@
+"""What happens to the fleet, and what the fleet asks for: the vocabulary of `fleet.py`.
+
+Every event carries the monotonic time at which it happened; every event about a child names its incarnation.
+"""
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from phalanx.protocol import Incarnation, Role, StageName
+
+
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """A seat in the fleet; stable while the processes that fill it come and go."""
+
+    role: Role
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.index}"
+
+
+class ChildId(msgspec.Struct, frozen=True, gc=False):
+    """One start of the process in a place."""
+
+    place: Place
+    incarnation: Incarnation
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+
+class ExitCode(enum.IntEnum):
+    """Exit status of `phalanx serve`."""
+
+    OK = 0
+    """It was asked to stop and did."""
+    FAILED = 1
+    """A child failed; the report on stderr says which."""
+    USAGE = 2
+    """Options, configuration file or checkpoint were refused; nothing was started."""
+    ADDRESS = 3
+    """The HTTP address could not be taken; nothing was started."""
+    LEFT_BEHIND = 4
+    """It was asked to stop, and a process survived even SIGKILL."""
+
+
+class Cause(enum.StrEnum):
+    """The first sign of a failure."""
+
+    REPORTED = "reported"
+    EXITED = "exited"
+    STALLED = "stalled"
+    DISCONNECTED = "disconnected"
+    NOT_LAUNCHED = "not launched"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Who failed first, and what is known of it. Grows while the culprit's last words come in."""
+
+    child: ChildId
+    cause: Cause
+    stage: StageName
+    """READY: it had been serving."""
+    waiting_for: str
+    """What the fleet was waiting for from it; empty once it served."""
+    in_stage: float
+    """Seconds since it entered the stage."""
+    without_progress: float
+    """Seconds since it last got on."""
+    pid: int | None = None
+    reason: str = ""
+    """Its own words, or the launcher's."""
+    traceback: str = ""
+    status: int | None = None
+    """As subprocess gives it: exit status, or minus the number of the signal. None: not by itself."""
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    at: float
+
+
+class Begin(Event, frozen=True):
+    """Start every child."""
+
+
+class Tick(Event, frozen=True):
+    """Time has passed; sent at `next_deadline()` or later."""
+
+
+class StopRequested(Event, frozen=True):
+    reason: str
+
+
+class ChildEvent(Event, frozen=True):
+    child: ChildId
+
+
+class Launched(ChildEvent, frozen=True):
+    pid: int
+
+
+class LaunchFailed(ChildEvent, frozen=True):
+    reason: str
+
+
+class Greeted(ChildEvent, frozen=True):
+    """Its Hello came in."""
+
+
+class Progressed(ChildEvent, frozen=True):
+    stage: StageName
+    progress: float | None
+    detail: str
+
+
+class BecameReady(ChildEvent, frozen=True):
+    detail: str
+
+
+class Reported(ChildEvent, frozen=True):
+    """Its own account of its failure."""
+
+    reason: str
+    traceback: str
+
+
+class ControlEnded(ChildEvent, frozen=True):
+    """Its control connection is over, and everything in it has been read."""
+
+    reason: str
+
+
+class OutputEnded(ChildEvent, frozen=True):
+    """Its stdout and stderr are closed, and everything in them has been read."""
+
+
+class Exited(ChildEvent, frozen=True):
+    status: int
+    """As subprocess gives it: exit status, or minus the number of the signal."""
+
+
+# --- actions --------------------------------------------------------------------------------------
+
+
+class Action(msgspec.Struct, frozen=True, gc=False):
+    pass
+
+
+class Spawn(Action, frozen=True):
+    child: ChildId
+
+
+class Welcome(Action, frozen=True):
+    """Bind the connection that said Hello to this child and send it the configuration."""
+
+    child: ChildId
+
+
+class Refuse(Action, frozen=True):
+    """Close the connection that said Hello."""
+
+    reason: str
+
+
+class Stop(Action, frozen=True):
+    child: ChildId
+
+
+class Dump(Action, frozen=True):
+    """Make a stuck child print where it stands and die of it (SIGABRT, with faulthandler enabled)."""
+
+    child: ChildId
+
+
+class Kill(Action, frozen=True):
+    """SIGKILL, its whole session."""
+
+    child: ChildId
+    reason: str
+
+
+class AnnounceReady(Action, frozen=True):
+    """Every child is ready."""
+
+
+class AnnounceStop(Action, frozen=True):
+    reason: str
+
+
+class AnnounceFailure(Action, frozen=True):
+    failure: Failure
+
+
+class Finish(Action, frozen=True):
+    """Everything has ended; the last action of a fleet."""
+
+    exit_code: ExitCode
+    failure: Failure | None
+    left_behind: tuple[ChildId, ...]
+    """Children whose end was never seen."""
+
+
+FleetEvent: TypeAlias = (
+    Begin
+    | Tick
+    | StopRequested
+    | Launched
+    | LaunchFailed
+    | Greeted
+    | Progressed
+    | BecameReady
+    | Reported
+    | ControlEnded
+    | OutputEnded
+    | Exited
+)
+FleetAction: TypeAlias = (
+    Spawn | Welcome | Refuse | Stop | Dump | Kill | AnnounceReady | AnnounceStop | AnnounceFailure | Finish
+)

@@ -1,0 +1,386 @@
+"""Decides everything about the children: events in, actions out; no I/O, no clock, no chance (law 5).
+
+A child's way:
+
+    LAUNCHING -> STARTING -> READY
+        |            |         |
+        +------------+---------+--> STOPPING -> KILLED -> LOST     (survived SIGKILL)
+                     |         |        |          |
+                     +---------+--------+----------+--> ENDED -> GONE
+
+Every state but READY, GONE and LOST is a wait with a name and a deadline (law 4). The first child that fails is
+the culprit; all others are stopped. ENDED waits for what a dead child still has in its pipes, so that its own
+report is never lost to its exit status.
+"""
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+
+from phalanx.protocol import Incarnation, StageName
+from phalanx.supervisor.events import (
+    AnnounceFailure,
+    AnnounceReady,
+    AnnounceStop,
+    BecameReady,
+    Begin,
+    Cause,
+    ChildId,
+    ControlEnded,
+    Dump,
+    ExitCode,
+    Exited,
+    Failure,
+    Finish,
+    FleetAction,
+    FleetEvent,
+    Greeted,
+    Kill,
+    Launched,
+    LaunchFailed,
+    OutputEnded,
+    Place,
+    Progressed,
+    Refuse,
+    Reported,
+    Spawn,
+    Stop,
+    StopRequested,
+    Tick,
+    Welcome,
+)
+
+_ORDER = {stage: order for order, stage in enumerate(StageName)}
+
+
+class Life(enum.Enum):
+    LAUNCHING = enum.auto()
+    """Spawn was asked for; no process is known yet."""
+    STARTING = enum.auto()
+    READY = enum.auto()
+    STOPPING = enum.auto()
+    """Told to end."""
+    KILLED = enum.auto()
+    ENDED = enum.auto()
+    """The process is gone; its last words are being read."""
+    GONE = enum.auto()
+    LOST = enum.auto()
+    """Its end was never seen, SIGKILL notwithstanding; given up."""
+
+
+class Phase(enum.Enum):
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    STOPPING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds."""
+
+    startup: float
+    """In one stage without progress."""
+    shutdown: float
+    """From Stop to the end."""
+    dump: float = 1.0
+    """For a stuck child to print where it stands."""
+    kill: float = 5.0
+    """From SIGKILL to the end; only a process stuck in the kernel takes longer."""
+    last_words: float = 1.0
+    """From a child's end to the end of its pipes; a grandchild may hold them open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    name: str
+    since: float
+    deadline: float
+
+
+@dataclass(slots=True)
+class Child:
+    """One incarnation in a place. Read by the start-up picture; changed by Fleet alone."""
+
+    id: ChildId
+    life: Life = Life.LAUNCHING
+    wait: Wait | None = None
+    pid: int | None = None
+    stage: StageName = StageName.STARTED
+    stage_since: float = 0.0
+    progress: float | None = None
+    detail: str = ""
+    control_open: bool = False
+    output_open: bool = False
+    ended_by_us: bool = False
+    """It was sent a signal that kills: its exit status says nothing about itself."""
+
+    @property
+    def over(self) -> bool:
+        return self.life is Life.GONE or self.life is Life.LOST
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The state machine. `step` is its only door; the fields may be read."""
+
+    limits: Limits
+    children: dict[Place, Child]
+    phase: Phase = Phase.STARTING
+    failure: Failure | None = None
+    began_at: float = 0.0
+    _hurried: bool = False
+    _actions: list[FleetAction] = field(default_factory=list)
+
+    @staticmethod
+    def of(places: Iterable[Place], limits: Limits) -> "Fleet":
+        return Fleet(limits, {place: Child(ChildId(place, Incarnation(0))) for place in places})
+
+    def step(self, event: FleetEvent) -> list[FleetAction]:
+        """Take one event; what to do about it. A message of an older incarnation is ignored."""
+        self._actions = []
+        if self.phase is not Phase.FINISHED:
+            _HANDLERS[type(event)](self, event)
+            self._settle()
+        return self._actions
+
+    def next_deadline(self) -> float | None:
+        """When `Tick` is due next; None: nothing is waited for."""
+        return min((child.wait.deadline for child in self.children.values() if child.wait), default=None)
+
+    # --- the whole fleet ---
+
+    def _begin(self, event: Begin) -> None:
+        self.began_at = event.at
+        for child in self.children.values():
+            child.stage_since = event.at
+            self._await(child, "its launch", event.at, self.limits.startup)
+            self._actions.append(Spawn(child.id))
+
+    def _tick(self, event: Tick) -> None:
+        due = [(c.wait.deadline, c) for c in self.children.values() if c.wait and c.wait.deadline <= event.at]
+        # By deadline: when several are late, the one that was late first is the culprit.
+        for deadline, child in sorted(due, key=itemgetter(0)):
+            if child.wait and child.wait.deadline == deadline:
+                self._expired(child, event.at)
+
+    def _expired(self, child: Child, at: float) -> None:
+        match child.life:
+            case Life.ENDED:
+                self._gone(child)
+            case Life.KILLED:
+                self._lost(child)
+            case Life.STOPPING:
+                self._kill(child, at, "it did not end in time")
+            case Life.LAUNCHING if self.phase is Phase.STOPPING:
+                self._lost(child)
+            case _:
+                self._fail(child, at, Cause.STALLED)
+
+    def _stop_requested(self, event: StopRequested) -> None:
+        if self.phase is not Phase.STOPPING:
+            self._actions.append(AnnounceStop(event.reason))
+            self._stop_all(event.at)
+        elif not self._hurried:
+            self._hurried = True
+            for child in self.children.values():
+                if child.life in (Life.STARTING, Life.READY, Life.STOPPING):
+                    self._kill(child, event.at, f"{event.reason}, again")
+
+    def _stop_all(self, at: float) -> None:
+        self.phase = Phase.STOPPING
+        for child in self.children.values():
+            match child.life:
+                case Life.LAUNCHING:
+                    self._await(child, "its launch, to end it", at, self.limits.kill)
+                case Life.STARTING if not child.control_open:
+                    self._kill(child, at, "it is not connected yet")
+                case Life.STARTING | Life.READY:
+                    child.life = Life.STOPPING
+                    self._await(child, "its end", at, self.limits.shutdown)
+                    self._actions.append(Stop(child.id))
+
+    def _settle(self) -> None:
+        if self.phase is Phase.STARTING and all(c.life is Life.READY for c in self.children.values()):
+            self.phase = Phase.SERVING
+            self._actions.append(AnnounceReady())
+        elif self.phase is Phase.STOPPING and all(c.over for c in self.children.values()):
+            self.phase = Phase.FINISHED
+            lost = tuple(c.id for c in self.children.values() if c.life is Life.LOST)
+            code = ExitCode.FAILED if self.failure else ExitCode.LEFT_BEHIND if lost else ExitCode.OK
+            self._actions.append(Finish(code, self.failure, lost))
+
+    # --- one child ---
+
+    def _launched(self, event: Launched) -> None:
+        child = self._current(event.child)
+        if child is None or child.life not in (Life.LAUNCHING, Life.LOST):
+            return
+        child.life = Life.STARTING
+        child.pid = event.pid
+        child.output_open = True
+        child.stage_since = event.at
+        self._await(child, "its first message", event.at, self.limits.startup)
+        if self.phase is Phase.STOPPING:
+            self._kill(child, event.at, "the service is stopping")
+
+    def _launch_failed(self, event: LaunchFailed) -> None:
+        child = self._current(event.child)
+        if child is None or child.life is not Life.LAUNCHING:
+            return
+        if self.phase is not Phase.STOPPING:
+            self._fail(child, event.at, Cause.NOT_LAUNCHED, reason=event.reason)
+        self._gone(child)
+
+    def _greeted(self, event: Greeted) -> None:
+        child = self._current(event.child)
+        if child is None:
+            self._actions.append(Refuse(f"there is no {event.child} of incarnation {event.child.incarnation}"))
+        elif child.control_open:
+            self._actions.append(Refuse(f"{event.child} is connected already"))
+        elif child.life is Life.STARTING or child.life is Life.ENDED:
+            # ENDED too: what it had to say may be behind its Hello.
+            child.control_open = True
+            if child.life is Life.STARTING:
+                self._await(child, "its next stage", event.at, self.limits.startup)
+            self._actions.append(Welcome(child.id))
+        else:
+            self._actions.append(Refuse(f"{event.child} is {child.life.name.lower()}"))
+
+    def _progressed(self, event: Progressed) -> None:
+        child = self._current(event.child)
+        if child is None or child.life is not Life.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
+            return
+        if event.stage is not child.stage:
+            child.stage, child.stage_since = event.stage, event.at
+        elif event.progress == child.progress and event.detail == child.detail:
+            return  # A beating heart is not progress: a stuck loop may well go on saying where it is stuck.
+        child.progress, child.detail = event.progress, event.detail
+        self._await(child, f"progress in stage {child.stage}", event.at, self.limits.startup)
+
+    def _became_ready(self, event: BecameReady) -> None:
+        child = self._current(event.child)
+        if child is None or child.life is not Life.STARTING or not child.control_open:
+            return
+        child.life, child.wait = Life.READY, None
+        child.stage, child.stage_since = StageName.READY, event.at
+        child.progress, child.detail = None, event.detail
+
+    def _reported(self, event: Reported) -> None:
+        child = self._current(event.child)
+        if child is None:
+            return
+        if child.life is Life.STARTING or child.life is Life.READY:
+            self._fail(child, event.at, Cause.REPORTED, reason=event.reason, traceback=event.traceback)
+        elif self.failure and self.failure.child == child.id:
+            self.failure = msgspec.structs.replace(self.failure, reason=event.reason, traceback=event.traceback)
+
+    def _control_ended(self, event: ControlEnded) -> None:
+        child = self._current(event.child)
+        if child is None or not child.control_open:
+            return
+        child.control_open = False
+        if child.life is Life.STARTING or child.life is Life.READY:
+            # Its exit usually follows within the millisecond, and is added to the report.
+            self._fail(child, event.at, Cause.DISCONNECTED, reason=event.reason)
+        self._heard_out(child)
+
+    def _output_ended(self, event: OutputEnded) -> None:
+        child = self._current(event.child)
+        if child is not None:
+            child.output_open = False
+            self._heard_out(child)
+
+    def _exited(self, event: Exited) -> None:
+        child = self._current(event.child)
+        if child is None or child.life in (Life.LAUNCHING, Life.ENDED, Life.GONE):
+            return
+        if child.life is Life.STARTING or child.life is Life.READY:
+            self._fail(child, event.at, Cause.EXITED, status=event.status)
+        elif self.failure and self.failure.child == child.id and not child.ended_by_us:
+            self.failure = msgspec.structs.replace(self.failure, status=event.status)
+        child.life = Life.ENDED
+        self._await(child, "its last words", event.at, self.limits.last_words)
+        self._heard_out(child)
+
+    def _fail(
+        self,
+        child: Child,
+        at: float,
+        cause: Cause,
+        *,
+        reason: str = "",
+        traceback: str = "",
+        status: int | None = None,
+    ) -> None:
+        assert self.failure is None, "only a starting or serving child can fail, and a failure stops all"
+        self.failure = Failure(
+            child=child.id,
+            cause=cause,
+            stage=child.stage,
+            waiting_for=child.wait.name if child.wait else "",
+            in_stage=at - child.stage_since,
+            without_progress=at - (child.wait.since if child.wait else child.stage_since),
+            pid=child.pid,
+            reason=reason,
+            traceback=traceback,
+            status=status,
+        )
+        self._actions.append(AnnounceFailure(self.failure))
+        match cause:
+            case Cause.STALLED if child.life is Life.STARTING:
+                child.life = Life.STOPPING
+                self._await(child, "its stack", at, self.limits.dump)
+                child.ended_by_us = True
+                self._actions.append(Dump(child.id))
+            case Cause.REPORTED | Cause.DISCONNECTED:
+                # It is on its way out; Stop is for one that is not.
+                child.life = Life.STOPPING
+                self._await(child, "its end", at, self.limits.shutdown)
+                self._actions.append(Stop(child.id))
+            case Cause.EXITED | Cause.NOT_LAUNCHED:
+                child.life = Life.ENDED
+        self._stop_all(at)
+
+    def _kill(self, child: Child, at: float, reason: str) -> None:
+        child.life = Life.KILLED
+        child.ended_by_us = True
+        self._await(child, "its end after SIGKILL", at, self.limits.kill)
+        self._actions.append(Kill(child.id, reason))
+
+    def _heard_out(self, child: Child) -> None:
+        if child.life is Life.ENDED and not child.control_open and not child.output_open:
+            self._gone(child)
+
+    def _gone(self, child: Child) -> None:
+        child.life, child.wait = Life.GONE, None
+
+    def _lost(self, child: Child) -> None:
+        child.life, child.wait = Life.LOST, None
+
+    def _await(self, child: Child, name: str, since: float, limit: float) -> None:
+        child.wait = Wait(name, since, since + limit)
+
+    def _current(self, child: ChildId) -> Child | None:
+        found = self.children.get(child.place)
+        return found if found is not None and found.id.incarnation == child.incarnation else None
+
+
+_HANDLERS: dict[type[FleetEvent], Callable[[Fleet, Any], None]] = {
+    Begin: Fleet._begin,
+    Tick: Fleet._tick,
+    StopRequested: Fleet._stop_requested,
+    Launched: Fleet._launched,
+    LaunchFailed: Fleet._launch_failed,
+    Greeted: Fleet._greeted,
+    Progressed: Fleet._progressed,
+    BecameReady: Fleet._became_ready,
+    Reported: Fleet._reported,
+    ControlEnded: Fleet._control_ended,
+    OutputEnded: Fleet._output_ended,
+    Exited: Fleet._exited,
+}
