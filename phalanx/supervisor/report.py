@@ -1,0 +1,74 @@
+"""What a person reads at night: who failed, where, for how long, with which last words. Pure."""
+
+import signal
+from collections.abc import Iterable
+
+from phalanx.protocol import StageName
+from phalanx.supervisor.events import Cause, Failure
+
+
+def summary(failure: Failure) -> str:
+    """One line."""
+    who = f"{failure.child}" + (f" (pid {failure.pid})" if failure.pid else "")
+    match failure.cause:
+        case Cause.NOT_LAUNCHED:
+            return f"{who} could not be started: {failure.reason}"
+        case Cause.STALLED:
+            return (
+                f"{who} is stuck in stage {failure.stage}: waited {failure.without_progress:.1f} s for "
+                f"{failure.waiting_for}, {failure.in_stage:.1f} s in this stage"
+            )
+        case _:
+            return f"{who} failed {_where(failure)}: {_what(failure)}"
+
+
+def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ()) -> str:
+    """Several lines: the summary, the child's own words, what remains."""
+    lines = [summary(failure)]
+    words = failure.traceback.rstrip().splitlines()
+    if words:
+        lines += ["", "Its own report:", *("    " + line for line in words)]
+    printed = list(tail)
+    if printed:
+        lines += ["", f"The last it printed ({len(printed)} lines):", *("    " + line for line in printed)]
+    if not words and not printed:
+        lines += ["", "It printed nothing."]
+    if failure.status == -signal.SIGKILL:
+        lines += ["", "Nobody here killed it; often it is the kernel, out of memory: see `dmesg`."]
+    if failure.cause is Cause.STALLED:
+        lines += ["", "If it needs longer there: --startup-timeout SECONDS."]
+    lines += [f"{name} did not end even after SIGKILL." for name in left_behind]
+    return "\n".join(lines)
+
+
+def ending(status: int) -> str:
+    """`exit status 3`, `killed by SIGSEGV`."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def _where(failure: Failure) -> str:
+    if failure.stage is StageName.READY:
+        return f"after serving for {failure.in_stage:.1f} s"
+    return f"in stage {failure.stage}, {failure.in_stage:.1f} s into it"
+
+
+def _what(failure: Failure) -> str:
+    end = ending(failure.status) if failure.status is not None else ""
+    match failure.cause:
+        case Cause.EXITED if failure.reason:
+            return f"{failure.reason} ({end})"
+        case Cause.EXITED if failure.status == 0:
+            return "it ended by itself, exit status 0"
+        case Cause.EXITED:
+            return end
+        case Cause.DISCONNECTED if not failure.reason.startswith("the peer closed") and not end:
+            return f"its control connection ended: {failure.reason}"
+        case Cause.DISCONNECTED:
+            return end or "it closed its control connection"
+        case _:
+            return failure.reason + (f" ({end})" if end else "")
