@@ -172,7 +172,7 @@ def expected_remaining(expected_tokens: int, max_tokens: int, produced: int) -> 
 
     Lengths are uncertain, and a request that has outlived its expectation is not nearly done: half the
     expectation stays until the request's own limit is nearer. (Counting such requests as nothing made the
-    busiest of 64 simulated ranks 24 % busier than the mean, this 12 %: `benchmarks/routing.py`.)
+    busiest of 64 simulated ranks 24 % busier than the mean, this 16 %: `benchmarks/routing.py`.)
     """
     likely = max(expected_tokens - produced, expected_tokens // 2)
     return max(1, min(likely, max_tokens - produced))
