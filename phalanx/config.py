@@ -34,7 +34,8 @@ class ModelOptions(Group, frozen=True):
         flag("precision of KV cache and weights; auto: the checkpoint's"),
     ] = "auto"
     max_model_len: Annotated[
-        int | None, flag("longest prompt plus output, in tokens; absent: the checkpoint's own", ge=2)
+        Annotated[int, msgspec.Meta(ge=2)] | None,
+        flag("longest prompt plus output, in tokens; absent: the checkpoint's own"),
     ] = None
     chat_template: Annotated[str | None, flag("file with a jinja chat template, in place of the checkpoint's")] = None
     seed: Annotated[int, flag("seed of dummy weights", ge=0)] = 0
@@ -61,14 +62,17 @@ class EngineOptions(Group, frozen=True):
     max_num_batched_tokens: Annotated[int, flag("most tokens in one step; longer prompts are chunked", ge=1)] = 2048
     enable_prefix_caching: Annotated[bool, flag("reuse the KV cache of prompts that start alike")] = True
     kv_cache_tokens: Annotated[
-        int | None, flag("size of a rank's KV cache in tokens; absent: from free memory", ge=16)
+        Annotated[int, msgspec.Meta(ge=16)] | None,
+        flag("size of a rank's KV cache in tokens; absent: from free memory"),
     ] = None
     gpu_memory_utilization: Annotated[
         float, flag("share of the free memory that all ranks together may use for the KV cache", gt=0, le=1)
     ] = 0.5
     block_size: Annotated[Literal[16, 32, 64], flag("tokens a KV block")] = 16
     max_logprobs: Annotated[int, flag("most top_logprobs a request may ask for", ge=0)] = 20
-    cpu_threads: Annotated[int | None, flag("threads a rank; absent: cores divided by ranks", ge=1)] = None
+    cpu_threads: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None, flag("threads a rank; absent: cores divided by ranks")
+    ] = None
     enforce_eager: Annotated[bool, flag("no graph capture; ranks on CPU never capture")] = False
     synthetic_rate: Annotated[
         float, flag("synthetic engine: output tokens a second a request; 0: as fast as the loop runs", ge=0)
