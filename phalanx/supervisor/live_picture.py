@@ -1,0 +1,87 @@
+"""What a person at a terminal sees of the start: a line a child, changing in place; driven by the loop, no thread."""
+
+import asyncio
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from phalanx.protocol import StageName
+from phalanx.supervisor.fleet import Child, Fleet, Life, Phase
+from phalanx.supervisor.picture import Announce, PlainPicture
+
+REFRESH = 0.1
+"""Seconds between two frames; each also moves the seconds on."""
+
+
+class LivePicture(PlainPicture):
+    """The children's lines change in place until all are ready; whatever else is printed goes above them."""
+
+    def __init__(self, stream: TextIO, announce: Announce) -> None:
+        super().__init__(stream, announce)
+        self._console = Console(file=stream)
+        self._live: Live | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._fleet: Fleet | None = None
+
+    def changed(self, fleet: Fleet) -> None:
+        if self._fleet is None and fleet.phase is Phase.STARTING:
+            self._fleet = fleet
+            self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+            self._draw()
+        elif fleet.phase is not Phase.STARTING:
+            self.close()
+
+    def ready(self, fleet: Fleet, url: str) -> None:
+        self.close()
+        super().ready(fleet, url)
+
+    def line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._frame(self._live)
+            self._live.stop()
+            self._live = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._frame(self._live)
+            self._timer = asyncio.get_running_loop().call_later(REFRESH, self._draw)
+
+    def _frame(self, live: Live) -> None:
+        assert self._fleet is not None
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        for place, child in self._fleet.children.items():
+            since = child.stage_since - self._fleet.began_at if child.life is Life.READY else now - child.stage_since
+            table.add_row(
+                Text(str(place), style="bold"),
+                Text(child.stage, style=_STYLES.get(child.life, "yellow")),
+                _bar(child),
+                Text(f"{since:6.1f} s", style="dim"),
+                Text(child.detail, style="dim", no_wrap=True, overflow="ellipsis"),
+            )
+        live.update(table, refresh=True)
+
+
+_STYLES = {Life.READY: "green", Life.LAUNCHING: "dim", Life.STARTING: "cyan"}
+
+
+def _bar(child: Child) -> ProgressBar | Text:
+    if child.life is Life.READY:
+        return ProgressBar(total=1.0, completed=1.0, width=20)
+    if child.progress is not None:
+        return ProgressBar(total=1.0, completed=min(max(child.progress, 0.0), 1.0), width=20)
+    # Without a known share: how far along the stages it is.
+    stages = list(StageName)
+    return ProgressBar(total=len(stages) - 1, completed=stages.index(child.stage), width=20, style="dim")
