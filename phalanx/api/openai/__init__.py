@@ -1,0 +1,1 @@
+"""OpenAI's endpoints, one file a family: its request and response types and its handlers."""

@@ -1,0 +1,134 @@
+"""One completion on its way to the client: engine output in, text that can be shown out."""
+
+from typing import NamedTuple
+
+from phalanx.api.detokenize import Detokenizer
+from phalanx.api.stops import StopMatcher
+from phalanx.protocol import FinishReason, RequestOutput, TokenLogprobs
+
+_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+
+
+class ScoredToken(NamedTuple):
+    """A token with its log probability, and where its text begins in the completion's, in characters."""
+
+    token: int
+    offset: int
+    logprobs: TokenLogprobs
+
+
+class Choice:
+    """Text, stop strings, logprobs and end of one completion.
+
+    Text is held back only as long as it could be half a character or the beginning of a stop string; a token's
+    logprobs come with the first text from the token on, so they never tell of text that a stop string cuts off.
+    """
+
+    __slots__ = (
+        "_detokenizer",
+        "_held_scores",
+        "_keep_ids",
+        "_keep_stop",
+        "_min_tokens",
+        "_shown",
+        "_stops",
+        "_text_length",
+        "finish_reason",
+        "scores",
+        "stop_reason",
+        "token_ids",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        *,
+        stops: list[str],
+        keep_stop: bool = False,
+        min_tokens: int = 0,
+        scored: bool = False,
+        keep_ids: bool = False,
+    ) -> None:
+        """`keep_stop`: what stopped it stays in the text. `scored`: logprobs are asked for. `keep_ids`: token ids are,
+        and then there is a score for each of them."""
+        self._detokenizer = detokenizer
+        self._stops = StopMatcher(stops, keep_stop) if stops else None
+        self._keep_stop = keep_stop
+        self._keep_ids = keep_ids
+        self._min_tokens = min_tokens
+        self._text_length = 0
+        self._shown = 0
+        self._held_scores: list[ScoredToken] | None = [] if scored else None
+        self.scores: list[ScoredToken] | None = [] if scored else None
+        """Scores that became due with the last `feed`."""
+        self.token_ids: list[int] | None = [] if keep_ids else None
+        """All tokens of the last `feed`."""
+        self.tokens = 0
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+        """The stop string or the id of `stop_token_ids` that ended it."""
+
+    def feed(self, output: RequestOutput) -> str:
+        """Take what the engine brought; give the text that can be shown now.
+
+        Sets `finish_reason` at the end, also where a stop string ended the text before the engine did: then the
+        rest is nobody's and the caller aborts it.
+        """
+        tokens, finish = output.tokens, output.finish
+        if self._stops is None and self._held_scores is None and self.token_ids is None and finish is None:
+            self.tokens += len(tokens)
+            push = self._detokenizer.push
+            return push(tokens[0]) if len(tokens) == 1 else "".join([push(token) for token in tokens])
+        return self._feed_carefully(output)
+
+    def _feed_carefully(self, output: RequestOutput) -> str:
+        tokens, finish = output.tokens, output.finish
+        textless = len(tokens) - 1 if finish is FinishReason.STOP and not self._keep_stop else -1
+        if self.token_ids is not None:
+            self.token_ids = []
+        parts = []
+        for position, token in enumerate(tokens):
+            self.tokens += 1
+            if self.token_ids is not None:
+                self.token_ids.append(token)
+            if self._held_scores is not None and output.logprobs and (position != textless or self._keep_ids):
+                self._held_scores.append(ScoredToken(token, self._text_length, output.logprobs[position]))
+            if position == textless:
+                continue
+            text = self._detokenizer.push(token)
+            self._text_length += len(text)
+            parts.append(self._match(text))
+            if self.finish_reason is not None:
+                break
+        if finish is not None and self.finish_reason is None:
+            self.finish_reason = _REASONS.get(finish, "error")
+            self.stop_reason = output.stop_token
+            parts.append(self._match(self._detokenizer.finish()))
+            if self._stops is not None and self._stops.found is None:
+                parts.append(self._stops.finish())
+        shown = "".join(parts)
+        self._shown += len(shown)
+        self._release_scores()
+        return shown
+
+    def _match(self, text: str) -> str:
+        """Look for stop strings in the next piece of text; what comes before `min_tokens` cannot stop it."""
+        stops = self._stops
+        if stops is None or self.tokens <= self._min_tokens or not text:
+            return text
+        shown = stops.push(text)
+        if stops.found is not None:
+            self.finish_reason = "stop"
+            self.stop_reason = stops.found
+        return shown
+
+    def _release_scores(self) -> None:
+        held = self._held_scores
+        if held is None:
+            return
+        if self._stops is None or self._keep_ids or (self._stops.found is None and not self._stops.held):
+            self.scores, self._held_scores = held, []
+            return
+        due = sum(1 for score in held if score.offset < self._shown)
+        self.scores, self._held_scores = held[:due], held[due:]

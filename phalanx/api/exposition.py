@@ -1,0 +1,83 @@
+"""The whole service's metrics in Prometheus' text form.
+
+A scrape reaches any one API server. It gathers its siblings' samples through the supervisor and adds up those that
+count requests; what ranks report of themselves (`Load`) every API server hears, so it comes from the scraped one
+alone and nothing is counted twice.
+
+Imported with the first scrape: prometheus_client brings an HTTP server and client of its own.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import core, registry
+from prometheus_client.exposition import generate_latest
+
+from phalanx.api.engine_client import RankStatus
+from phalanx.api.metrics import Metrics
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(merged: Metrics, ranks: list[RankStatus], api_servers: int, model: str) -> bytes:
+    """The text that Prometheus reads.
+
+    `merged`: the sum over all API servers; `api_servers`: how many are in it; `ranks`: as the scraped one sees them.
+    """
+
+    def families() -> Iterator[core.Metric]:
+        for counter in merged.counters:
+            labelled = core.CounterMetricFamily(counter.name, counter.help, labels=("model_name", *counter.labels))
+            for labels, value in counter.values.items():
+                labelled.add_metric((model, *labels), value)
+            yield labelled
+        for histogram in merged.histograms:
+            family = core.HistogramMetricFamily(histogram.name, histogram.help, labels=("model_name",))
+            buckets, seen = [], 0
+            for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+                seen += count
+                buckets.append((bound, float(seen)))
+            family.add_metric((model,), buckets, histogram.total)
+            yield family
+        yield from _rank_families(ranks, model)
+        yield core.GaugeMetricFamily("phalanx:api_servers", "API servers whose counts are in this.", api_servers)
+        yield core.GaugeMetricFamily("phalanx:ranks", "Engine ranks attached.", len(ranks))
+
+    class Once(registry.Collector):
+        def collect(self) -> Iterable[core.Metric]:
+            return families()
+
+    collected = registry.CollectorRegistry(auto_describe=False)
+    collected.register(Once())
+    return generate_latest(collected)
+
+
+_RANK_GAUGES = (
+    ("vllm:num_requests_running", "Requests that the rank runs."),
+    ("vllm:num_requests_waiting", "Requests that wait in the rank."),
+    ("vllm:kv_cache_usage_perc", "Share of the rank's KV cache in use; 1 is all of it."),
+)
+_RANK_COUNTERS = (
+    ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
+    ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache."),
+    ("vllm:num_preemptions", "Running requests put back to free KV cache."),
+    ("phalanx:engine_steps", "Steps of the rank."),
+)
+
+
+def _rank_families(ranks: list[RankStatus], model: str) -> Iterator[core.Metric]:
+    labels = ("model_name", "engine")
+    gauges = [core.GaugeMetricFamily(*named, labels=labels) for named in _RANK_GAUGES]
+    counters = [core.CounterMetricFamily(*named, labels=labels) for named in _RANK_COUNTERS]
+    for status in ranks:
+        load = status.load
+        if load is None:
+            continue
+        of = (model, str(status.rank))
+        shares = (load.running, load.waiting, load.kv_used_tokens / max(load.kv_total_tokens, 1))
+        for gauge, value in zip(gauges, shares, strict=True):
+            gauge.add_metric(of, value)
+        counts = (load.prefix_query_tokens, load.prefix_hit_tokens, load.preemptions, load.steps)
+        for counter, count in zip(counters, counts, strict=True):
+            counter.add_metric(of, count)
+    yield from gauges
+    yield from counters

@@ -1,0 +1,149 @@
+"""One HTTP exchange over plain ASGI: bounded bodies, whole answers, event streams, and the client's departure."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import msgspec
+
+from phalanx.api.errors import ApiError
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+
+LINGER = 1.0
+"""Seconds for which the rest of a refused body is read and dropped, so that the client gets to read the refusal:
+closing a socket with unread input resets it, and many clients then never see the answer."""
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Tells nginx not to collect the events.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """The connection ended before the answer did."""
+
+
+class BodyTooLarge(ApiError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The request body is larger than {limit} bytes, the most this server reads (--max-body-bytes).",
+            status=413,
+            code="body_too_large",
+        )
+
+
+class Exchange:
+    """A request being answered. Handlers read `body()`, then either `reply` once or `begin_events` and `send` on."""
+
+    __slots__ = ("_receive", "method", "path", "scope", "send", "status")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self._receive = receive
+        self.send = send
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.status = 0
+        """Of the answer; 0 while none has begun."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this lower-case name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return bytes(value)
+        return None
+
+    async def body(self, limit: int) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            BodyTooLarge: it is over `limit` bytes; what lies beyond has not been read.
+            ClientGone: the connection ended first.
+        """
+        declared = self.header(b"content-length")
+        if declared is not None and int(declared) > limit:
+            raise BodyTooLarge(limit)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise BodyTooLarge(limit)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def reply(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
+        """Send the whole answer."""
+        self.status = status
+        await self._start(status, [(b"content-type", content_type), *headers], len(body))
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def reply_json(self, answer: Any) -> None:
+        await self.reply(200, msgspec.json.encode(answer))
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer with an error."""
+        if not isinstance(error, BodyTooLarge):
+            await self.reply(error.status, error.body, headers=error.headers)
+            return
+        self.status = error.status
+        await self._start(error.status, [(b"content-type", JSON), (b"connection", b"close")], len(error.body))
+        await self.send({"type": "http.response.body", "body": error.body, "more_body": True})
+        try:
+            async with asyncio.timeout(LINGER):
+                while (await self._receive()).get("more_body", False):
+                    pass
+        except TimeoutError:
+            pass
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def begin_events(self) -> None:
+        """Start a stream of server-sent events; each is then one `http.response.body` through `send`."""
+        self.status = 200
+        await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]], length: int) -> None:
+        headers.append((b"content-length", str(length).encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    @asynccontextmanager
+    async def ended_with_client(self) -> AsyncIterator[None]:
+        """Cancel the block when the client goes, streaming or not; ClientGone comes out of it.
+
+        Only for use after the whole body has been read.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            task.cancel()
+
+        watcher = asyncio.get_running_loop().create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            # Cancelled from elsewhere as well (the server stops): that one has to go on.
+            if gone and task.uncancel() == 0:
+                raise ClientGone from None
+            raise
+        finally:
+            watcher.cancel()

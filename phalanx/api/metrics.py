@@ -1,0 +1,116 @@
+"""What one API server counts, and how siblings' counts add up. Names are vLLM's where the meaning is the same."""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+
+import msgspec
+
+# Bounds in seconds: from a step of a small model to a long queue.
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0)
+_STEP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
+_REQUEST = (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
+_TOKENS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5)
+_CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0)
+
+Labels = tuple[str, ...]
+
+
+class Counter:
+    """Only goes up; one value for each combination of label values met."""
+
+    __slots__ = ("help", "labels", "name", "values")
+
+    def __init__(self, name: str, help: str, labels: Labels = ()) -> None:
+        self.name = name
+        self.help = help
+        self.labels = labels
+        self.values: dict[Labels, float] = {} if labels else {(): 0.0}
+
+    def add(self, amount: float, *labels: str) -> None:
+        self.values[labels] = self.values.get(labels, 0.0) + amount
+
+
+class Histogram:
+    """`counts[i]`: observations in (bounds[i - 1], bounds[i]]; the last is for all above the last bound."""
+
+    __slots__ = ("bounds", "counts", "help", "name", "total")
+
+    def __init__(self, name: str, help: str, bounds: tuple[float, ...]) -> None:
+        self.name = name
+        self.help = help
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+
+class Samples(msgspec.Struct, array_like=True):
+    """One API server's values at one moment; what MetricsReport carries."""
+
+    counters: dict[str, list[tuple[Labels, float]]]
+    histograms: dict[str, tuple[list[int], float]]
+
+
+_decoder = msgspec.msgpack.Decoder(Samples)
+
+
+class Metrics:
+    """What one API server counts."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = Counter("vllm:prompt_tokens", "Prompt tokens of requests that got a first token.")
+        self.generation_tokens = Counter("vllm:generation_tokens", "Tokens generated.")
+        self.finished = Counter(
+            "vllm:request_success", "Completions that ended, by reason; abort: the client left.", ("finished_reason",)
+        )
+        self.http = Counter("http_requests", "HTTP requests answered.", ("handler", "method", "status"))
+        self.first_token = Histogram(
+            "vllm:time_to_first_token_seconds", "From the request's arrival to its first token.", _LATENCY
+        )
+        self.inter_token = Histogram("vllm:inter_token_latency_seconds", "Time between two tokens.", _STEP)
+        self.per_token = Histogram(
+            "vllm:request_time_per_output_token_seconds", "A request's mean time a token after the first.", _STEP
+        )
+        self.latency = Histogram(
+            "vllm:e2e_request_latency_seconds", "From the request's arrival to its last token.", _REQUEST
+        )
+        self.request_prompt = Histogram("vllm:request_prompt_tokens", "Prompt tokens a completion.", _TOKENS)
+        self.request_output = Histogram("vllm:request_generation_tokens", "Generated tokens a completion.", _TOKENS)
+        self.asked_tokens = Histogram("vllm:request_params_max_tokens", "max_tokens a completion.", _TOKENS)
+        self.asked_choices = Histogram("vllm:request_params_n", "Completions a prompt.", _CHOICES)
+
+    @property
+    def counters(self) -> list[Counter]:
+        return [metric for metric in vars(self).values() if isinstance(metric, Counter)]
+
+    @property
+    def histograms(self) -> list[Histogram]:
+        return [metric for metric in vars(self).values() if isinstance(metric, Histogram)]
+
+    def samples(self) -> bytes:
+        """All values, for a sibling that is being scraped."""
+        return msgspec.msgpack.encode(
+            Samples(
+                {counter.name: list(counter.values.items()) for counter in self.counters},
+                {histogram.name: (histogram.counts, histogram.total) for histogram in self.histograms},
+            )
+        )
+
+    def merged(self, siblings: Iterable[bytes]) -> "Metrics":
+        """The sum of this server's and its siblings' values."""
+        merged = Metrics()
+        counters = {counter.name: counter for counter in merged.counters}
+        histograms = {histogram.name: histogram for histogram in merged.histograms}
+        for data in (self.samples(), *siblings):
+            samples = _decoder.decode(data)
+            for name, values in samples.counters.items():
+                for labels, value in values:
+                    counters[name].add(value, *labels)
+            for name, (counts, total) in samples.histograms.items():
+                histogram = histograms[name]
+                histogram.counts = [a + b for a, b in zip(histogram.counts, counts, strict=True)]
+                histogram.total += total
+        return merged

@@ -1,0 +1,176 @@
+"""Fields that several endpoints share, and what they mean to the engine."""
+
+import secrets
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from phalanx.api.decoding import unsupported
+from phalanx.api.errors import ApiError
+from phalanx.config import Config
+from phalanx.protocol import SamplingParams
+
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 1024
+MAX_MESSAGES = 4096
+_SEEDS = 2**64
+_SEED_STEP = 0x9E3779B97F4A7C15
+"""Odd, from the golden ratio: the seeds of a request's choices are far apart (Knuth, TAOCP 3, 6.4)."""
+
+StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    include_usage: Annotated[bool | None, Meta(description="End with one chunk that has `usage` and no choices.")] = (
+        None
+    )
+    continuous_usage_stats: Annotated[bool | None, Meta(description="`usage` so far in every chunk.")] = None
+
+
+class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How to choose tokens and when to stop; null is the same as absent."""
+
+    model: Annotated[str | None, Meta(description="One of `/v1/models`; absent: the served model.")] = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1, description="-1 and 0 are no limit.")] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]],
+            Meta(max_length=1024, description="Token id to what is added to its logit."),
+        ]
+        | None
+    ) = None
+    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, Meta(max_length=1024, description="Who asks, for the caller's own records.")] | None = None
+    priority: (
+        Annotated[int, Meta(ge=-(2**31), le=2**31 - 1, description="Lower runs first; equal ones in order of arrival.")]
+        | None
+    ) = None
+    skip_special_tokens: bool | None = None
+    return_token_ids: Annotated[bool | None, Meta(description="Give `prompt_token_ids` and `token_ids`.")] = None
+
+    service_tier: Annotated[Any, unsupported("auto", "default")] = None
+    use_beam_search: Annotated[Any, unsupported(False)] = None
+
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def check(self, config: Config) -> None:
+        """Raise ApiError for what the types cannot say."""
+        vocabulary = config.facts.vocab_size
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
+            for token in ids or ():
+                if token >= vocabulary:
+                    raise ApiError(
+                        f"{name} names token {token}; the model's tokens are 0 to {vocabulary - 1}.", param=name
+                    )
+        if self.stream_options is not None and not self.stream:
+            raise ApiError("stream_options is only for requests with stream set to true.", param="stream_options")
+
+    def sampling(
+        self, config: Config, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None
+    ) -> SamplingParams:
+        """What the engine gets: the request's values, then the checkpoint's defaults, then OpenAI's."""
+        min_tokens = self.min_tokens or 0
+        if min_tokens > max_tokens:
+            raise ApiError(
+                f"min_tokens is {min_tokens}, more than the {max_tokens} tokens this request may produce.",
+                param="min_tokens",
+            )
+        default = config.facts.default_sampling.get
+        return SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            temperature=_first(self.temperature, default("temperature"), 1.0),
+            # 0 asks for the most likely token alone, which the smallest positive share gives.
+            top_p=max(_first(self.top_p, default("top_p"), 1.0), 1e-9),
+            top_k=max(int(_first(self.top_k, default("top_k"), 0)), 0),
+            min_p=_first(self.min_p, default("min_p"), 0.0),
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=_first(self.repetition_penalty, default("repetition_penalty"), 1.0),
+            seed=secrets.randbits(64) if self.seed is None else self.seed % _SEEDS,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+            logit_bias=self.logit_bias or None,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """Seed of the choice-th completion of one prompt; the first keeps the request's own."""
+    return (seed + choice * _SEED_STEP) % _SEEDS
+
+
+class PromptTokensDetails(msgspec.Struct):
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+def usage(prompt: int, completion: int, cached: int) -> Usage:
+    return Usage(prompt, completion, prompt + completion, PromptTokensDetails(cached))
+
+
+def check_model(model: str | None, config: Config) -> str:
+    """The name to report for `model`.
+
+    Raises ApiError (404) with the names there are.
+    """
+    names = config.served_names
+    if model is None or model in names:
+        return model or names[0]
+    raise ApiError(
+        f"The model {model[:200]!r} does not exist; this server has {', '.join(map(repr, names))}.",
+        status=404,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def max_model_len(config: Config) -> int:
+    return config.model.max_model_len or config.facts.max_model_len
+
+
+def check_length(prompt: int, asked: int | None, default: int | None, config: Config) -> int:
+    """How many tokens may be produced after `prompt` tokens. `default`: where none are asked for; None: all left.
+
+    Raises ApiError (400, context_length_exceeded) in numbers.
+    """
+    limit = max_model_len(config)
+    wanted = 1 if asked is None else asked
+    if prompt + wanted > limit:
+        produced = "leaves no room for an answer" if asked is None else f"and {asked} to produce are {prompt + asked}"
+        raise ApiError(
+            f"The model's maximum context length is {limit} tokens. A prompt of {prompt} tokens {produced}.",
+            param="max_tokens" if prompt < limit and asked is not None else "prompt",
+            code="context_length_exceeded",
+        )
+    if asked is not None:
+        return asked
+    return limit - prompt if default is None else min(default, limit - prompt)
