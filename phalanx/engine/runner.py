@@ -1,0 +1,171 @@
+"""The device's side of a rank: a checkpoint's weights, the KV cache, and one step at a time."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phalanx.config import Config
+from phalanx.engine.sampler import Sampler, token_logprobs
+from phalanx.engine.sequence import BlockId, Chunk, Progress, RequestKey, Sampled, Sequence
+from phalanx.kernels.batch import Batch
+from phalanx.kernels.cpu import padded_head_dim
+from phalanx.kernels.device import kernels_for
+from phalanx.models.dense import DenseDecoder
+from phalanx.models.registry import shape_of
+from phalanx.models.shape import DecoderShape
+from phalanx.models.weights import Checkpoint, DummyWeights
+from phalanx.protocol import ApiServerId, RequestId, SamplingParams, StageName
+
+PROMPT_LOGPROB_ROWS = 64
+"""Rows whose logits are held at once for prompt_logprobs: 64 * vocabulary * 4 bytes."""
+WARM_UP_TOKENS = 64
+
+
+class ModelRunner:
+    """Implements `phalanx.engine.sequence.Runner`. Only `load` reads files or allocates much memory."""
+
+    num_blocks: int
+
+    def __init__(self, config: Config) -> None:
+        """Raises UnsupportedModel or ValueError where config.json asks for what is not implemented."""
+        self.config = config
+        self.folder = Path(config.facts.folder)
+        self.shape: DecoderShape = shape_of(json.loads((self.folder / "config.json").read_text()))
+        self.block_size = config.engine.block_size
+        self.vocab_size = self.shape.vocab_size
+        self.eos_token_ids = config.facts.eos_token_ids
+        self.max_model_len = config.model.max_model_len or config.facts.max_model_len
+        self.dtype = _dtype(config.model.dtype, self.shape.dtype)
+
+    def load(self, progress: Progress) -> None:
+        threads = self.config.engine.cpu_threads or max(
+            1, len(os.sched_getaffinity(0)) // self.config.parallel.data_parallel_size
+        )
+        self.kernels = kernels_for(self.config.engine.device, threads)
+        self.sampler = Sampler(self.kernels, self.eos_token_ids)
+        progress(StageName.WEIGHTS, 0.0, "")
+        self._load_weights(progress)
+        progress(StageName.CACHE, None, "")
+        self.num_blocks = cache_blocks(self.config, self.shape, self.dtype)
+        self.caches = self.model.new_caches(self.num_blocks, self.block_size, self.dtype)
+        progress(StageName.WARM_UP, None, self.describe())
+        self._warm_up()
+
+    def _load_weights(self, progress: Progress) -> None:
+        def report(done: int, total: int) -> None:
+            progress(StageName.WEIGHTS, done / total, f"{done} of {total} layers")
+
+        def build(weights: Checkpoint | DummyWeights) -> DenseDecoder:
+            return DenseDecoder(self.shape, self.kernels, weights, self.dtype, self.max_model_len, report)
+
+        if self.config.model.load_format == "dummy":
+            self.model = build(DummyWeights(self.config.model.seed, self.dtype))
+        else:
+            with Checkpoint(self.folder) as checkpoint:
+                self.model = build(checkpoint)
+
+    def _warm_up(self) -> None:
+        """One prompt and one decode step: faults in what every step touches. Blocks are free again afterwards."""
+        tokens = min(WARM_UP_TOKENS, self.max_model_len - 1, self.num_blocks * self.block_size)
+        blocks = [BlockId(block) for block in range(-(-tokens // self.block_size))]
+        key = RequestKey(ApiServerId(-1), RequestId(-1))
+        sequence = Sequence(key, [0] * tokens, tokens, SamplingParams(max_tokens=1), blocks=blocks)
+        self.execute([Chunk(sequence, 0, tokens)])
+        self.execute([Chunk(sequence, tokens - 1, 1)])
+
+    def describe(self) -> str:
+        """One line about what was loaded, for the person who watches the start."""
+        tokens, dtype = self.num_blocks * self.block_size, str(self.dtype).removeprefix("torch.")
+        return f"KV cache {tokens:,} tokens, {dtype}, {self.kernels.threads} threads"
+
+    def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
+        """Run one step; see `Runner.execute`. A Sampled with `error` ends its request, and no other."""
+        batch = Batch()
+        last_rows = []
+        for sequence, start, length in chunks:
+            tokens = sequence.tokens
+            batch.add(tokens if length == len(tokens) else tokens[start : start + length], start, sequence.blocks)
+            last_rows.append(batch.rows - 1)
+        x_TD = self.model.forward(self.kernels.stage(batch), self.caches)
+
+        first_row = 0
+        for chunk in chunks:
+            if chunk.sequence.sampling.prompt_logprobs is not None:
+                self._add_prompt_logprobs(chunk, x_TD[first_row : first_row + chunk.length])
+            first_row += chunk.length
+
+        results: list[Sampled | None] = [None] * len(chunks)
+        sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
+        if sampling:
+            x_SD = x_TD if len(sampling) == batch.rows else x_TD[[last_rows[index] for index in sampling]]
+            sampled = self.sampler.sample(self.model.logits(x_SD), [chunks[index].sequence for index in sampling])
+            for index, result in zip(sampling, sampled, strict=True):
+                results[index] = result
+        return results
+
+    def _add_prompt_logprobs(self, chunk: Chunk, x_LD: Tensor) -> None:
+        """Row i of x_LD predicts prompt token chunk.start + i + 1. What a recomputed prompt has already is kept."""
+        sequence = chunk.sequence
+        found = sequence.prompt_logprobs
+        if not found:
+            found.append(None)
+        first, end = len(found), min(chunk.start + chunk.length + 1, sequence.prompt_length)
+        if first >= sequence.prompt_length:
+            return
+        if first < chunk.start + 1:
+            raise ValueError(
+                f"request {sequence.key}: prompt_logprobs needs every prompt token run, and those from {first} to "
+                f"{chunk.start} were skipped"
+            )
+        wanted = sequence.sampling.prompt_logprobs or 0
+        for token in range(first, end, PROMPT_LOGPROB_ROWS):
+            targets = sequence.tokens[token : min(token + PROMPT_LOGPROB_ROWS, end)]
+            row = token - 1 - chunk.start
+            logits_SV = self.model.logits(x_LD[row : row + len(targets)])
+            found.extend(token_logprobs(self.kernels, logits_SV, targets, [wanted] * len(targets)))
+
+
+def _dtype(option: str, stored: str) -> torch.dtype:
+    """Of the KV cache, and what weights are rounded to. float16 has too little range to compute in: float32 instead."""
+    name = stored if option == "auto" else option
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype) -> int:
+    """KV blocks of a rank: as many as `kv_cache_tokens` says, else as fit this rank's share of the free memory, and
+    never more than max_num_seqs sequences of the full length can fill.
+
+    Raises ValueError where not even one sequence of max_model_len fits.
+    """
+    block_size = config.engine.block_size
+    longest = config.model.max_model_len or config.facts.max_model_len
+    blocks_a_sequence = -(-longest // block_size)
+    values = shape.layers * shape.kv_heads * (shape.head_dim + padded_head_dim(shape.head_dim))
+    bytes_a_block = block_size * values * dtype.itemsize
+
+    if config.engine.kv_cache_tokens is not None:
+        blocks = config.engine.kv_cache_tokens // block_size
+        source = f"--kv-cache-tokens {config.engine.kv_cache_tokens}"
+    else:
+        share = config.engine.gpu_memory_utilization / config.parallel.data_parallel_size
+        free = _available_memory()
+        blocks = int(free * share) // bytes_a_block
+        source = f"{share:.0%} of {free / 2**30:.1f} GiB free memory"
+    if blocks < blocks_a_sequence:
+        raise ValueError(
+            f"the KV cache holds {blocks * block_size:,} tokens ({source}, {bytes_a_block / block_size:,.0f} bytes a "
+            f"token), less than one sequence of {longest:,}: lower --max-model-len, or raise --kv-cache-tokens or "
+            "--gpu-memory-utilization"
+        )
+    return min(blocks, config.engine.max_num_seqs * blocks_a_sequence)
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping, by the kernel's estimate."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo does not tell MemAvailable; give --kv-cache-tokens")

@@ -1,0 +1,99 @@
+"""From logits to tokens, for the sequences of one step.
+
+Order, as vLLM has it: logit_bias, min_tokens, penalties, temperature, then min_p, top_k and top_p. Log probabilities
+are those of the raw logits, before any of these.
+
+Stateless: the random number of output position p is Philox 4x32-10 of (seed, p) (see kernels/sampling.h), one uniform a
+token, looked up in the running sum of the candidates' weights in the order of their ids. A row's token is a function of
+its own logits, parameters and position, whatever else is in the batch.
+"""
+
+import math
+
+from torch import Tensor
+
+from phalanx.engine.sequence import Sampled, Sequence
+from phalanx.kernels.cpu import Choice
+from phalanx.kernels.device import Kernels
+from phalanx.protocol import SamplingParams, TokenLogprobs
+
+GREEDY = Choice(0, 0, 0.0, 1.0, 0.0, 0)
+
+
+class Sampler:
+    def __init__(self, kernels: Kernels, eos_token_ids: tuple[int, ...]) -> None:
+        self._kernels = kernels
+        self._eos_token_ids = eos_token_ids
+
+    def sample(self, logits_SV: Tensor, sequences: list[Sequence]) -> list[Sampled]:
+        """The next token of each sequence; logits_SV is overwritten.
+
+        A row that holds NaN or infinity (a checkpoint that is broken or overflows) gives a Sampled with `error`: its
+        request cannot go on, and the others can.
+        """
+        edited = [row for row, sequence in enumerate(sequences) if _edits(sequence)]
+        reported = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
+        raw_SV = logits_SV.clone() if edited and reported else logits_SV
+        for row in edited:
+            self._edit(logits_SV[row], sequences[row])
+
+        choices = [_choice(sequence) for sequence in sequences]
+        tokens = self._kernels.sample(logits_SV, choices)
+        results = [_sampled(token) for token in tokens]
+
+        reported = [row for row in reported if tokens[row] >= 0]
+        if reported:
+            wanted = [sequences[row].sampling.logprobs or 0 for row in reported]
+            rows_SV = raw_SV if len(reported) == len(sequences) else raw_SV[reported]
+            logprobs = token_logprobs(self._kernels, rows_SV, [tokens[row] for row in reported], wanted)
+            for row, value in zip(reported, logprobs, strict=True):
+                results[row] = Sampled(tokens[row], value)
+        return results
+
+    def _edit(self, logits_V: Tensor, sequence: Sequence) -> None:
+        params = sequence.sampling
+        if params.logit_bias:
+            for token, bias in params.logit_bias.items():
+                logits_V[token] += bias
+        if sequence.generated < params.min_tokens:
+            logits_V[list({*self._eos_token_ids, *params.stop_token_ids})] = -math.inf
+        if _penalised(params):
+            self._kernels.penalise(
+                logits_V,
+                sequence.tokens,
+                sequence.prompt_length,
+                params.repetition_penalty,
+                params.frequency_penalty,
+                params.presence_penalty,
+            )
+
+
+def token_logprobs(kernels: Kernels, logits_SV: Tensor, tokens: list[int], wanted: list[int]) -> list[TokenLogprobs]:
+    """log-softmax of each row: of its token and of the `wanted[row]` most likely ones."""
+    found = kernels.log_probabilities(logits_SV, tokens, max(wanted))
+    return [
+        TokenLogprobs(logprob, rank, ids[:count], values[:count])
+        for logprob, rank, ids, values, count in zip(*found, wanted, strict=True)
+    ]
+
+
+def _penalised(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
+
+
+def _edits(sequence: Sequence) -> bool:
+    params = sequence.sampling
+    return bool(params.logit_bias) or sequence.generated < params.min_tokens or _penalised(params)
+
+
+def _choice(sequence: Sequence) -> Choice:
+    params = sequence.sampling
+    if params.temperature == 0:
+        return GREEDY
+    return Choice(params.seed, sequence.generated, params.temperature, params.top_p, params.min_p, max(params.top_k, 0))
+
+
+def _sampled(token: int) -> Sampled:
+    if token >= 0:
+        return Sampled(token)
+    return Sampled(0, error="the model's output is not a number: the checkpoint is broken or its values overflow")

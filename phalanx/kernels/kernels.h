@@ -1,0 +1,5 @@
+#pragma once
+#include "attention.h"
+#include "elementwise.h"
+#include "linear.h"
+#include "sampling.h"

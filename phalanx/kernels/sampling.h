@@ -1,0 +1,253 @@
+/* Choosing tokens from logits, one row at a time: a row's result is a function of that row alone. */
+#pragma once
+#include <stdlib.h>
+
+#include "vector.h"
+
+/* Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), as in Random123. */
+INLINE void philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        const uint64_t p = 0xD2511F53ull * c0, q = 0xCD9E8D57ull * c2;
+        c0 = (uint32_t)(q >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)q;
+        c2 = (uint32_t)(p >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p;
+    }
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+void EXPORT(philox)(const uint32_t *counter, const uint32_t *key, uint32_t *out) { philox(counter, key, out); }
+
+/* Uniform in [0, 1), 53 bits: the random number of output position `position` under `seed`. */
+INLINE double uniform(uint64_t seed, uint64_t position) {
+    const uint32_t counter[4] = {(uint32_t)position, (uint32_t)(position >> 32), 0, 0};
+    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    uint32_t bits[4];
+    philox(counter, key, bits);
+    return (double)(((uint64_t)bits[1] << 32 | bits[0]) >> 11) * 0x1p-53;
+}
+
+struct choice {
+    uint64_t seed, position;
+    double temperature; /* 0: the most likely token, the lowest id of equals */
+    double top_p, min_p;
+    int64_t top_k; /* 0: no limit */
+};
+
+/* Candidates are ordered by falling weight, then by rising id; a filter keeps those up to and including `cut`. */
+struct cut {
+    float weight;
+    int32_t id;
+};
+
+INLINE int kept(float weight, int64_t id, struct cut cut) {
+    return weight > cut.weight || (weight == cut.weight && id <= cut.id);
+}
+
+static int by_falling_weight(const void *a, const void *b) {
+    const struct cut *x = a, *y = b;
+    if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+#define BUCKETS 4096
+INLINE int bucket_of(float weight) { /* weights are in [0, 1]: their bits grow with them */
+    uint32_t bits;
+    memcpy(&bits, &weight, sizeof bits);
+    return (int)(bits >> 18);
+}
+
+/* Move `cut` up so that at most `count` candidates are kept, and no more than are needed for `share` of their mass
+ * (infinite: no limit). A histogram over the leading bits of the weights finds the bucket of the last candidate; only that one is sorted. */
+static struct cut narrow(const float *weights, int64_t size, struct cut cut, int64_t count, double share) {
+    static _Thread_local int64_t counts[BUCKETS];
+    static _Thread_local double masses[BUCKETS];
+    memset(counts, 0, sizeof counts);
+    memset(masses, 0, sizeof masses);
+    double all = 0, mass = 0;
+    int64_t candidates = 0, found = 0;
+    for (int64_t i = 0; i < size; i++)
+        if (kept(weights[i], i, cut)) counts[bucket_of(weights[i])]++, masses[bucket_of(weights[i])] += weights[i];
+    for (int i = 0; i < BUCKETS; i++) all += masses[i], candidates += counts[i];
+    const double enough = share * all;
+    if (candidates <= count && enough > all) return cut;
+
+    int last = BUCKETS - 1;
+    for (; last > 0; last--) {
+        if (counts[last] && (found + counts[last] >= count || mass + masses[last] >= enough)) break;
+        found += counts[last];
+        mass += masses[last];
+    }
+    if (!counts[last]) return cut;
+    struct cut *members = malloc(counts[last] * sizeof *members);
+    if (!members) return cut;
+    int64_t n = 0;
+    for (int64_t i = 0; i < size; i++)
+        if (kept(weights[i], i, cut) && bucket_of(weights[i]) == last) members[n++] = (struct cut){weights[i], (int32_t)i};
+    qsort(members, n, sizeof *members, by_falling_weight);
+    int64_t at = 0;
+    for (; at < n - 1; at++) {
+        mass += members[at].weight;
+        if (++found >= count || mass >= enough) break;
+    }
+    cut = members[at];
+    free(members);
+    return cut;
+}
+
+INLINE vf kept_lanes(const float *weights, int64_t first, struct cut cut) {
+    const vf w = load(weights + first);
+    const vi id = lane_numbers() + (int32_t)first;
+    return (vf)((vi)w & ((w > cut.weight) | ((w == cut.weight) & (id <= cut.id))));
+}
+
+/* The first id at which the running sum of kept weights passes `u` times the whole. The whole is summed in blocks of
+ * BLOCK weights, so only one block is walked weight by weight. `sums` has room for each block. */
+#define BLOCK 256
+static int64_t invert(const float *weights, int64_t size, struct cut cut, double u, double *sums) {
+    const int64_t blocks = (size + BLOCK - 1) / BLOCK;
+    double all = 0, before = 0;
+    for (int64_t b = 0; b < blocks; b++) {
+        vf sum = {};
+        for (int64_t i = b * BLOCK; i < (b + 1) * BLOCK; i += LANES) sum += kept_lanes(weights, i, cut);
+        sums[b] = lane_sum(sum);
+        all += sums[b];
+    }
+    int64_t b = 0;
+    for (; b < blocks - 1 && before + sums[b] <= u * all; b++) before += sums[b];
+    const int64_t end = smaller(size, (b + 1) * BLOCK);
+    for (int64_t i = b * BLOCK; i < end; i++)
+        if (kept(weights[i], i, cut) && (before += weights[i]) > u * all) return i;
+    /* The two ways of summing a block may differ in the last bits: then the last candidate is meant. */
+    for (int64_t i = end - 1; i > 0; i--)
+        if (kept(weights[i], i, cut)) return i;
+    return 0;
+}
+
+/* The largest logit; NaN where any is NaN, infinite where a choice is impossible. */
+static float largest_logit(const float *logits, int64_t size) {
+    vf most = broadcast(-INFINITY);
+    vi bad = {};
+    float rest = -INFINITY;
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        const vf x = load(logits + i);
+        bad |= x != x;
+        most = vector_max(most, x);
+    }
+    for (; i < size; i++) {
+        if (logits[i] != logits[i]) return NAN;
+        rest = logits[i] > rest ? logits[i] : rest;
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        if (bad[lane]) return NAN;
+    return lane_max(most) > rest ? lane_max(most) : rest;
+}
+
+/* Memory of this thread that is kept from call to call: [size] floats, then [size / BLOCK + 1] doubles. */
+static float *scratch(int64_t size) {
+    static _Thread_local float *memory;
+    static _Thread_local int64_t held;
+    const int64_t padded = (size + BLOCK - 1) / BLOCK * BLOCK;
+    if (held < padded) {
+        free(memory);
+        memory = malloc(padded * sizeof *memory + (padded / BLOCK) * sizeof(double));
+        held = memory ? padded : 0;
+    }
+    return memory;
+}
+
+static int64_t sample_row(const float *logits, int64_t size, const struct choice *choice) {
+    const float most = largest_logit(logits, size);
+    if (!isfinite(most)) return -1;
+    if (choice->temperature == 0)
+        for (int64_t i = 0; i < size; i++)
+            if (logits[i] == most) return i;
+
+    const int64_t padded = (size + BLOCK - 1) / BLOCK * BLOCK;
+    float *weights = scratch(size);
+    if (!weights) return -2;
+    const float temperature = (float)choice->temperature;
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES)
+        store(weights + i, vector_exp((load(logits + i) - most) / broadcast(temperature)));
+    for (; i < size; i++) weights[i] = vector_exp(broadcast((logits[i] - most) / temperature))[0];
+    for (; i < padded; i++) weights[i] = 0;
+
+    /* The largest weight is exp(0) = 1, so min_p is a weight. */
+    struct cut cut = {0, -1};
+    if (choice->min_p > 0) cut = (struct cut){(float)choice->min_p, INT32_MAX};
+    if (choice->top_k > 0 && choice->top_k < size) cut = narrow(weights, size, cut, choice->top_k, INFINITY);
+    if (choice->top_p < 1) cut = narrow(weights, size, cut, INT64_MAX, choice->top_p);
+    return invert(weights, size, cut, uniform(choice->seed, choice->position), (double *)(weights + padded));
+}
+
+/* tokens [rows] from logits [rows, size]. -1: the row holds a NaN or an infinity, or nothing to choose; -2: no memory.
+ * Filters in this order: min_p, top_k, then top_p of what these leave. */
+void EXPORT(sample)(const float *logits, int64_t rows, int64_t size, const struct choice *choices, int64_t *tokens) {
+#pragma omp parallel for num_threads(threads_for(10.0 * rows * size)) schedule(dynamic, 1)
+    for (int64_t row = 0; row < rows; row++) tokens[row] = sample_row(logits + row * size, size, &choices[row]);
+}
+
+/* log-softmax of logits [rows, size]: of tokens[row], with its rank (1: no logit is larger), and of the `top` most
+ * likely ids in order, lower ids first among equals. */
+void EXPORT(log_probabilities)(const float *logits, int64_t rows, int64_t size, const int64_t *tokens, int64_t top,
+                               double *logprobs, int64_t *ranks, int64_t *top_ids, double *top_logprobs) {
+#pragma omp parallel for num_threads(threads_for(10.0 * rows * size)) schedule(dynamic, 1)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *x = logits + row * size, most = largest_logit(x, size), own = x[tokens[row]];
+        double sum = 0;
+        int64_t above = 0, found = 0;
+        for (int64_t first = 0; first < size; first += BLOCK) {
+            const int64_t end = smaller(size, first + BLOCK);
+            vf part = {};
+            vi larger_ones = {};
+            int64_t i = first;
+            for (; i + LANES <= end; i += LANES) {
+                part += vector_exp(load(x + i) - most);
+                larger_ones -= load(x + i) > own;
+            }
+            sum += lane_sum(part);
+            for (int lane = 0; lane < LANES; lane++) above += larger_ones[lane];
+            for (; i < end; i++) {
+                sum += vector_exp(broadcast(x[i] - most))[0];
+                above += x[i] > own;
+            }
+        }
+        const double whole = most + log(sum);
+        logprobs[row] = own - whole;
+        ranks[row] = above + 1;
+
+        int64_t *ids = top_ids + row * top;
+        double *values = top_logprobs + row * top;
+        for (int64_t i = 0; i < size && top; i++) {
+            if (found == top && !(x[i] > values[top - 1])) continue;
+            int64_t at = found < top ? found++ : top - 1;
+            for (; at > 0 && x[i] > values[at - 1]; at--) ids[at] = ids[at - 1], values[at] = values[at - 1];
+            ids[at] = i;
+            values[at] = x[i];
+        }
+        for (int64_t i = 0; i < top; i++) values[i] -= whole;
+    }
+}
+
+/* Penalise one row in place. tokens: prompt, then output from `prompt` on. Repetition (Keskar et al., CTRL, 2019)
+ * counts both; frequency and presence, as OpenAI defines them, count the output. */
+int64_t EXPORT(penalise)(float *logits, int64_t size, const int32_t *tokens, int64_t count, int64_t prompt,
+                         double repetition, double frequency, double presence) {
+    enum { DONE = 1 << 30 };
+    int32_t *seen = calloc(size, sizeof *seen);
+    if (!seen) return -2;
+    for (int64_t i = prompt; i < count; i++) seen[tokens[i]]++;
+    for (int64_t i = 0; i < count; i++) {
+        float *logit = &logits[tokens[i]];
+        const int32_t times = seen[tokens[i]];
+        if (times & DONE) continue;
+        *logit = (float)(*logit > 0 ? *logit / repetition : *logit * repetition);
+        if (times) *logit = (float)(*logit - frequency * times - presence);
+        seen[tokens[i]] |= DONE;
+    }
+    free(seen);
+    return 0;
+}
