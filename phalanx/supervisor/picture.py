@@ -51,12 +51,14 @@ class PictureLog(logging.Handler):
     def __init__(self, picture: PlainPicture) -> None:
         super().__init__()
         self._picture = picture
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        plain = "%(asctime)s %(message)s"
+        self._plain = logging.Formatter(plain, "%H:%M:%S")
+        self._severe = logging.Formatter(plain.replace(" ", " %(levelname)s: ", 1), "%H:%M:%S")
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-            self._picture.line(level + self.format(record))
+            formatter = self._severe if record.levelno >= logging.WARNING else self._plain
+            self._picture.line(formatter.format(record))
         except Exception:
             self.handleError(record)
 

@@ -30,7 +30,8 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
         lines += ["", "Its own report:", *("    " + line for line in words)]
     printed = list(tail)
     if printed:
-        lines += ["", f"The last it printed ({len(printed)} lines):", *("    " + line for line in printed)]
+        last = "Where it stood, as it was made to print" if failure.cause is Cause.STALLED else "The last it printed"
+        lines += ["", f"{last} ({len(printed)} lines):", *("    " + line for line in printed)]
     if not words and not printed:
         lines += ["", "It printed nothing."]
     if failure.status == -signal.SIGKILL:

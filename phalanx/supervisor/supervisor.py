@@ -25,6 +25,7 @@ from phalanx.supervisor.fleet import Fleet, Limits
 from phalanx.supervisor.launchers.local import LaunchError, LocalProcess, launch
 from phalanx.supervisor.output import Output
 from phalanx.supervisor.scrape import Scrapes
+from phalanx.supervisor.signals import STOP_SIGNALS
 from phalanx.supervisor.sockets import Sockets
 from phalanx.transport import stream
 from phalanx.transport.frames import FrameError
@@ -87,13 +88,16 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._finished = loop.create_future()
         loop.set_exception_handler(self._defect)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         server = await stream.serve(self._sockets.control, self._secret, lambda conn: ControlHandler(self, conn))
         try:
             self.take(events.Begin(time.monotonic()))
             return await self._finished
         finally:
+            # The exit code is settled; a further Ctrl-C must not change it while the rest is put in order.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             server.close()
             for process in self._processes.values():
                 process.kill()

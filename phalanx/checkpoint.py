@@ -1,0 +1,199 @@
+"""Find a checkpoint and read what its own files say about it; needs neither torch nor transformers."""
+
+import contextlib
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from phalanx.config import ModelFacts, ModelOptions
+
+DEMO = Path(__file__).parent / "demo"
+
+_METADATA = ("*.json", "*.jinja", "tokenizer.model", "*.txt")
+_WEIGHTS = ("*.safetensors",)
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Of generation_config.json; those a request may also carry."""
+
+_ALREADY_EXTENDED = ("llama3", "longrope", "su", "default")
+"""RoPE types whose `max_position_embeddings` is the extended length already."""
+
+
+class CheckpointError(ValueError):
+    """There is no such checkpoint, or its files do not say what they must; says what to do."""
+
+
+def find(options: ModelOptions, *, weights: bool) -> Path:
+    """The folder of the checkpoint; a hub name is fetched first, with a progress bar on stderr.
+
+    Args:
+        weights: fetch safetensors too, and refuse a checkpoint without them.
+
+    Raises:
+        CheckpointError: there is none, or the hub does not give it.
+    """
+    if options.model is None:
+        folder = DEMO
+        if not (folder / "config.json").is_file():
+            raise CheckpointError("the bundled demo model is missing from this installation: name a MODEL")
+    else:
+        folder = Path(options.model).expanduser()
+        if folder.is_file():
+            raise CheckpointError(f"{folder} is a file: MODEL is the folder it lies in, or a hub name")
+        if not folder.is_dir():
+            folder = _fetch(options.model, options.revision, weights)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json: it is not a Hugging Face checkpoint")
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder} has no tokenizer.json: checkpoints need a fast tokenizer")
+    if weights and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} has no *.safetensors: convert its weights, or use --load-format dummy for random ones"
+        )
+    return folder.resolve()
+
+
+def read(folder: Path, max_model_len: int | None) -> ModelFacts:
+    """What config.json and generation_config.json say.
+
+    `max_model_len` shortens the checkpoint's own length and is refused above it.
+
+    Raises:
+        CheckpointError: a file is broken or lacks what is needed.
+    """
+    config = _json(folder / "config.json")
+    generation = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    longest = _longest(config, folder)
+    if max_model_len is not None and max_model_len > longest:
+        raise CheckpointError(f"--max-model-len {max_model_len} is above what {folder} can do: {longest}")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        raise CheckpointError(f"{folder / 'config.json'} names no architecture")
+    return ModelFacts(
+        folder=str(folder),
+        architecture=architectures[0],
+        vocab_size=_whole(config, "vocab_size", folder),
+        max_model_len=max_model_len or longest,
+        eos_token_ids=_eos(generation, config, folder),
+        default_sampling=_default_sampling(generation, folder),
+    )
+
+
+def _longest(config: dict[str, Any], folder: Path) -> int:
+    """Positions the checkpoint can take, RoPE scaling included.
+
+    As transformers defines the scaling types: for yarn the factor applies to the original length, for linear and
+    dynamic to `max_position_embeddings`; the others state the extended length there.
+    """
+    lengths = [config[key] for key in _LENGTH_KEYS if isinstance(config.get(key), int)]
+    if not lengths:
+        raise CheckpointError(f"{folder / 'config.json'} has no max_position_embeddings: give --max-model-len")
+    longest: int = min(lengths)
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else "default"
+    factor = scaling.get("factor") if isinstance(scaling, dict) else None
+    if kind in _ALREADY_EXTENDED or not isinstance(factor, int | float):
+        return longest
+    if kind == "yarn":
+        original = scaling.get("original_max_position_embeddings")
+        longest = original if isinstance(original, int) else longest
+    return int(longest * factor)
+
+
+def _eos(generation: dict[str, Any], config: dict[str, Any], folder: Path) -> tuple[int, ...]:
+    """generation_config.json knows best, then config.json, then the tokenizer's eos token."""
+    for source in (generation, config):
+        found = source.get("eos_token_id")
+        if isinstance(found, int):
+            return (found,)
+        if isinstance(found, list) and found and all(isinstance(token, int) for token in found):
+            return tuple(found)
+    return _tokenizer_eos(folder)
+
+
+def _tokenizer_eos(folder: Path) -> tuple[int, ...]:
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():
+        return ()
+    token = _json(settings).get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    for added in _json(folder / "tokenizer.json").get("added_tokens", ()):
+        if added.get("content") == text:
+            return (int(added["id"]),)
+    return ()
+
+
+def _default_sampling(generation: dict[str, Any], folder: Path) -> dict[str, float]:
+    values = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{folder / 'generation_config.json'}: {key} is {value!r}, not a number")
+    return {key: float(value) for key, value in values.items()}
+
+
+def _whole(config: dict[str, Any], key: str, folder: Path) -> int:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CheckpointError(f"{folder / 'config.json'}: {key} is {value!r}, not a whole number")
+    return value
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _fetch(name: str, revision: str | None, weights: bool) -> Path:
+    """The hub's snapshot of `name` in the local cache; only the files that are needed."""
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"there is no folder {name}{_near_folder(name)}")
+    # Here and not above: a local folder needs neither this import nor the network stack it brings.
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    patterns = [*_METADATA, *(_WEIGHTS if weights else ())]
+    near = _near_folder(name)
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except errors.HFValidationError:
+        raise CheckpointError(f"{name} is neither a folder nor a possible hub name{near}") from None
+    except errors.GatedRepoError:
+        raise CheckpointError(
+            f"{name} is gated: ask for access at https://huggingface.co/{name}, then `hf auth login` or set HF_TOKEN"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(f"{name} has no revision {revision}") from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{name} is neither a folder nor a model on the hub (or it is private: `hf auth login`){near}"
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(
+            f"{name} is no folder, is not in the local cache, and the hub cannot be reached{near} "
+            f"({_first_line(error)})"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise CheckpointError(f"the hub does not give {name}: {_first_line(error)}") from None
+
+
+def _near_folder(name: str) -> str:
+    """`; did you mean FOLDER?` where a folder beside it has nearly that name."""
+    path = Path(name).expanduser()
+    with contextlib.suppress(OSError):
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+        if found := difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6):
+            return f"; did you mean {path.parent / found[0]}?"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

@@ -1,0 +1,130 @@
+"""`phalanx serve`: one model, many API servers, many ranks, until a signal."""
+
+import asyncio
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from phalanx import checkpoint
+from phalanx.cli import config_file
+from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
+from phalanx.cli.options import Given, UsageError, build, serve_parser
+from phalanx.config import Config
+from phalanx.protocol import Role
+from phalanx.supervisor.events import ExitCode
+from phalanx.supervisor.signals import STOP_SIGNALS
+
+SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until stopped.
+
+    Raises:
+        UsageError, checkpoint.CheckpointError: nothing was started.
+    """
+    # Until the service's own handlers are in place nothing runs that needs an orderly end.
+    for number in STOP_SIGNALS:
+        signal.signal(number, _end_at_once)
+    given = parse(arguments)
+    config = configuration(given)
+
+    import setproctitle
+
+    setproctitle.setproctitle("phalanx supervisor")
+    return serve(config)
+
+
+def parse(arguments: Sequence[str]) -> Given:
+    """The options, from the command line and the file it may name.
+
+    Raises:
+        UsageError: says which option and why.
+    """
+    values = serve_parser().parse(arguments)
+    path = values.pop("config", None)
+    file = config_file.read(Path(path)) if path is not None else {}
+    given = build(values, file, str(path))
+    refuse_contradictions(given)
+    return given
+
+
+def configuration(given: Given) -> Config:
+    """The whole tree, with the checkpoint's facts; fetches the checkpoint where it must.
+
+    Raises:
+        UsageError, checkpoint.CheckpointError: says what does not fit.
+    """
+    model, engine = given.groups["model"], given.groups["engine"]
+    weights = engine.engine == "model" and model.load_format != "dummy"
+    facts = checkpoint.read(checkpoint.find(model, weights=weights), model.max_model_len)
+    config = Config(facts=facts, **given.groups)
+    refuse_unfit(config)
+    return config
+
+
+def serve(config: Config, commands: Mapping[Role, Sequence[str]] | None = None) -> int:
+    """Run the service to its end; its exit status. `commands` starts other programs as children."""
+    # Here and not above: a wrong option or a port in use needs no event loop to be told.
+    import uvloop
+
+    from phalanx.supervisor import report
+    from phalanx.supervisor.picture import PictureLog, picture_for
+    from phalanx.supervisor.sockets import Sockets
+    from phalanx.supervisor.supervisor import COMMANDS, Supervisor
+
+    # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        sockets = Sockets(config)
+    except OSError as error:
+        print(f"phalanx serve: {error.strerror or error}", file=sys.stderr)
+        return ExitCode.ADDRESS
+    with sockets:
+        picture = picture_for(sys.stderr, lambda url: _announce(config, url))
+        logging.basicConfig(level=config.service.log_level.upper(), handlers=[PictureLog(picture)])
+        supervisor = Supervisor(config, sockets, picture, commands or COMMANDS)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                finish = runner.run(supervisor.run())
+        finally:
+            picture.close()
+    if finish.failure is not None:
+        words = supervisor.last_words(finish.failure.child)
+        left_behind = [str(child) for child in finish.left_behind]
+        print(f"\n{report.full(finish.failure, words, left_behind)}", file=sys.stderr)
+    elif finish.left_behind:
+        names = ", ".join(str(child) for child in finish.left_behind)
+        print(f"phalanx serve: did not end even after SIGKILL: {names}", file=sys.stderr)
+    return finish.exit_code
+
+
+def _announce(config: Config, url: str) -> None:
+    """The address on stdout, for a person and for a script; a request to paste."""
+    name = config.served_names[0]
+    ranks, servers = config.parallel.data_parallel_size, config.parallel.api_server_count
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}]})
+    # 0.0.0.0 and [::] are where to listen, not where to connect.
+    reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    key = ' -H "Authorization: Bearer $PHALANX_API_KEY"' if config.http.api_key else ""
+    print(
+        f"\nPhalanx serves {name} at {url} ({_count(servers, 'API server')}, {_count(ranks, 'rank')})\n\n"
+        f"    curl {reachable}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
+        f"        -d {shlex.quote(body)}\n",
+        flush=True,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _end_at_once(number: int, frame: object) -> NoReturn:
+    # A download waits for its threads on the way out; there is nothing here that has to be put in order.
+    os._exit(ExitCode.OK)

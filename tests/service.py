@@ -1,0 +1,176 @@
+"""A running service under test: started as a person starts it, read as a person reads it, nothing of it left."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+SERVE = (sys.executable, "-m", "phalanx", "serve")
+DEADLINE = 60.0
+"""Seconds any wait may take before the test fails; generous, since nothing here asserts on speed."""
+
+
+class Service:
+    """`phalanx serve --port 0 FLAGS` as a process of its own. A context manager: leaving it stops it."""
+
+    def __init__(self, *flags: str, command: Sequence[str] = SERVE, env: dict[str, str] | None = None) -> None:
+        self._tag = uuid.uuid4().hex
+        self._folder = tempfile.TemporaryDirectory(prefix="ph-test-", dir="/tmp")
+        port = [] if any(flag.startswith("--port") for flag in flags) else ["--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, *flags, *port],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            # Inherited by everything the service starts: how what it leaves behind is found.
+            env={**os.environ, "PHALANX_TEST_TAG": self._tag, "XDG_RUNTIME_DIR": self._folder.name, **(env or {})},
+            start_new_session=True,
+        )
+        self._changed = threading.Condition()
+        self._printed = {"stdout": "", "stderr": ""}
+        self._open = 2
+        self._readers = [
+            threading.Thread(target=self._read, args=(name,), daemon=True) for name in ("stdout", "stderr")
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    # --- what it says ---
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed so far."""
+        return self._printed["stdout"]
+
+    @property
+    def stderr(self) -> str:
+        return self._printed["stderr"]
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+    @property
+    def address(self) -> str:
+        """`http://127.0.0.1:PORT`, as it announced it. After `wait_ready`."""
+        found = re.search(r" at (http://\S+) ", self.stdout)
+        assert found, f"no address announced:\n{self.output}"
+        return found.group(1)
+
+    def wait_for(self, text: str, timeout: float = DEADLINE) -> "Service":
+        """Until it has printed `text`, on either stream."""
+        self._wait(lambda: text in self.output, f"{text!r} in its output", timeout)
+        return self
+
+    def wait_ready(self, timeout: float = DEADLINE) -> "Service":
+        """Until it has announced its address."""
+        return self.wait_for("Phalanx serves ", timeout)
+
+    # --- its processes ---
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        return self.process.pid
+
+    def processes(self) -> dict[str, int]:
+        """Command line to pid, of every process of this service that lives: `phalanx engine 0`, ..."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                if f"PHALANX_TEST_TAG={self._tag}".encode() not in (entry / "environ").read_bytes():
+                    continue
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+            except OSError:
+                continue
+            if command:  # a zombie has none
+                found[command] = int(entry.name)
+        return found
+
+    def pid_of(self, name: str) -> int:
+        """Of the process that calls itself `phalanx NAME` (`engine 1`)."""
+        return self.processes()[f"phalanx {name}"]
+
+    # --- its end ---
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the supervisor."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = DEADLINE) -> int:
+        """Until it has ended, all its output read; its exit status."""
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout:g} s:\n{self.output}") from None
+        self._wait(lambda: not self._open, "the end of its output", timeout)
+        return status
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it, wait for its end, check that nothing is left; its exit status."""
+        if self.process.poll() is None:
+            self.signal(number)
+        status = self.wait()
+        self.assert_nothing_left()
+        return status
+
+    def assert_nothing_left(self, within: float = 10.0) -> float:
+        """No process and no file of it; the seconds it took for the last to go."""
+        began = time.monotonic()
+        while left := self.processes():
+            assert time.monotonic() - began < within, f"left behind: {left}"
+            time.sleep(0.005)
+        assert os.listdir(self._folder.name) == []
+        return time.monotonic() - began
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                self.stop()
+            else:
+                print(f"--- output of the service\n{self.output}", file=sys.stderr)
+        finally:
+            self._destroy()
+
+    def _destroy(self) -> None:
+        self.process.kill()
+        for pid in self.processes().values():
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        for reader in self._readers:
+            reader.join(DEADLINE)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+        self._folder.cleanup()
+
+    def _read(self, name: str) -> None:
+        for line in getattr(self.process, name):
+            with self._changed:
+                self._printed[name] += line
+                self._changed.notify_all()
+        with self._changed:
+            self._open -= 1
+            self._changed.notify_all()
+
+    def _wait(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        with self._changed:
+            met = self._changed.wait_for(lambda: condition() or not self._open, timeout)
+            if condition():
+                return
+        how = "it ended" if met else f"{timeout:g} s passed"
+        raise AssertionError(f"waited for {what}; {how}. Its output:\n{self.output}")
