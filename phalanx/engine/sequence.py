@@ -7,6 +7,8 @@ from typing import NamedTuple, NewType, Protocol
 from phalanx.protocol import ApiServerId, RequestId, SamplingParams, StageName, TokenLogprobs
 
 BlockId = NewType("BlockId", int)
+BlockHash = NewType("BlockHash", bytes)
+"""Names the content of a full block and of all blocks before it."""
 
 
 class RequestKey(NamedTuple):
@@ -27,12 +29,18 @@ class Sequence:
     arrival: int = 0
     """Order of arrival in this rank; breaks ties of priority."""
     expected_tokens: int = 0
+    expected_left: int = 0
+    """Output tokens it is expected to take still, as its API server's account counts them."""
     computed: int = 0
     """Leading tokens whose keys and values are in the cache."""
     blocks: list[BlockId] = field(default_factory=list)
     """The block table: block i holds tokens i*block_size ... (i+1)*block_size-1."""
     cached: int = 0
     """Prompt tokens found in the prefix cache when it was first admitted."""
+    admitted: bool = False
+    """It has run before; what the prefix cache holds for it is counted only the first time."""
+    block_hashes: list[BlockHash] = field(default_factory=list)
+    """Chained hashes of its leading full blocks, as far as anybody has asked for them; see `kv_cache`."""
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     """Filled chunk by chunk by the runner, where sampling.prompt_logprobs asks for it."""
 
@@ -62,6 +70,8 @@ class Sampled(NamedTuple):
 
     token: int
     logprobs: TokenLogprobs | None = None
+    error: str = ""
+    """Set where there is no token: the request cannot go on and ends with this reason; others are untouched."""
 
 
 Progress = Callable[[StageName, float | None, str], None]
