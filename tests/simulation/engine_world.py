@@ -88,6 +88,7 @@ class World:
         self.received: dict[RequestKey, list[int]] = {}
         self.finished: dict[RequestKey, FinishReason] = {}
         self.aborted: set[RequestKey] = set()
+        self.prompt_logprobs_due: set[RequestKey] = set()
         self.prompts: list[list[int]] = []
         self.steps = 0
 
@@ -110,7 +111,9 @@ class World:
             key, prompt, len(prompt), sampling, rng.randrange(self.priorities), number, rng.randrange(20)
         )
         self.received[key] = []
-        if rng.random() < 0.2:
+        if sampling.prompt_logprobs is not None:
+            self.prompt_logprobs_due.add(key)
+        elif rng.random() < 0.2:
             # It comes from a rank that fell, with some of its tokens.
             had = expected_output(sequence, self.max_model_len)[:-1]
             self.received[key] = had[: rng.randrange(len(had) + 1)]
@@ -160,8 +163,8 @@ class World:
         if key in self.aborted:
             return
         if not self.received[key]:
-            asked = self.requests[key].sampling.prompt_logprobs is not None
-            assert len(output.prompt_logprobs or ()) == (self.requests[key].prompt_length if asked else 0)
+            wanted = self.requests[key].prompt_length if key in self.prompt_logprobs_due else 0
+            assert len(output.prompt_logprobs or ()) == wanted
         self.received[key] += output.tokens
         if output.finish is not None:
             self.finished[key] = output.finish
