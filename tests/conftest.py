@@ -9,8 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from checkpoints import write_checkpoint  # noqa: E402
-from service import Service  # noqa: E402
+from checkpoints import write_checkpoint
+from service import Service
 
 
 @pytest.fixture

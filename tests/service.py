@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
 
 SERVE = (sys.executable, "-m", "phalanx", "serve")
 DEADLINE = 60.0
@@ -104,7 +104,7 @@ class Service:
 
     # --- its end ---
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         """Signal the supervisor."""
         self.process.send_signal(number)
 
@@ -117,7 +117,7 @@ class Service:
         self._wait(lambda: not self._open, "the end of its output", timeout)
         return status
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, number: Signals = SIGTERM) -> int:
         """Signal it, wait for its end, check that nothing is left; its exit status."""
         if self.process.poll() is None:
             self.signal(number)
@@ -149,7 +149,7 @@ class Service:
     def _destroy(self) -> None:
         self.process.kill()
         for pid in self.processes().values():
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)
         self.process.wait()
         for reader in self._readers:
             reader.join(DEADLINE)

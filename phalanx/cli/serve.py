@@ -14,7 +14,7 @@ from typing import NoReturn
 from phalanx import checkpoint
 from phalanx.cli import config_file
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
-from phalanx.cli.options import Given, UsageError, build, serve_parser
+from phalanx.cli.options import Given, build, serve_parser
 from phalanx.config import Config
 from phalanx.protocol import Role
 from phalanx.supervisor.events import ExitCode
