@@ -1,14 +1,10 @@
 """Fixtures for all tests."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from checkpoints import write_checkpoint
 from service import Service
 
