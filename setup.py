@@ -1,8 +1,4 @@
-"""The CPU kernels; everything else about the package is in pyproject.toml.
-
-One C library, reached by ctypes. OpenMP is compiled in but not linked: its symbols resolve, when the library is
-loaded, to the libgomp that torch has loaded already, so that both share one pool of threads.
-"""
+"""The CPU kernels, one C library that ctypes loads; everything else about the package is in pyproject.toml."""
 
 from pathlib import Path
 
@@ -17,7 +13,8 @@ setup(
             sources=sorted(str(path) for path in KERNELS.glob("*.c")),
             depends=sorted(str(path) for path in KERNELS.glob("*.h")),
             libraries=["m"],
-            extra_compile_args=["-O3", "-std=gnu11", "-fopenmp", "-fno-math-errno", "-g0"],
+            extra_compile_args=["-O3", "-std=gnu11", "-pthread", "-fno-math-errno", "-Wall", "-Wextra"],
+            extra_link_args=["-pthread"],
         )
     ]
 )

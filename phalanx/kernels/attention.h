@@ -60,47 +60,59 @@ INLINE void rotate(float *x, const float *table, int64_t size) {
     }
 }
 
+struct store_call {
+    const struct cache *cache;
+    const struct batch *batch;
+    const struct rotary *rotary;
+    float *qkv;
+};
+
+static void store_row(const struct store_call *call, const struct chunk *chunk, int64_t row) {
+    const struct cache *cache = call->cache;
+    const int64_t dim = cache->head_dim, size = cache->block_size, queries = cache->query_heads;
+    const int64_t heads = cache->kv_heads, width = (queries + 2 * heads) * dim;
+    const int64_t position = chunk->start + (row - chunk->row), slot = position % size;
+    const int64_t block = call->batch->blocks[chunk->table + position / size];
+    float *x = call->qkv + row * width;
+    for (int64_t h = 0; h < queries + heads; h++, x += dim) {
+        const float *norm = h < queries ? call->rotary->q_norm : call->rotary->k_norm;
+        if (norm) normalise(x, x, norm, dim, (float)call->rotary->epsilon);
+        rotate(x, call->rotary->table + position * dim, dim);
+    }
+    const float *key = call->qkv + row * width + queries * dim, *value = x;
+    for (int64_t h = 0; h < heads; h++, key += dim, value += dim) {
+        const int64_t k = (block * heads + h) * dim * size + slot;
+        const int64_t v = ((block * heads + h) * size + slot) * cache->value_stride;
+        if (cache->kind == BFLOAT16)
+            for (int64_t d = 0; d < dim; d++) {
+                ((uint16_t *)cache->keys)[k + d * size] = to_bf16(key[d]);
+                ((uint16_t *)cache->values)[v + d] = to_bf16(value[d]);
+            }
+        else
+            for (int64_t d = 0; d < dim; d++) {
+                ((float *)cache->keys)[k + d * size] = key[d];
+                ((float *)cache->values)[v + d] = value[d];
+            }
+    }
+}
+
+/* Unit: one row of the batch. */
+static void store_units(const void *context, int64_t first, int64_t last) {
+    const struct store_call *call = context;
+    for (int64_t c = 0; c < call->batch->chunk_count; c++) {
+        const struct chunk *chunk = &call->batch->chunks[c];
+        const int64_t end = smaller(last, chunk->row + chunk->rows);
+        for (int64_t row = larger(first, chunk->row); row < end; row++) store_row(call, chunk, row);
+    }
+}
+
 /* Rotate queries in place, rotate keys, and write keys and values to the cache.
  * qkv [rows, (query_heads + 2 * kv_heads) * head_dim]. */
 void EXPORT(rotate_and_store)(const struct cache *cache, const struct batch *batch, const struct rotary *rotary,
                               float *qkv) {
-    const int64_t dim = cache->head_dim, size = cache->block_size, queries = cache->query_heads;
-    const int64_t heads = cache->kv_heads, width = (queries + 2 * heads) * dim;
-
-#pragma omp parallel num_threads(threads_for(10.0 * batch->rows * width))
-    {
-        const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
-        const int64_t first = batch->rows * thread / threads, last = batch->rows * (thread + 1) / threads;
-        for (int64_t c = 0; c < batch->chunk_count; c++) {
-            const struct chunk chunk = batch->chunks[c];
-            for (int64_t row = larger(first, chunk.row); row < smaller(last, chunk.row + chunk.rows); row++) {
-                const int64_t position = chunk.start + (row - chunk.row), slot = position % size;
-                const int64_t block = batch->blocks[chunk.table + position / size];
-                const float *table = rotary->table + position * dim;
-                float *x = qkv + row * width;
-                for (int64_t h = 0; h < queries + heads; h++, x += dim) {
-                    const float *norm = h < queries ? rotary->q_norm : rotary->k_norm;
-                    if (norm) normalise(x, x, norm, dim, (float)rotary->epsilon);
-                    rotate(x, table, dim);
-                }
-                const float *key = qkv + row * width + queries * dim, *value = x;
-                for (int64_t h = 0; h < heads; h++, key += dim, value += dim) {
-                    const int64_t k = (block * heads + h) * dim * size + slot;
-                    const int64_t v = ((block * heads + h) * size + slot) * cache->value_stride;
-                    if (cache->kind == BFLOAT16)
-                        for (int64_t d = 0; d < dim; d++) {
-                            ((uint16_t *)cache->keys)[k + d * size] = to_bf16(key[d]);
-                            ((uint16_t *)cache->values)[v + d] = to_bf16(value[d]);
-                        }
-                    else
-                        for (int64_t d = 0; d < dim; d++) {
-                            ((float *)cache->keys)[k + d * size] = key[d];
-                            ((float *)cache->values)[v + d] = value[d];
-                        }
-                }
-            }
-        }
-    }
+    const struct store_call call = {cache, batch, rotary, qkv};
+    const int64_t width = (cache->query_heads + 2 * cache->kv_heads) * cache->head_dim;
+    phalanx_parallel(store_units, &call, batch->rows, 10.0 * batch->rows * width);
 }
 
 static void multiply_tile(int rows, enum kind kind, const float *x, int64_t x_stride, const void *const *low,
@@ -209,31 +221,46 @@ static void attend(const struct cache *cache, const struct chunk *chunk, const i
     }
 }
 
+struct attention_call {
+    const struct cache *cache;
+    const struct batch *batch;
+    const float *qkv;
+    float *out;
+    const int64_t *units; /* tiles of the chunks before each, and of all */
+};
+
+/* Unit: one tile of query rows of one kv head. */
+static void attention_units(const void *context, int64_t first, int64_t last) {
+    const struct attention_call *call = context;
+    const int64_t heads = call->cache->kv_heads, group = call->cache->query_heads / heads;
+    int64_t c = 0, after = call->batch->chunk_count;
+    while (after - c > 1) {
+        const int64_t middle = (c + after) / 2;
+        if (call->units[middle] <= first)
+            c = middle;
+        else
+            after = middle;
+    }
+    for (int64_t unit = first; unit < last; unit++) {
+        while (unit >= call->units[c + 1]) c++;
+        const struct chunk *chunk = &call->batch->chunks[c];
+        const int64_t tile = (unit - call->units[c]) / heads, head = (unit - call->units[c]) % heads;
+        attend(call->cache, chunk, call->batch->blocks + chunk->table, call->qkv, call->out, head, tile * TILE_ROWS,
+               smaller(TILE_ROWS, chunk->rows * group - tile * TILE_ROWS));
+    }
+}
+
 /* out [rows, query_heads * head_dim]; qkv as rotate_and_store left it, keys and values of the batch in the cache. */
 void EXPORT(attention)(const struct cache *cache, const struct batch *batch, const float *qkv, float *out) {
     const int64_t group = cache->query_heads / cache->kv_heads;
     double work = 0;
-    int64_t units[batch->chunk_count + 1]; /* tiles of the chunks before each */
+    int64_t units[batch->chunk_count + 1];
     units[0] = 0;
     for (int64_t c = 0; c < batch->chunk_count; c++) {
         const struct chunk chunk = batch->chunks[c];
         work += 4.0 * chunk.rows * (chunk.start + chunk.rows) * cache->query_heads * cache->head_dim;
         units[c + 1] = units[c] + cache->kv_heads * ((chunk.rows * group + TILE_ROWS - 1) / TILE_ROWS);
     }
-    const int64_t all = units[batch->chunk_count];
-#pragma omp parallel for num_threads(threads_for(work)) schedule(dynamic, 1)
-    for (int64_t unit = 0; unit < all; unit++) {
-        int64_t c = 0, after = batch->chunk_count;
-        while (after - c > 1) {
-            const int64_t middle = (c + after) / 2;
-            if (units[middle] <= unit)
-                c = middle;
-            else
-                after = middle;
-        }
-        const struct chunk *chunk = &batch->chunks[c];
-        const int64_t tile = (unit - units[c]) / cache->kv_heads, head = (unit - units[c]) % cache->kv_heads;
-        attend(cache, chunk, batch->blocks + chunk->table, qkv, out, head, tile * TILE_ROWS,
-               smaller(TILE_ROWS, chunk->rows * group - tile * TILE_ROWS));
-    }
+    const struct attention_call call = {cache, batch, qkv, out, units};
+    phalanx_parallel(attention_units, &call, units[batch->chunk_count], work);
 }

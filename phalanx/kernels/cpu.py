@@ -170,7 +170,7 @@ class CpuKernels:
         self.level = level or library.phalanx_level().decode()
         self.threads = threads
         library.phalanx_set_threads(threads)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # its own pool would only contend with ours; nothing large is left to torch
 
         def bind(name: str, *arguments: Any, result: Any = None) -> Any:
             function = getattr(library, f"{name}_{self.level}")
@@ -302,7 +302,6 @@ class CpuKernels:
 
 
 def _library() -> Any:
-    # After torch, whose libgomp the library's OpenMP calls resolve to.
     path = Path(__file__).with_name("_cpu" + sysconfig.get_config_var("EXT_SUFFIX"))
     if not path.exists():
         raise ImportError(

@@ -183,53 +183,82 @@ static int64_t sample_row(const float *logits, int64_t size, const struct choice
     return invert(weights, size, cut, uniform(choice->seed, choice->position), (double *)(weights + padded));
 }
 
+struct sample_call {
+    const float *logits;
+    int64_t size;
+    const struct choice *choices;
+    int64_t *tokens;
+};
+
+static void sample_units(const void *context, int64_t first, int64_t last) {
+    const struct sample_call *call = context;
+    for (int64_t row = first; row < last; row++)
+        call->tokens[row] = sample_row(call->logits + row * call->size, call->size, &call->choices[row]);
+}
+
 /* tokens [rows] from logits [rows, size]. -1: the row holds a NaN or an infinity, or nothing to choose; -2: no memory.
  * Filters in this order: min_p, top_k, then top_p of what these leave. */
 void EXPORT(sample)(const float *logits, int64_t rows, int64_t size, const struct choice *choices, int64_t *tokens) {
-#pragma omp parallel for num_threads(threads_for(10.0 * rows * size)) schedule(dynamic, 1)
-    for (int64_t row = 0; row < rows; row++) tokens[row] = sample_row(logits + row * size, size, &choices[row]);
+    const struct sample_call call = {logits, size, choices, tokens};
+    phalanx_parallel(sample_units, &call, rows, 10.0 * rows * size);
+}
+
+struct logprob_call {
+    const float *logits;
+    int64_t size, top;
+    const int64_t *tokens;
+    double *logprobs;
+    int64_t *ranks, *top_ids;
+    double *top_logprobs;
+};
+
+static void logprob_row(const struct logprob_call *call, int64_t row) {
+    const int64_t size = call->size, top = call->top;
+    const float *x = call->logits + row * size, most = largest_logit(x, size), own = x[call->tokens[row]];
+    double sum = 0;
+    int64_t above = 0, found = 0;
+    for (int64_t first = 0; first < size; first += BLOCK) {
+        const int64_t end = smaller(size, first + BLOCK);
+        vf part = {};
+        vi larger_ones = {};
+        int64_t i = first;
+        for (; i + LANES <= end; i += LANES) {
+            part += vector_exp(load(x + i) - most);
+            larger_ones -= load(x + i) > own;
+        }
+        sum += lane_sum(part);
+        for (int lane = 0; lane < LANES; lane++) above += larger_ones[lane];
+        for (; i < end; i++) {
+            sum += vector_exp(broadcast(x[i] - most))[0];
+            above += x[i] > own;
+        }
+    }
+    const double whole = most + log(sum);
+    call->logprobs[row] = own - whole;
+    call->ranks[row] = above + 1;
+
+    int64_t *ids = call->top_ids + row * top;
+    double *values = call->top_logprobs + row * top;
+    for (int64_t i = 0; i < size && top; i++) {
+        if (found == top && !(x[i] > values[top - 1])) continue;
+        int64_t at = found < top ? found++ : top - 1;
+        for (; at > 0 && x[i] > values[at - 1]; at--) ids[at] = ids[at - 1], values[at] = values[at - 1];
+        ids[at] = i;
+        values[at] = x[i];
+    }
+    for (int64_t i = 0; i < top; i++) values[i] -= whole;
+}
+
+static void logprob_units(const void *context, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) logprob_row(context, row);
 }
 
 /* log-softmax of logits [rows, size]: of tokens[row], with its rank (1: no logit is larger), and of the `top` most
  * likely ids in order, lower ids first among equals. */
 void EXPORT(log_probabilities)(const float *logits, int64_t rows, int64_t size, const int64_t *tokens, int64_t top,
                                double *logprobs, int64_t *ranks, int64_t *top_ids, double *top_logprobs) {
-#pragma omp parallel for num_threads(threads_for(10.0 * rows * size)) schedule(dynamic, 1)
-    for (int64_t row = 0; row < rows; row++) {
-        const float *x = logits + row * size, most = largest_logit(x, size), own = x[tokens[row]];
-        double sum = 0;
-        int64_t above = 0, found = 0;
-        for (int64_t first = 0; first < size; first += BLOCK) {
-            const int64_t end = smaller(size, first + BLOCK);
-            vf part = {};
-            vi larger_ones = {};
-            int64_t i = first;
-            for (; i + LANES <= end; i += LANES) {
-                part += vector_exp(load(x + i) - most);
-                larger_ones -= load(x + i) > own;
-            }
-            sum += lane_sum(part);
-            for (int lane = 0; lane < LANES; lane++) above += larger_ones[lane];
-            for (; i < end; i++) {
-                sum += vector_exp(broadcast(x[i] - most))[0];
-                above += x[i] > own;
-            }
-        }
-        const double whole = most + log(sum);
-        logprobs[row] = own - whole;
-        ranks[row] = above + 1;
-
-        int64_t *ids = top_ids + row * top;
-        double *values = top_logprobs + row * top;
-        for (int64_t i = 0; i < size && top; i++) {
-            if (found == top && !(x[i] > values[top - 1])) continue;
-            int64_t at = found < top ? found++ : top - 1;
-            for (; at > 0 && x[i] > values[at - 1]; at--) ids[at] = ids[at - 1], values[at] = values[at - 1];
-            ids[at] = i;
-            values[at] = x[i];
-        }
-        for (int64_t i = 0; i < top; i++) values[i] -= whole;
-    }
+    const struct logprob_call call = {logits, size, top, tokens, logprobs, ranks, top_ids, top_logprobs};
+    phalanx_parallel(logprob_units, &call, rows, 10.0 * rows * size);
 }
 
 /* Penalise one row in place. tokens: prompt, then output from `prompt` on. Repetition (Keskar et al., CTRL, 2019)

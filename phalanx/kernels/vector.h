@@ -9,9 +9,10 @@
 #pragma once
 
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "threads.h"
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -39,15 +40,6 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 
 enum kind { FLOAT32 = 0, BFLOAT16 = 1 };
-
-/* Set by set_threads; shared by all levels (threads.c). */
-extern int phalanx_threads;
-
-/* Threads worth waking for `work` floating-point operations: a fork and join costs some microseconds. */
-INLINE int threads_for(double work) {
-    const double most = 1 + work / 50e3;
-    return most < phalanx_threads ? (int)most : phalanx_threads;
-}
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
