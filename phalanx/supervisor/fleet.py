@@ -92,7 +92,7 @@ class Limits:
     kill: float = 5.0
     """From SIGKILL to the end; only a process stuck in the kernel takes longer."""
     last_words: float = 1.0
-    """From a child's end to the end of its pipes; a grandchild may hold them open."""
+    """From a child's end to the end of its pipes (a grandchild may hold them open), or the other way round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,6 @@ class Fleet:
     phase: Phase = Phase.STARTING
     failure: Failure | None = None
     began_at: float = 0.0
-    _hurried: bool = False
     _actions: list[FleetAction] = field(default_factory=list)
 
     @staticmethod
@@ -185,10 +184,9 @@ class Fleet:
         if self.phase is not Phase.STOPPING:
             self._actions.append(AnnounceStop(event.reason))
             self._stop_all(event.at)
-        elif not self._hurried:
-            self._hurried = True
+        else:
             for child in self.children.values():
-                if child.life in (Life.STARTING, Life.READY, Life.STOPPING):
+                if child.life is Life.STOPPING:
                     self._kill(child, event.at, f"{event.reason}, again")
 
     def _stop_all(self, at: float) -> None:
@@ -285,7 +283,6 @@ class Fleet:
             return
         child.control_open = False
         if child.life is Life.STARTING or child.life is Life.READY:
-            # Its exit usually follows within the millisecond, and is added to the report.
             self._fail(child, event.at, Cause.DISCONNECTED, reason=event.reason)
         self._heard_out(child)
 
@@ -337,7 +334,11 @@ class Fleet:
                 self._await(child, "its stack", at, self.limits.dump)
                 child.ended_by_us = True
                 self._actions.append(Dump(child.id))
-            case Cause.REPORTED | Cause.DISCONNECTED:
+            case Cause.DISCONNECTED:
+                # Its exit usually follows within the millisecond, and is added to the report.
+                child.life = Life.STOPPING
+                self._await(child, "its exit", at, self.limits.last_words)
+            case Cause.REPORTED:
                 # It is on its way out; Stop is for one that is not.
                 child.life = Life.STOPPING
                 self._await(child, "its end", at, self.limits.shutdown)

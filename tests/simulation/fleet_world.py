@@ -1,0 +1,400 @@
+"""A simulated machine full of children that start, stall, die, report, lie and ignore orders, for one `Fleet`.
+
+The world keeps its own account of what is true, apart from the fleet's, and checks the fleet after each event.
+Everything is a function of the seed.
+"""
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from phalanx.protocol import Incarnation, Role, StageName
+from phalanx.supervisor.events import (
+    AnnounceFailure,
+    AnnounceReady,
+    AnnounceStop,
+    BecameReady,
+    Begin,
+    Cause,
+    ChildId,
+    ControlEnded,
+    Dump,
+    ExitCode,
+    Exited,
+    Finish,
+    FleetEvent,
+    Greeted,
+    Kill,
+    Launched,
+    LaunchFailed,
+    OutputEnded,
+    Place,
+    Progressed,
+    Refuse,
+    Reported,
+    Spawn,
+    Stop,
+    StopRequested,
+    Tick,
+    Welcome,
+)
+from phalanx.supervisor.fleet import Fleet, Life, Limits, Phase
+
+LIMITS = Limits(startup=10.0, shutdown=3.0)
+MOST_LATE = 1.0
+"""Seconds by which a tick may come late."""
+STAGES = tuple(StageName)[:-1]
+RESTING = (Life.READY, Life.GONE, Life.LOST)
+DOWN_TO_EARTH = (Phase.STOPPING, Phase.FINISHED)
+PLACES = [[Place(role, index) for index in range(6)] for role in Role]
+
+
+@dataclass(slots=True)
+class Process:
+    """What is true of one child, and what the fleet has been told of it."""
+
+    id: ChildId
+    launched: bool = False
+    doomed: bool = False
+    """Its end is on its way to the fleet; it does nothing more."""
+    hung: bool = False
+    """It does nothing by itself any more."""
+    told_exit: bool = False
+    greeted: bool = False
+    ready: bool = False
+    unkillable: bool = False
+    deaf: bool = False
+    """To Stop."""
+    words: str = ""
+    """What it reported, be it still on its way."""
+    words_at: float = 0.0
+    due: float = 0.0
+    """When it is late, had it made no further progress."""
+    said: tuple[StageName, float | None] = (StageName.STARTED, None)
+
+
+@dataclass(slots=True)
+class World:
+    """Runs one history; `run` returns the number of events the fleet took."""
+
+    seed: int
+    fleet: Fleet = field(init=False)
+    now: float = 0.0
+    events: int = 0
+    rng: random.Random = field(init=False)
+    processes: dict[ChildId, Process] = field(default_factory=dict)
+    culprit: ChildId | None = None
+    stop_asked: bool = False
+    told_ready: int = 0
+    finish: Finish | None = None
+    _queue: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _order: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def run(self) -> int:
+        self.rng = rng = random.Random(self.seed)
+        api, ranks = rng.choice(((1, 1), (1, 1), (1, 2), (2, 1), (2, 2), (3, 5)))
+        self.fleet = Fleet.of(PLACES[0][:api] + PLACES[1][:ranks], LIMITS)
+        for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
+            self.at(rng.choice((rng.random(), rng.random() * 40)), self.ask_stop)
+        self.at(60.0, self.ask_stop)  # every history ends
+        self.tell(Begin(0.0))
+        while self.finish is None:
+            deadline = self.fleet.next_deadline()
+            assert self._queue or deadline is not None, "nothing will ever happen again, and it has not ended"
+            time = self._queue[0][0] if self._queue else self.now + 1000.0
+            if deadline is not None and deadline < time:
+                # Now and then the tick comes late, as on a loaded machine.
+                self.now = max(
+                    self.now, deadline if rng.random() < 0.8 else min(time, deadline + rng.random() * MOST_LATE)
+                )
+                self.tick()
+            else:
+                _, _, happen = heapq.heappop(self._queue)
+                self.now = time
+                happen()
+            assert self.now < 120.0, "it does not end"
+        self.check_end()
+        return self.events
+
+    # --- what happens in the world ---
+
+    def at(self, delay: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (self.now + delay, next(self._order), happen))
+
+    def ask_stop(self) -> None:
+        if self.culprit is None:
+            self.stop_asked = True
+        again = self.fleet.phase in DOWN_TO_EARTH
+        self.tell(StopRequested(self.now, "SIGTERM"))
+        if again:
+            assert not any(child.life is Life.STOPPING for child in self.fleet.children.values()), "no hurry"
+
+    def tick(self) -> None:
+        if self.culprit is None and not self.stop_asked:
+            late = [p for p in self.processes.values() if not p.ready and p.due <= self.now]
+            if late:
+                first = min(late, key=lambda p: p.due)
+                assert first.due > self.now - MOST_LATE - 1e-9, f"{first.id} was late for long, and nobody noticed"
+                self.culprit = first.id
+        self.tell(Tick(self.now))
+
+    def spawn(self, child: ChildId) -> None:
+        process = self.processes[child] = Process(child, due=self.now + LIMITS.startup)
+        rng = self.rng
+        process.unkillable = rng.random() < 0.01
+        process.deaf = rng.random() < 0.1
+        fate = rng.random()
+        if fate < 0.01:
+            self.at(rng.random() * 0.1, lambda: self.launch_failed(process))
+        elif fate < 0.99:
+            self.at(rng.random() * 0.1, lambda: self.launched(process))
+        # else: the launcher never answers
+
+    def launch_failed(self, process: Process) -> None:
+        self.blame(process)
+        self.tell(LaunchFailed(self.now, process.id, "no such program"))
+
+    def launched(self, process: Process) -> None:
+        process.launched = True
+        self.progress(process)
+        self.at(self.rng.random(), lambda: self.live(process, -1))
+        self.tell(Launched(self.now, process.id, 4711))
+
+    def live(self, process: Process, stage: int) -> None:
+        """Its own next step: -1 is Hello, then the stages, then ready, then service."""
+        rng = self.rng
+        if process.hung or process.doomed:
+            return
+        fate = rng.random()
+        if fate < 0.04:
+            self.misfortune(process)
+            if process.hung or process.doomed:
+                return
+        elif fate < 0.10:
+            self.lie(process)
+        pace = 0.3 if rng.random() < 0.97 else 15.0
+        if stage == -1:
+            self.hello(process)
+            self.at(rng.random() * pace, lambda: self.live(process, 0))
+        elif stage < len(STAGES):
+            if process.greeted:
+                share = rng.choice((None, None, 0.5, 1.0))
+                self.say(process, STAGES[stage], share)
+            step = 0 if rng.random() < 0.3 else rng.choice((1, 1, 2))
+            self.at(rng.random() * pace, lambda: self.live(process, stage + step))
+        elif not process.ready and process.greeted:
+            if self.fleet.phase is Phase.STARTING:
+                process.ready = True
+            self.tell(BecameReady(self.now, process.id, ""))
+            self.at(rng.random() * 30, lambda: self.live(process, stage))
+
+    def hello(self, process: Process) -> None:
+        answer = self.tell(Greeted(self.now, process.id))
+        if any(isinstance(action, Welcome) for action in answer):
+            process.greeted = True
+            self.progress(process)
+
+    def say(self, process: Process, stage: StageName, share: float | None) -> None:
+        before, now = list(StageName).index(process.said[0]), list(StageName).index(stage)
+        if now > before or (now == before and share != process.said[1]):
+            process.said = (stage, share)
+            self.progress(process)
+        self.tell(Progressed(self.now, process.id, stage, share, ""))
+
+    def progress(self, process: Process) -> None:
+        process.due = self.now + LIMITS.startup
+
+    def misfortune(self, process: Process) -> None:
+        match self.rng.randrange(5):
+            case 0:
+                self.end(process, self.rng.choice((0, 1, 3, -6, -9, -11)))
+            case 1:
+                self.report(process)
+                self.end(process, 1)
+            case 2:  # says that it failed, and stays
+                self.report(process)
+            case 3:
+                self.drop_control(process)
+            case 4:
+                process.hung = True
+                process.deaf = process.deaf or self.rng.random() < 0.5
+                if self.rng.random() < 0.5:
+                    self.babble(process)
+
+    def babble(self, process: Process) -> None:
+        """Stuck, and talking."""
+        if not process.doomed and self.now < 50.0:
+            self.lie(process)
+            self.at(2.0, lambda: self.babble(process))
+
+    def lie(self, process: Process) -> None:
+        older = ChildId(process.id.place, Incarnation(process.id.incarnation - 1))
+        nobody = ChildId(Place(Role.ENGINE, 99), Incarnation(0))
+        stranger = self.rng.choice((older, nobody))
+        match self.rng.randrange(6):
+            case 0:
+                answer = self.tell(Greeted(self.now, stranger))
+                assert any(isinstance(action, Refuse) for action in answer) or self.finish
+            case 1:
+                self.tell(Exited(self.now, stranger, 1))
+            case 2:
+                self.tell(Reported(self.now, stranger, "not I", ""))
+            case 3 if process.greeted:  # the same again is no progress
+                self.tell(Progressed(self.now, process.id, *process.said, ""))
+            case 4 if process.greeted:  # backwards is no progress
+                self.tell(Progressed(self.now, process.id, StageName.STARTED, 0.1, ""))
+                if process.said[0] is StageName.STARTED:
+                    if process.said[1] != 0.1:
+                        self.progress(process)
+                    process.said = (StageName.STARTED, 0.1)
+            case 5 if process.greeted:
+                answer = self.tell(Greeted(self.now, process.id))
+                assert not any(isinstance(action, Welcome) for action in answer)
+
+    def report(self, process: Process) -> None:
+        """Its Failed message arrives, or is on its way and arrives after its exit."""
+        if not process.greeted:
+            return
+
+        def arrive() -> None:
+            self.blame(process)
+            self.tell(Reported(self.now, process.id, process.words, "Traceback"))
+
+        process.words = "so it is"
+        if self.rng.random() < 0.5:
+            arrive()
+        else:
+            process.words_at = self.now + self.rng.random() * 0.3
+            self.at(process.words_at - self.now, arrive)
+
+    def drop_control(self, process: Process) -> None:
+        if process.greeted and process.words_at < self.now:
+            process.greeted = False
+            self.blame(process)
+            self.tell(ControlEnded(self.now, process.id, "closed"))
+
+    def end(self, process: Process, status: int) -> None:
+        """It dies now; the fleet is told of its exit and of the ends of its pipes, in any order."""
+        process.doomed = True
+        rng = self.rng
+
+        def told() -> None:
+            process.told_exit = True
+            self.blame(process)
+            self.tell(Exited(self.now, process.id, status))
+
+        def control_ended() -> None:
+            if process.greeted:
+                process.greeted = False
+                self.blame(process)
+                self.tell(ControlEnded(self.now, process.id, "closed"))
+
+        self.at(0.01 + rng.random() * 0.1, told)
+        # In the order of the connection: what it reported comes before the connection's end.
+        self.at(max(process.words_at - self.now, 0.0) + 0.01 + rng.random() * 0.1, control_ended)
+        if rng.random() < 0.95:  # else a grandchild holds the pipe
+            self.at(rng.random() * 0.2, lambda: self.tell(OutputEnded(self.now, process.id)) and None)
+
+    def blame(self, process: Process) -> None:
+        """The first to fail before anybody asked to stop is the culprit."""
+        if self.culprit is None and not self.stop_asked:
+            self.culprit = process.id
+
+    # --- between world and fleet ---
+
+    def tell(self, event: FleetEvent) -> list[object]:
+        if self.finish is not None:
+            assert self.fleet.step(event) == []
+            return []
+        self.events += 1
+        actions = self.fleet.step(event)
+        for action in actions:
+            self.do(action)
+        self.check(event)
+        return list(actions)
+
+    def do(self, action: object) -> None:
+        assert self.finish is None, f"{action} after the end"
+        match action:
+            case Spawn(child):
+                assert child not in self.processes, f"{child} spawned twice"
+                self.spawn(child)
+            case Stop(child):
+                process = self.living(child)
+                assert process.greeted, f"Stop to {child}, which is not connected"
+                if not process.deaf and not process.doomed:
+                    delay = self.rng.random() if self.rng.random() < 0.9 else 5.0
+                    self.at(delay, lambda: None if process.doomed else self.end(process, 0))
+            case Dump(child):
+                process = self.living(child)
+                if not process.doomed and self.rng.random() < 0.7:
+                    self.at(0.1, lambda: None if process.doomed else self.end(process, -6))
+            case Kill(child):
+                process = self.living(child)
+                if not process.doomed and not process.unkillable:
+                    self.end(process, -9)
+            case AnnounceReady():
+                self.told_ready += 1
+                assert self.culprit is None
+                assert all(process.ready for process in self.processes.values())
+            case AnnounceStop():
+                assert self.stop_asked
+                assert self.culprit is None
+            case AnnounceFailure(failure):
+                assert failure.child == self.culprit, f"{failure.child} blamed, {self.culprit} failed first"
+            case Finish():
+                self.finish = action
+
+    def living(self, child: ChildId) -> Process:
+        process = self.processes[child]
+        assert process.launched, f"an order to {child}, which nobody has launched"
+        assert not process.told_exit, f"an order to {child}, which has ended"
+        return process
+
+    # --- what must hold ---
+
+    def check(self, event: FleetEvent) -> None:
+        fleet = self.fleet
+        stopping = fleet.phase in DOWN_TO_EARTH
+        for child in fleet.children.values():
+            life, wait = child.life, child.wait
+            if life in RESTING:
+                assert wait is None, f"{child.id} is {life} and waited for"
+            else:
+                assert wait is not None, f"{child.id} is {life}, and nobody waits for it"
+                assert wait.name
+                assert self.now <= wait.deadline <= self.now + 10.0 or not isinstance(event, Tick)
+            if stopping:
+                assert life is not Life.READY, f"{child.id} runs on while the service stops"
+                assert life is not Life.STARTING, f"{child.id} starts on while the service stops"
+            process = self.processes.get(child.id)
+            if process is not None and process.launched and not process.told_exit:
+                accounted = life not in (Life.ENDED, Life.GONE, Life.LAUNCHING)
+                assert accounted, f"{child.id} lives and the fleet has it as {life}"
+        if self.culprit is not None or self.stop_asked:
+            assert stopping, f"{self.culprit or 'a signal'} should have stopped everything"
+        assert self.told_ready <= 1
+        if fleet.phase is Phase.SERVING:
+            assert fleet.next_deadline() is None
+
+    def check_end(self) -> None:
+        finish = self.finish
+        assert finish is not None
+        for child, process in self.processes.items():
+            if process.launched and not process.told_exit:
+                assert child in finish.left_behind, f"{child} lives on and is not named"
+                assert process.unkillable
+        assert (finish.failure is None) == (self.culprit is None)
+        if finish.failure is not None:
+            assert finish.exit_code is ExitCode.FAILED
+            assert finish.failure.child == self.culprit
+            assert finish.failure.cause in Cause
+            words = self.processes[finish.failure.child].words
+            assert finish.failure.reason == words or not words, "its own words are lost"
+        else:
+            assert self.stop_asked
+            assert finish.exit_code is (ExitCode.LEFT_BEHIND if finish.left_behind else ExitCode.OK)
+        assert self.fleet.next_deadline() is None
+        assert self.fleet.step(Tick(self.now + 1000.0)) == []
