@@ -85,14 +85,25 @@ class Runner(Protocol):
     engine loop above it.
     """
 
-    block_size: int
-    num_blocks: int
-    """KV blocks; known after `load`."""
-    vocab_size: int
-    eos_token_ids: tuple[int, ...]
+    @property
+    def block_size(self) -> int:
+        """Tokens a KV block."""
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks; known after `load`."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
 
     def load(self, progress: Progress) -> None:
         """Weights, KV cache, warm-up. Reports WEIGHTS, CACHE and WARM_UP. Raises with a reason a person can act on."""
+
+    def describe(self) -> str:
+        """One line about what was loaded, for the person who watches the start."""
 
     def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
         """Run one step. Returns, for each chunk, its next token, or None where the chunk does not sample.

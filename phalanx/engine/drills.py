@@ -1,0 +1,83 @@
+"""Failures on order: what a synthetic rank does when it enters a start-up stage (`--synthetic-stage`)."""
+
+import os
+import threading
+import time
+from typing import NamedTuple
+
+from phalanx.engine.sequence import Progress
+from phalanx.protocol import StageName
+
+EXIT_STATUS = 3
+REPORT_INTERVAL = 0.1
+FORM = "[RANK:]STAGE=SECONDS or [RANK:]STAGE=hang|exit|raise|abort"
+
+
+class Drill(NamedTuple):
+    rank: int | None
+    """None: every rank."""
+    stage: StageName
+    action: str
+    seconds: float
+
+
+class DrillFailure(RuntimeError):
+    """A rank was told to fail, and did."""
+
+
+def parse(setting: str) -> Drill:
+    """Read one `--synthetic-stage`.
+
+    Raises:
+        ValueError: says what is wrong with it and what it may be.
+    """
+    place, _, action = setting.rpartition("=")
+    rank, _, stage = place.rpartition(":")
+    known = {name.value.replace("-", "_"): name for name in StageName}
+    named = known.get(stage.strip().lower().replace("-", "_"))
+    if named is None or (rank and not rank.isdecimal()):
+        stages = ", ".join(StageName)
+        raise ValueError(f"--synthetic-stage {setting!r} is not of the form {FORM}, where STAGE is one of {stages}")
+    seconds = 0.0
+    if action not in ("hang", "exit", "raise", "abort"):
+        try:
+            seconds = float(action)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"--synthetic-stage {setting!r}: {action!r} is no time; the form is {FORM}")
+        action = "wait"
+    return Drill(int(rank) if rank else None, named, action, seconds)
+
+
+class Drills:
+    """The drills of one rank."""
+
+    def __init__(self, settings: tuple[str, ...], rank: int) -> None:
+        """Raises ValueError, see `parse`."""
+        drills = [parse(setting) for setting in settings]
+        self._pending = [drill for drill in drills if drill.rank in (None, rank)]
+        self._rank = rank
+
+    def enter(self, stage: StageName, report: Progress) -> None:
+        """Do what was ordered for this stage, once; `report` tells progress while seconds are spent."""
+        due = [drill for drill in self._pending if drill.stage is stage]
+        self._pending = [drill for drill in self._pending if drill.stage is not stage]
+        for drill in due:
+            self._perform(drill, report)
+
+    def _perform(self, drill: Drill, report: Progress) -> None:
+        match drill.action:
+            case "wait":
+                end = time.monotonic() + drill.seconds
+                while (left := end - time.monotonic()) > 0:
+                    report(drill.stage, 1 - left / drill.seconds, "drill")
+                    time.sleep(min(left, REPORT_INTERVAL))
+            case "hang":
+                threading.Event().wait()
+            case "exit":
+                os._exit(EXIT_STATUS)
+            case "raise":
+                raise DrillFailure(f"rank {self._rank} was told to fail in stage {drill.stage}")
+            case "abort":
+                os.abort()

@@ -1,0 +1,256 @@
+"""A rank's connections to the API servers: dialled, read, written, and dialled again when they end.
+
+One selector serves them all, on the engine loop's thread. Dialling can block, in the backlog of an API server
+that is still starting, so each dial has a thread of its own, which lives until it succeeds or is called off.
+"""
+
+import logging
+import os
+import selectors
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from phalanx.protocol import (
+    ApiServerId,
+    Endpoint,
+    EngineHello,
+    Membership,
+    Message,
+    Stop,
+    ToEngine,
+)
+from phalanx.transport.channel import Channel, Closed, FrameError, dial
+
+log = logging.getLogger(__name__)
+
+MAX_PENDING = 64 * 2**20
+"""Bytes an API server may leave unread before its connection counts as broken."""
+
+DIAL_TIMEOUT = 30.0
+FIRST_RETRY, LAST_RETRY = 0.05, 2.0
+"""Seconds between dials that fail; doubles from the first to the last."""
+SHORT_LIVED = 1.0
+"""Seconds. A connection that lasted less is dialled again after a pause, or two broken ends would spin."""
+
+
+class Received(NamedTuple):
+    api_server: ApiServerId
+    message: ToEngine
+
+
+class Attached(NamedTuple):
+    """The API server has accepted us and knows who we are."""
+
+    api_server: ApiServerId
+
+
+class Unreachable(NamedTuple):
+    """A dial failed and is being tried again. Told once for each reason."""
+
+    api_server: ApiServerId
+    reason: str
+
+
+class Lost(NamedTuple):
+    api_server: ApiServerId
+    reason: str
+
+
+class Dialled(NamedTuple):
+    """From a dial's thread: a connection to hand over."""
+
+    dial: "Dial"
+    channel: Channel
+
+
+Event: TypeAlias = Received | Attached | Unreachable | Lost | Membership | Stop
+Notice: TypeAlias = Unreachable | Lost | Membership | Stop | Dialled
+
+
+class Mailbox:
+    """What other threads tell the engine loop, and a descriptor that wakes its selector."""
+
+    def __init__(self) -> None:
+        self._notices: SimpleQueue[Notice] = SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._wake
+
+    def put(self, notice: Notice) -> None:
+        self._notices.put(notice)
+        os.eventfd_write(self._wake, 1)
+
+    def take(self) -> list[Notice]:
+        os.eventfd_read(self._wake)
+        taken: list[Notice] = []
+        try:
+            while True:
+                taken.append(self._notices.get_nowait())
+        except Empty:
+            return taken
+
+
+class Dial(threading.Thread):
+    """Dials one API server until it accepts, or until `cancel`."""
+
+    def __init__(self, endpoint: Endpoint, secret: bytes, mailbox: Mailbox, pause: float) -> None:
+        super().__init__(name=f"dial api {endpoint.index}", daemon=True)
+        self.endpoint = endpoint
+        self._secret = secret
+        self._mailbox = mailbox
+        self._pause = pause
+        self._cancelled = threading.Event()
+        self.start()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def run(self) -> None:
+        told: set[str] = set()
+        retry = FIRST_RETRY
+        while not self._cancelled.wait(self._pause):
+            try:
+                channel = dial(self.endpoint.address, self._secret, DIAL_TIMEOUT)
+            except (OSError, ValueError) as error:
+                if str(error) not in told:
+                    told.add(str(error))
+                    self._mailbox.put(Unreachable(self.endpoint.index, str(error)))
+                self._pause, retry = retry, min(2 * retry, LAST_RETRY)
+            else:
+                self._mailbox.put(Dialled(self, channel))
+                return
+
+
+class _Peer:
+    """One attached API server."""
+
+    def __init__(self, endpoint: Endpoint, channel: Channel) -> None:
+        self.endpoint = endpoint
+        self.channel = channel
+        self.since = time.monotonic()
+        self.watched = selectors.EVENT_READ
+        self.lost = False
+
+
+class Peers:
+    """The API servers of the membership, as far as this rank reaches them."""
+
+    def __init__(self, mailbox: Mailbox, secret: bytes, hello: EngineHello) -> None:
+        self._mailbox = mailbox
+        self._secret = secret
+        self._hello = hello
+        self._decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(mailbox.fileno(), selectors.EVENT_READ, None)
+        self._endpoints: dict[ApiServerId, Endpoint] = {}
+        self._dials: dict[ApiServerId, Dial] = {}
+        self._peers: dict[ApiServerId, _Peer] = {}
+
+    @property
+    def attached(self) -> list[ApiServerId]:
+        return list(self._peers)
+
+    @property
+    def expected(self) -> int:
+        """API servers of the membership."""
+        return len(self._endpoints)
+
+    def update(self, membership: Membership) -> None:
+        """Dial who is new or has moved; drop who is gone. A connection that is dropped is told as Lost."""
+        named = {endpoint.index: endpoint for endpoint in membership.api_servers}
+        for index, endpoint in list(self._endpoints.items()):
+            if named.get(index) != endpoint:
+                del self._endpoints[index]
+                if index in self._dials:
+                    self._dials.pop(index).cancel()
+                if index in self._peers:
+                    self._lose(self._peers[index], "the membership no longer names it")
+        for index, endpoint in named.items():
+            if index not in self._endpoints:
+                self._endpoints[index] = endpoint
+                self._dial(endpoint)
+
+    def poll(self, block: bool) -> list[Event]:
+        """What has happened since the last call; where `block`, wait for something to happen."""
+        events: list[Event] = []
+        for key, ready in self._selector.select(None if block else 0):
+            peer: _Peer | None = key.data
+            if peer is None:
+                for notice in self._mailbox.take():
+                    self._notice(notice, events)
+            else:
+                self._serve(peer, ready, events)
+        return events
+
+    def send(self, api_server: ApiServerId, message: Message) -> None:
+        """Queue a message; never blocks. Dropped where the API server is not attached: its requests are void."""
+        peer = self._peers.get(api_server)
+        if peer is None:
+            return
+        channel = peer.channel
+        try:
+            channel.post(message)
+        except ConnectionError as error:
+            self._lose(peer, str(error))
+            return
+        if channel.pending:
+            if channel.pending > MAX_PENDING:
+                self._lose(peer, f"it leaves {channel.pending:,} bytes unread")
+            else:
+                self._watch(peer, selectors.EVENT_READ | selectors.EVENT_WRITE)
+
+    # --- inside ---
+
+    def _dial(self, endpoint: Endpoint, pause: float = 0.0) -> None:
+        self._dials[endpoint.index] = Dial(endpoint, self._secret, self._mailbox, pause)
+
+    def _notice(self, notice: Notice, events: list[Event]) -> None:
+        if not isinstance(notice, Dialled):
+            events.append(notice)
+            return
+        endpoint = notice.dial.endpoint
+        if self._dials.get(endpoint.index) is not notice.dial:
+            notice.channel.close()  # called off while it was on its way
+            return
+        del self._dials[endpoint.index]
+        peer = _Peer(endpoint, notice.channel)
+        peer.channel.setblocking(False)
+        self._peers[endpoint.index] = peer
+        self._selector.register(peer.channel, peer.watched, peer)
+        events.append(Attached(endpoint.index))
+        self.send(endpoint.index, self._hello)
+
+    def _serve(self, peer: _Peer, ready: int, events: list[Event]) -> None:
+        if peer.lost:
+            return
+        try:
+            if ready & selectors.EVENT_WRITE:
+                peer.channel.flush()
+                if not peer.channel.pending:
+                    self._watch(peer, selectors.EVENT_READ)
+            if ready & selectors.EVENT_READ:
+                events += [Received(peer.endpoint.index, message) for message in peer.channel.drain(self._decoder)]
+        except (Closed, FrameError) as error:
+            self._lose(peer, str(error))
+
+    def _watch(self, peer: _Peer, events: int) -> None:
+        if peer.watched != events:
+            peer.watched = events
+            self._selector.modify(peer.channel, events, peer)
+
+    def _lose(self, peer: _Peer, reason: str) -> None:
+        """End a connection. Its loss is told by the next `poll`; if still named, the API server is dialled again."""
+        index = peer.endpoint.index
+        peer.lost = True
+        del self._peers[index]
+        self._selector.unregister(peer.channel)
+        peer.channel.close()
+        self._mailbox.put(Lost(index, reason))
+        if self._endpoints.get(index) == peer.endpoint:
+            lived = time.monotonic() - peer.since
+            self._dial(peer.endpoint, 0.0 if lived > SHORT_LIVED else LAST_RETRY / 4)

@@ -1,0 +1,155 @@
+"""A runner without a model: words at a set speed, for drills, start-up tests and front-end benchmarks.
+
+The token at an output position is a function of the prompt, the request's seed and the position alone, so a
+request continues on another rank as it would have. It ends by itself after 16 to 127 tokens, by the same
+function, unless ignore_eos is set. Of the sampling parameters those that say when to end and which log
+probabilities to report are honoured; those that shape a distribution have none to shape.
+"""
+
+import math
+import threading
+import time
+from array import array
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from phalanx.config import Config
+from phalanx.engine.sequence import Chunk, Progress, Sampled, Sequence
+from phalanx.protocol import StageName, TokenLogprobs
+
+CACHE_TOKENS = 262_144
+"""Size of the cache where no flag sets it, or one sequence of the model's length where that is more."""
+SHORTEST, LONGEST = 16, 127
+"""Tokens, the end of sequence included, after which a request ends by itself."""
+WORDS = 2048
+"""Vocabulary entries to draw from, at most."""
+WORD_BORDERS = "Ġ▁"
+"""How byte-level and SentencePiece vocabularies write the space before a word."""
+MASK = 2**64 - 1
+
+
+class SyntheticRunner:
+    """Implements `phalanx.engine.sequence.Runner`."""
+
+    num_blocks: int
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.block_size = config.engine.block_size
+        self.vocab_size = config.facts.vocab_size
+        self.eos_token_ids = config.facts.eos_token_ids
+        self._step_seconds = 1 / config.engine.synthetic_rate if config.engine.synthetic_rate else 0.0
+        self._step_end = 0.0
+        self._pause = threading.Event()
+        self._digests: dict[Sequence, int] = {}
+
+    def load(self, progress: Progress) -> None:
+        progress(StageName.WEIGHTS, None, "")
+        self._words = ordinary_words(self._config)
+        progress(StageName.CACHE, None, "")
+        longest = self._config.model.max_model_len or self._config.facts.max_model_len
+        tokens = self._config.engine.kv_cache_tokens or max(CACHE_TOKENS, longest)
+        self.num_blocks = -(-tokens // self.block_size)
+        progress(StageName.WARM_UP, None, "")
+
+    def describe(self) -> str:
+        rate = self._config.engine.synthetic_rate
+        speed = f"{rate:g} tokens/s a request" if rate else "unlimited speed"
+        return f"synthetic, KV cache {self.num_blocks * self.block_size:,} tokens, {speed}"
+
+    def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
+        self._digests = {chunk.sequence: self._digest(chunk.sequence) for chunk in chunks}
+        for chunk in chunks:
+            if chunk.sequence.sampling.prompt_logprobs is not None:
+                self._add_prompt_logprobs(chunk)
+        results = [self._next(chunk.sequence) if chunk.samples else None for chunk in chunks]
+        if self._step_seconds:
+            self._take_time()
+        return results
+
+    def _take_time(self) -> None:
+        """Steps end at a steady beat while they follow on one another; after an idle time the beat starts anew."""
+        now = time.monotonic()
+        due = self._step_end + self._step_seconds
+        self._step_end = due if due > now else now + self._step_seconds
+        self._pause.wait(self._step_end - now)
+
+    def _digest(self, sequence: Sequence) -> int:
+        """Names (prompt, seed); kept while the sequence is in the steps."""
+        digest = self._digests.get(sequence)
+        if digest is None:
+            prompt = array("I", sequence.tokens[: sequence.prompt_length]).tobytes()
+            seed = sequence.sampling.seed.to_bytes(8, "little")
+            digest = int.from_bytes(blake2b(prompt, digest_size=8, salt=seed).digest(), "little")
+        return digest
+
+    def _next(self, sequence: Sequence) -> Sampled:
+        sampling, position, digest = sequence.sampling, sequence.generated, self._digests[sequence]
+        length = SHORTEST + digest % (LONGEST - SHORTEST + 1)
+        if position >= max(length - 1, sampling.min_tokens) and self.eos_token_ids and not sampling.ignore_eos:
+            token = self.eos_token_ids[0]
+            place = 0
+        else:
+            place = self._place(digest, position)
+            if position < sampling.min_tokens:
+                while self._words[place] in sampling.stop_token_ids:
+                    place = (place + 1) % len(self._words)
+            token = self._words[place]
+        if sampling.logprobs is None:
+            return Sampled(token)
+        return Sampled(token, self._logprobs(token, place, sampling.logprobs))
+
+    def _place(self, digest: int, position: int) -> int:
+        """Of a word, spread evenly (the finaliser of splitmix64)."""
+        mixed = (digest + position * 0x9E3779B97F4A7C15) & MASK
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & MASK
+        return (mixed >> 31) % len(self._words)
+
+    def _logprobs(self, token: int, place: int, count: int) -> TokenLogprobs:
+        """The token has probability 1/2, each further candidate half of the one before."""
+        words = self._words
+        others = (words[(place + step) % len(words)] for step in range(len(words)))
+        top = [token, *(word for word in others if word != token)][:count] if count else []
+        return TokenLogprobs(-math.log(2), 1, top, [-(rank + 1) * math.log(2) for rank in range(len(top))])
+
+    def _add_prompt_logprobs(self, chunk: Chunk) -> None:
+        sequence = chunk.sequence
+        found, count = sequence.prompt_logprobs, sequence.sampling.prompt_logprobs or 0
+        if not found:
+            found.append(None)
+        end = min(chunk.start + chunk.length + 1, sequence.prompt_length)
+        for token in sequence.tokens[len(found) : end]:
+            found.append(self._logprobs(token, token % len(self._words), count))
+
+
+class _Model(msgspec.Struct):
+    vocab: dict[str, int] | list[tuple[str, float]] = {}
+
+
+class _Tokenizer(msgspec.Struct):
+    """The part of tokenizer.json that names the vocabulary."""
+
+    model: _Model
+
+
+def ordinary_words(config: Config) -> list[int]:
+    """Ids whose text is a space and then letters, so that any sequence of them detokenises to readable words.
+
+    Where the checkpoint has no tokenizer.json, any ids that do not end a sequence.
+    """
+    eos = config.facts.eos_token_ids
+    file = Path(config.facts.folder, "tokenizer.json")
+    found: list[int] = []
+    if config.facts.folder and file.is_file():
+        vocab = msgspec.json.decode(file.read_bytes(), type=_Tokenizer).model.vocab
+        entries = vocab.items() if isinstance(vocab, dict) else [(text, i) for i, (text, _) in enumerate(vocab)]
+        found = [
+            token
+            for text, token in entries
+            if text[:1] in WORD_BORDERS and text[1:].isascii() and text[1:].isalpha() and token not in eos
+        ]
+    usable = sorted(token for token in found if token < config.facts.vocab_size)
+    return usable[:WORDS] or [token for token in range(min(WORDS, config.facts.vocab_size)) if token not in eos]
