@@ -1,12 +1,14 @@
 """One completion on its way to the client: engine output in, text that can be shown out."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from phalanx.api.detokenize import Detokenizer
 from phalanx.api.stops import StopMatcher
 from phalanx.protocol import FinishReason, RequestOutput, TokenLogprobs
 
-_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+FinishName: TypeAlias = Literal["stop", "length"]
+
+_REASONS: dict[FinishReason, FinishName] = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
 
 class ScoredToken(NamedTuple):
@@ -65,12 +67,12 @@ class Choice:
         self.token_ids: list[int] | None = [] if keep_ids else None
         """All tokens of the last `feed`."""
         self.tokens = 0
-        self.finish_reason: str | None = None
+        self.finish_reason: FinishName | None = None
         self.stop_reason: int | str | None = None
         """The stop string or the id of `stop_token_ids` that ended it."""
 
     def feed(self, output: RequestOutput) -> str:
-        """Take what the engine brought; give the text that can be shown now.
+        """Take what the engine brought, a failure excepted; give the text that can be shown now.
 
         Sets `finish_reason` at the end, also where a stop string ended the text before the engine did: then the
         rest is nobody's and the caller aborts it.
@@ -102,7 +104,7 @@ class Choice:
             if self.finish_reason is not None:
                 break
         if finish is not None and self.finish_reason is None:
-            self.finish_reason = _REASONS.get(finish, "error")
+            self.finish_reason = _REASONS[finish]
             self.stop_reason = output.stop_token
             parts.append(self._match(self._detokenizer.finish()))
             if self._stops is not None and self._stops.found is None:

@@ -69,7 +69,7 @@ def _independent(kinds: list[str | None]) -> bool:
     return kinds[-1:] == ["Fuse"] and set(kinds[:-1]) <= {"Replace", "ByteFallback"}
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """GPT-2's characters for the 256 bytes: printable ones stand for themselves, the others for 256 + n."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     alphabet = {chr(byte): byte for byte in printable}
@@ -82,7 +82,7 @@ class ByteLevelTexts:
     def __init__(self, tokenizer: Tokenizer, skipped: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self._skipped = skipped
-        self._alphabet = _byte_alphabet()
+        self._alphabet = byte_alphabet()
         self.pieces = _Pieces(self)
         self.texts = _WholeTexts(self.pieces)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -44,7 +45,7 @@ class BodyTooLarge(ApiError):
 class Exchange:
     """A request being answered. Handlers read `body()`, then either `reply` once or `begin_events` and `send` on."""
 
-    __slots__ = ("_receive", "method", "path", "scope", "send", "status")
+    __slots__ = ("_receive", "arrival", "method", "path", "scope", "send", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -52,6 +53,7 @@ class Exchange:
         self.send = send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.arrival = perf_counter()
         self.status = 0
         """Of the answer; 0 while none has begun."""
 
@@ -115,6 +117,13 @@ class Exchange:
         """Start a stream of server-sent events; each is then one `http.response.body` through `send`."""
         self.status = 200
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+
+    async def send_event(self, event: bytes) -> None:
+        await self.send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def end_events(self, event: bytes) -> None:
+        """Send the last event and end the answer."""
+        await self.send({"type": "http.response.body", "body": event})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]], length: int) -> None:
         headers.append((b"content-length", str(length).encode()))

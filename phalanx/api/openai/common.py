@@ -153,24 +153,25 @@ def check_model(model: str | None, config: Config) -> str:
     )
 
 
-def max_model_len(config: Config) -> int:
-    return config.model.max_model_len or config.facts.max_model_len
+def too_long(limit: int, prompt: int, param: str, asked: int | None = None, at_least: bool = False) -> ApiError:
+    """A prompt of so many tokens, with `asked` more to produce, does not fit into `limit` tokens."""
+    size = f"{'at least ' if at_least else ''}{prompt} tokens"
+    wish = "leaves no room for an answer" if asked is None else f"and {asked} to produce are {prompt + asked}"
+    return ApiError(
+        f"The model's maximum context length is {limit} tokens. A prompt of {size} {wish}.",
+        param=param,
+        code="context_length_exceeded",
+    )
 
 
-def check_length(prompt: int, asked: int | None, default: int | None, config: Config) -> int:
+def check_length(limit: int, prompt: int, asked: int | None, default: int | None, param: str) -> int:
     """How many tokens may be produced after `prompt` tokens. `default`: where none are asked for; None: all left.
 
-    Raises ApiError (400, context_length_exceeded) in numbers.
+    Raises ApiError (400, context_length_exceeded) in numbers; `param` names the prompt.
     """
-    limit = max_model_len(config)
-    wanted = 1 if asked is None else asked
-    if prompt + wanted > limit:
-        produced = "leaves no room for an answer" if asked is None else f"and {asked} to produce are {prompt + asked}"
-        raise ApiError(
-            f"The model's maximum context length is {limit} tokens. A prompt of {prompt} tokens {produced}.",
-            param="max_tokens" if prompt < limit and asked is not None else "prompt",
-            code="context_length_exceeded",
-        )
+    # A prompt that is only scored needs room for one token too: the engine scores it on the way there.
+    if prompt + max(1 if asked is None else asked, 1) > limit:
+        raise too_long(limit, prompt, "max_tokens" if asked and prompt < limit else param, asked or None)
     if asked is not None:
         return asked
     return limit - prompt if default is None else min(default, limit - prompt)

@@ -1,0 +1,28 @@
+"""An API server's process: `python -m phalanx.api --control ADDRESS --index I --incarnation K`."""
+
+import sys
+
+from phalanx.api.mailbox import Mailbox
+from phalanx.child import EXIT_FAILED, Launch, enlist
+from phalanx.protocol import Role, StageName
+
+
+def main() -> int:
+    launch = Launch.from_process(sys.argv[1:])
+    mailbox = Mailbox()
+    control = enlist(launch, Role.API, mailbox.put)
+    try:
+        control.stage(StageName.STARTED)
+        # After enlisting, so that a failing import is told with its traceback.
+        from phalanx.api.server import run
+
+        control.stage(StageName.IMPORTED)
+        run(launch, control, mailbox)
+    except Exception as error:
+        control.failed(error)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The ASGI application: the key, the route, and every failure as an error of OpenAI's form."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+
+from phalanx.api.errors import ApiError, server_error
+from phalanx.api.http import ClientGone, Exchange, Receive, Scope, Send
+from phalanx.api.routes import Route, Routing
+from phalanx.api.service import Service
+
+log = logging.getLogger(__name__)
+
+
+class Application:
+    """Plain ASGI: nothing is wrapped around a request, so a streamed token passes no other layer."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._routing = Routing()
+        # Digests are of equal length, so comparing them tells nothing of a key's length either.
+        self._keys = [_digest(key.encode()) for key in service.config.http.api_key]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise ValueError(f"this server speaks HTTP, not {scope['type']}")
+        exchange = Exchange(scope, receive, send)
+        methods = self._routing.methods(exchange.path)
+        route = methods.get(exchange.method)
+        try:
+            try:
+                self._check_key(exchange, route)
+                await self._check_route(exchange, methods, route).handler(exchange, self._service)
+            except ApiError as error:
+                await exchange.refuse(error)
+            except ClientGone:
+                pass
+            except asyncio.CancelledError:
+                await self._cut_short(exchange)
+            except Exception:
+                log.exception("%s %s failed", exchange.method, exchange.path)
+                await self._give_up(exchange, server_error("The server failed on this request; its log says why."))
+        finally:
+            handler = "none" if route is None else route.path
+            method = exchange.method if route is not None else "other"
+            status = f"{exchange.status // 100}xx" if exchange.status else "gone"
+            self._service.metrics.http.add(1, handler, method, status)
+
+    def _check_key(self, exchange: Exchange, route: Route | None) -> None:
+        if not self._keys or (route is not None and route.open):
+            return
+        scheme, _, given = (exchange.header(b"authorization") or b"").partition(b" ")
+        digest = _digest(given.strip())
+        # Every key is compared in full: time must not tell which was nearly right.
+        known = [hmac.compare_digest(digest, key) for key in self._keys]
+        if scheme.lower() == b"bearer" and any(known):
+            return
+        raise ApiError(
+            "This server needs an API key: send the header `Authorization: Bearer KEY`."
+            if not given
+            else "This API key is not one of the server's.",
+            status=401,
+            code="invalid_api_key",
+            headers=((b"www-authenticate", b"Bearer"),),
+        )
+
+    @staticmethod
+    def _check_route(exchange: Exchange, methods: dict[str, Route], route: Route | None) -> Route:
+        if route is not None:
+            encoding = exchange.header(b"content-encoding")
+            if encoding not in (None, b"identity"):
+                raise ApiError("Compressed request bodies are not supported.", status=415)
+            return route
+        if methods:
+            allowed = ", ".join(methods)
+            raise ApiError(
+                f"{exchange.path} takes {allowed}, not {exchange.method}.",
+                status=405,
+                headers=((b"allow", allowed.encode()),),
+            )
+        raise ApiError(f"There is no {exchange.path[:200]} here; GET /openapi.json lists what is.", status=404)
+
+    async def _cut_short(self, exchange: Exchange) -> None:
+        """The server stops while it works on this."""
+        await self._give_up(exchange, server_error("The server is being stopped.", status=503, code="stopping"))
+
+    @staticmethod
+    async def _give_up(exchange: Exchange, error: ApiError) -> None:
+        if exchange.status == 0:
+            await exchange.refuse(error)
+        else:
+            await exchange.end_events(b"data: %b\n\n" % error.body)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,287 @@
+"""POST /v1/chat/completions."""
+
+import secrets
+import time
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from phalanx.api.chat_template import RESERVED, ChatTemplate, TemplateError
+from phalanx.api.choice import FinishName
+from phalanx.api.decoding import BodyDecoder, refuse_unsupported, unsupported
+from phalanx.api.errors import ApiError
+from phalanx.api.http import Exchange
+from phalanx.api.openai.common import MAX_MESSAGES, SamplingFields, Usage, check_length, check_model
+from phalanx.api.openai.generation import Branch, Collected, run
+from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
+from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
+from phalanx.api.service import Service
+from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer
+
+MAX_PARTS = 1024
+
+
+class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[ContentPart], Meta(min_length=1, max_length=MAX_PARTS)]
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    # Clients send the assistant's message back as they got it, with these as null.
+    refusal: Annotated[Any, unsupported()] = None
+    annotations: Annotated[Any, unsupported([])] = None
+    audio: Annotated[Any, unsupported()] = None
+    function_call: Annotated[Any, unsupported()] = None
+    tool_calls: Annotated[Any, unsupported([])] = None
+    tool_call_id: Annotated[Any, unsupported()] = None
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates know messages."""
+        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        # OpenAI's newer name of the same role, which templates do not know.
+        message = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.name is not None:
+            message["name"] = self.name
+        return message
+
+
+Messages = Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
+TemplateValues = Annotated[
+    dict[str, Any], Meta(max_length=64, description="More values for the chat template, such as enable_thinking.")
+]
+
+
+class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+    messages: Messages
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: Annotated[bool | None, Meta(description="The answer continues the last message.")] = None
+    add_special_tokens: Annotated[bool | None, Meta(description="Besides those that the template writes.")] = None
+    chat_template_kwargs: TemplateValues | None = None
+
+    tools: Annotated[Any, unsupported([])] = None
+    tool_choice: Annotated[Any, unsupported("none", "auto")] = None
+    parallel_tool_calls: Annotated[Any, unsupported(True, False)] = None
+    functions: Annotated[Any, unsupported([])] = None
+    function_call: Annotated[Any, unsupported("none", "auto")] = None
+    response_format: Annotated[Any, unsupported({"type": "text"})] = None
+    modalities: Annotated[Any, unsupported(["text"])] = None
+    audio: Annotated[Any, unsupported()] = None
+    prediction: Annotated[Any, unsupported()] = None
+    web_search_options: Annotated[Any, unsupported()] = None
+    reasoning_effort: Annotated[Any, unsupported("none")] = None
+    verbosity: Annotated[Any, unsupported("medium")] = None
+    store: Annotated[Any, unsupported(False)] = None
+    metadata: Annotated[Any, unsupported({})] = None
+    prompt_cache_key: Annotated[Any, unsupported()] = None
+    chat_template: Annotated[Any, unsupported()] = None
+    echo: Annotated[Any, unsupported(False)] = None
+
+
+class AssistantMessage(msgspec.Struct, kw_only=True):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishName
+    stop_reason: Annotated[int | str | None, Meta(description="The stop string or stop token that ended it.")]
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatResponse(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatDelta(msgspec.Struct, kw_only=True):
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str
+
+
+class ChatChunkChoice(msgspec.Struct):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishName | None = None
+    stop_reason: int | str | UnsetType | None = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatChunk(msgspec.Struct, kw_only=True):
+    """One event of a stream; the last one is the text `[DONE]`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatForm:
+    """Writes the answer to one request."""
+
+    def __init__(self, request: ChatRequest, model: str, tokenizer: ModelTokenizer) -> None:
+        self._id = f"chatcmpl-{secrets.token_hex(16)}"
+        self._created = int(time.time())
+        self._model = model
+        self._tokenizer = tokenizer
+        self._top = request.top_logprobs or 0
+        self._scored = bool(request.logprobs)
+        self._with_ids = bool(request.return_token_ids)
+        # With include_usage every chunk but the last says `"usage": null`.
+        include_usage = request.stream_options is not None and request.stream_options.include_usage
+        self._no_usage: UnsetType | None = None if include_usage else UNSET
+
+    def splice(self, branch: Branch) -> tuple[bytes, bytes] | None:
+        if self._scored or self._with_ids:
+            return None
+        mark = "\x00text\x00"
+        chunk = self._chunk([ChatChunkChoice(branch.index, ChatDelta(content=mark))], self._no_usage)
+        head, _, tail = msgspec.json.encode(chunk).partition(msgspec.json.encode(mark))
+        return b"data: " + head, tail + b"\n\n"
+
+    def chunk(self, branch: Branch, text: str, first: bool, spent: Usage | None) -> ChatChunk:
+        choice = branch.choice
+        part = ChatChunkChoice(branch.index, ChatDelta(role="assistant" if first else UNSET, content=text))
+        if self._scored:
+            part.logprobs = chat_logprobs(choice.scores or [], self._tokenizer, self._top)
+        if self._with_ids:
+            part.token_ids = choice.token_ids or []
+        if choice.finish_reason is not None:
+            part.finish_reason = choice.finish_reason
+            part.stop_reason = choice.stop_reason
+        chunk = self._chunk([part], self._no_usage if spent is None else spent)
+        if first and self._with_ids:
+            chunk.prompt_token_ids = branch.prompt
+        return chunk
+
+    def usage_chunk(self, spent: Usage) -> ChatChunk:
+        return self._chunk([], spent)
+
+    def _chunk(self, choices: list[ChatChunkChoice], spent: Usage | UnsetType | None) -> ChatChunk:
+        return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=spent)
+
+    def response(self, branches: list[Collected], spent: Usage) -> ChatResponse:
+        choices = []
+        for collected in branches:
+            choice = collected.branch.choice
+            assert choice.finish_reason is not None
+            choices.append(
+                ChatChoice(
+                    collected.branch.index,
+                    AssistantMessage(content=collected.text),
+                    chat_logprobs(collected.scores, self._tokenizer, self._top) if self._scored else None,
+                    choice.finish_reason,
+                    choice.stop_reason,
+                    collected.token_ids if self._with_ids else UNSET,
+                )
+            )
+        return ChatResponse(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=spent,
+            prompt_token_ids=branches[0].branch.prompt if self._with_ids else UNSET,
+        )
+
+
+_decoder = BodyDecoder(ChatRequest)
+
+
+async def chat_completions(exchange: Exchange, service: Service) -> None:
+    config = service.config
+    request = _decoder.decode(await exchange.body(config.http.max_body_bytes))
+    model = check_model(request.model, config)
+    request.check(config)
+    check_count(service, 1, request.n or 1)
+    top = _asked_logprobs(request, config.engine.max_logprobs)
+    async with exchange.ended_with_client():
+        text = await render(
+            service,
+            request.messages,
+            request.chat_template_kwargs,
+            request.add_generation_prompt,
+            bool(request.continue_final_message),
+        )
+        tokens = await encode_prompt(
+            service, text, add_special_tokens=bool(request.add_special_tokens), param="messages"
+        )
+        asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+        sampling = request.sampling(
+            config, max_tokens=check_length(service.max_model_len, len(tokens), asked, None, "messages"), logprobs=top
+        )
+        prompt = Prompt(tokens, text, continues=bool(request.continue_final_message))
+        branches = branches_for(service, exchange, request, [(prompt, sampling)])
+        await run(exchange, service, request, branches, ChatForm(request, model, service.tokenizer))
+
+
+def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
+    top = request.top_logprobs
+    if top is not None and not request.logprobs:
+        raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    if top is not None and top > most:
+        raise ApiError(f"top_logprobs is {top}; this server gives {most} (--max-logprobs).", param="top_logprobs")
+    return (top or 0) if request.logprobs else None
+
+
+async def render(
+    service: Service,
+    messages: list[ChatMessage],
+    values: dict[str, Any] | None,
+    add_generation_prompt: bool | None,
+    continue_final: bool,
+) -> str:
+    """The messages as the checkpoint's template writes them.
+
+    Raises ApiError (400) with the template's own words where it refuses them.
+    """
+    template = service.chat_template
+    if not isinstance(template, ChatTemplate):
+        raise ApiError(f"{template} Use /v1/completions, or start with --chat-template.", code="no_chat_template")
+    if continue_final and add_generation_prompt:
+        raise ApiError(
+            "continue_final_message and add_generation_prompt exclude one another.", param="continue_final_message"
+        )
+    for position, message in enumerate(messages):
+        refuse_unsupported(message, f"messages[{position}].")
+    for name in values or ():
+        if name in RESERVED or name in service.tokenizer.special:
+            raise ApiError(
+                f"chat_template_kwargs cannot replace {name!r}, which the server sets.", param="chat_template_kwargs"
+            )
+    plain = [message.for_template() for message in messages]
+
+    def work() -> str:
+        return template.render(
+            plain,
+            add_generation_prompt=not continue_final if add_generation_prompt is None else add_generation_prompt,
+            continue_final_message=continue_final,
+            extra=values,
+        )
+
+    try:
+        if sum(len(message["content"]) for message in plain) <= INLINE_CHARACTERS:
+            return work()
+        return await service.tokenizer.in_thread(work)
+    except TemplateError as error:
+        raise ApiError(f"The model's chat template does not accept these messages: {error}", param="messages") from None

@@ -1,0 +1,205 @@
+"""POST /v1/completions."""
+
+import secrets
+import time
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from phalanx.api.choice import FinishName, ScoredToken
+from phalanx.api.decoding import BodyDecoder, unsupported
+from phalanx.api.errors import ApiError
+from phalanx.api.http import Exchange
+from phalanx.api.openai.common import SamplingFields, TokenId, Usage, check_length, check_model
+from phalanx.api.openai.generation import Branch, Collected, run
+from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
+from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
+from phalanx.api.service import Service
+from phalanx.api.tokenizer import ModelTokenizer
+from phalanx.config import Config
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's."""
+
+
+class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+    prompt: Annotated[
+        str | list[str | TokenId | list[TokenId]],
+        Meta(description="A text, its token ids, or a list of either; all of one kind."),
+    ]
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    echo: Annotated[bool | None, Meta(description="Begin with the prompt; its logprobs too, where asked for.")] = None
+    logprobs: Annotated[int, Meta(ge=0)] | None = None
+    add_special_tokens: Annotated[bool | None, Meta(description="Such as begin-of-sequence; default true.")] = None
+
+    best_of: Annotated[int, Meta(ge=1, description="Not supported yet, but where it equals n.")] | None = None
+    suffix: Annotated[Any, unsupported("")] = None
+
+    def prompts(self) -> list[str | list[int]]:
+        """One or more prompts.
+
+        Raises ApiError (400) for kinds mixed, and for nothing.
+        """
+        given = self.prompt
+        if isinstance(given, str):
+            return [given]
+        if given and all(isinstance(item, int) for item in given):
+            return [given]  # type: ignore[list-item]
+        kinds = {type(item) for item in given}
+        if len(kinds) > 1:
+            raise ApiError("prompt mixes texts, tokens and lists; give all of one kind.", param="prompt")
+        if not given:
+            raise ApiError("prompt is an empty list.", param="prompt")
+        return given  # type: ignore[return-value]
+
+
+class CompletionChoice(msgspec.Struct):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishName | None
+    stop_reason: Annotated[int | str | None, Meta(description="The stop string or stop token that ended it.")] = None
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class CompletionResponse(msgspec.Struct, kw_only=True):
+    """The whole answer, or one event of a stream, whose last one is the text `[DONE]`."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class CompletionForm:
+    """Writes the answer to one request."""
+
+    def __init__(self, request: CompletionRequest, model: str, tokenizer: ModelTokenizer) -> None:
+        self._id = f"cmpl-{secrets.token_hex(16)}"
+        self._created = int(time.time())
+        self._model = model
+        self._tokenizer = tokenizer
+        self._echo = bool(request.echo)
+        self._top = request.logprobs
+        self._with_ids = bool(request.return_token_ids)
+        # With include_usage every chunk but the last says `"usage": null`.
+        include_usage = request.stream_options is not None and request.stream_options.include_usage
+        self._no_usage: UnsetType | None = None if include_usage else UNSET
+
+    def splice(self, branch: Branch) -> tuple[bytes, bytes] | None:
+        if self._top is not None or self._with_ids:
+            return None
+        mark = "\x00text\x00"
+        chunk = self._response([CompletionChoice(branch.index, mark, None, None)], self._no_usage)
+        head, _, tail = msgspec.json.encode(chunk).partition(msgspec.json.encode(mark))
+        return b"data: " + head, tail + b"\n\n"
+
+    def chunk(self, branch: Branch, text: str, first: bool, spent: Usage | None) -> CompletionResponse:
+        scores = branch.choice.scores or []
+        choice = self._choice(branch, text, self._scored(branch, scores, first), branch.choice.token_ids, first)
+        return self._response([choice], self._no_usage if spent is None else spent)
+
+    def usage_chunk(self, spent: Usage) -> CompletionResponse:
+        return self._response([], spent)
+
+    def response(self, branches: list[Collected], spent: Usage) -> CompletionResponse:
+        choices = [
+            self._choice(
+                collected.branch,
+                collected.text,
+                self._scored(collected.branch, collected.scores, True),
+                collected.token_ids,
+                True,
+            )
+            for collected in branches
+        ]
+        return self._response(choices, spent)
+
+    def _choice(
+        self, branch: Branch, text: str, logprobs: CompletionLogprobs | None, ids: list[int] | None, first: bool
+    ) -> CompletionChoice:
+        choice = CompletionChoice(
+            branch.index,
+            branch.prompt_text + text if first and self._echo else text,
+            logprobs,
+            branch.choice.finish_reason,
+            branch.choice.stop_reason,
+        )
+        if self._with_ids:
+            choice.token_ids = ids or []
+            if first:
+                choice.prompt_token_ids = branch.prompt
+        return choice
+
+    def _scored(self, branch: Branch, scores: list[ScoredToken], first: bool) -> CompletionLogprobs | None:
+        if self._top is None:
+            return None
+        offset = len(branch.prompt_text) if self._echo else 0
+        found = completion_logprobs(scores, self._tokenizer, self._top, offset)
+        if first and self._echo and branch.prompt_logprobs is not None:
+            prompt = echoed_logprobs(
+                branch.prompt, branch.prompt_text, branch.prompt_logprobs, self._tokenizer, self._top
+            )
+            return joined(prompt, found)
+        return found
+
+    def _response(self, choices: list[CompletionChoice], spent: Usage | UnsetType | None) -> CompletionResponse:
+        return CompletionResponse(id=self._id, created=self._created, model=self._model, choices=choices, usage=spent)
+
+
+_decoder = BodyDecoder(CompletionRequest)
+
+
+async def completions(exchange: Exchange, service: Service) -> None:
+    config = service.config
+    request = _decoder.decode(await exchange.body(config.http.max_body_bytes))
+    model = check_model(request.model, config)
+    request.check(config)
+    given = request.prompts()
+    n = request.n or 1
+    check_count(service, len(given), n)
+    if request.best_of is not None and request.best_of != n:
+        raise ApiError("best_of other than n is not supported yet.", param="best_of", code="unsupported_parameter")
+    most = config.engine.max_logprobs
+    if request.logprobs is not None and request.logprobs > most:
+        raise ApiError(f"logprobs is {request.logprobs}; this server gives {most} (--max-logprobs).", param="logprobs")
+    async with exchange.ended_with_client():
+        prompts = []
+        for prompt in given:
+            encoded = await _encode(service, request, prompt)
+            sampling = request.sampling(
+                config,
+                max_tokens=check_length(
+                    service.max_model_len, len(encoded.tokens), request.max_tokens, DEFAULT_MAX_TOKENS, "prompt"
+                ),
+                logprobs=request.logprobs,
+                prompt_logprobs=request.logprobs if request.echo else None,
+            )
+            prompts.append((encoded, sampling))
+        branches = branches_for(service, exchange, request, prompts)
+        await run(exchange, service, request, branches, CompletionForm(request, model, service.tokenizer))
+
+
+async def _encode(service: Service, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
+    if isinstance(prompt, str):
+        add = request.add_special_tokens is not False
+        tokens = await encode_prompt(service, prompt, add_special_tokens=add, param="prompt")
+        return Prompt(tokens, prompt, continues=bool(prompt))
+    check_token_ids(prompt, service.config)
+    # The length is checked before the text is made.
+    check_length(service.max_model_len, len(prompt), request.max_tokens, DEFAULT_MAX_TOKENS, "prompt")
+    text = await service.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else ""
+    return Prompt(prompt, text, continues=True)
+
+
+def check_token_ids(tokens: list[int], config: Config, param: str = "prompt") -> None:
+    """Raises ApiError (400) for an empty list and for ids that the model does not have."""
+    if not tokens:
+        raise ApiError(f"{param} is empty: there is no token to begin from.", param=param)
+    vocabulary = config.facts.vocab_size
+    if max(tokens) >= vocabulary:
+        raise ApiError(f"{param} has token {max(tokens)}; the model's tokens are 0 to {vocabulary - 1}.", param=param)

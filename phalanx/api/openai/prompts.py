@@ -1,0 +1,88 @@
+"""Prompts of all forms to tokens that fit the model, and the branches that run them."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from phalanx.api.choice import Choice
+from phalanx.api.errors import ApiError
+from phalanx.api.http import Exchange
+from phalanx.api.openai.common import SamplingFields, choice_seed, too_long
+from phalanx.api.openai.generation import Branch
+from phalanx.api.service import Service
+from phalanx.api.tokenizer import TooLong
+from phalanx.protocol import SamplingParams
+
+
+class Prompt(NamedTuple):
+    tokens: list[int]
+    text: str
+    """As the client wrote it; of a prompt given as tokens, their text where it is needed and empty where not."""
+    continues: bool
+    """The answer goes on in the middle of the prompt's text; else it begins a text of its own."""
+
+
+async def encode_prompt(service: Service, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
+    """Raises ApiError (400) for a text that no prompt of this model can be."""
+    try:
+        tokens = await service.tokenizer.encode(
+            text, add_special_tokens=add_special_tokens, limit=service.max_model_len
+        )
+    except TooLong as error:
+        raise too_long(service.max_model_len, error.at_least, param, at_least=True) from None
+    if not tokens:
+        raise ApiError(f"{param} is empty: there is no token to begin from.", param=param)
+    return tokens
+
+
+def check_count(service: Service, prompts: int, n: int) -> None:
+    """Raises ApiError (400) for more completions than one HTTP request may ask for."""
+    most = service.config.http.max_batch
+    if prompts * n > most:
+        raise ApiError(
+            f"{prompts} prompts with n = {n} are {prompts * n} completions; one request may ask for {most}.",
+            param="n" if n > 1 else "prompt",
+        )
+
+
+def branches_for(
+    service: Service,
+    exchange: Exchange,
+    request: SamplingFields,
+    prompts: list[tuple[Prompt, SamplingParams]],
+) -> list[Branch]:
+    """`n` branches a prompt, each with a seed of its own."""
+    n = request.n or 1
+    stops = request.stop_strings()
+    branches: list[Branch] = []
+    for prompt, sampling in prompts:
+        service.metrics.asked_choices.observe(n)
+        for choice in range(n):
+            branches.append(
+                Branch(
+                    len(branches),
+                    prompt.tokens,
+                    Choice(
+                        service.tokenizer.detokenizer(
+                            skip_special_tokens=request.skip_special_tokens is not False,
+                            context=prompt.tokens if prompt.continues else [],
+                        ),
+                        stops=stops,
+                        keep_stop=bool(request.include_stop_str_in_output),
+                        min_tokens=sampling.min_tokens,
+                        scored=sampling.logprobs is not None,
+                        keep_ids=bool(request.return_token_ids),
+                    ),
+                    _reseeded(sampling, choice),
+                    metrics=service.metrics,
+                    arrival=exchange.arrival,
+                    prompt_text=prompt.text,
+                )
+            )
+    return branches
+
+
+def _reseeded(sampling: SamplingParams, choice: int) -> SamplingParams:
+    if choice == 0:
+        return sampling
+    return msgspec.structs.replace(sampling, seed=choice_seed(sampling.seed, choice))

@@ -1,0 +1,90 @@
+"""The OpenAPI document, from the same types that requests are decoded with."""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import phalanx
+from phalanx.api.errors import ErrorResponse
+
+if TYPE_CHECKING:
+    from phalanx.api.routes import Route
+
+_ERRORS = {
+    "400": "The request is wrong; the message says what and where.",
+    "401": "No API key, or one that is not known.",
+    "404": "No such model.",
+    "413": "The body is larger than this server reads.",
+    "500": "The server failed.",
+    "503": "Nothing can be generated now; try again after `Retry-After` seconds.",
+}
+_GET_ERRORS = ("401", "404", "500")
+_POST_ERRORS = ("400", "401", "404", "413", "500", "503")
+
+
+def document(routes: "tuple[Route, ...]") -> bytes:
+    """OpenAPI 3.1 as JSON."""
+    types: list[type[msgspec.Struct]] = [
+        found
+        for route in routes
+        for found in (route.request, route.response, route.event, route.unready)
+        if isinstance(found, type)
+    ]
+    unique: list[type[msgspec.Struct]] = list(dict.fromkeys([*types, ErrorResponse]))
+    schemas, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
+    schema_of: dict[type[msgspec.Struct], Any] = dict(zip(unique, schemas, strict=True))
+    paths: dict[str, Any] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "Phalanx", "version": phalanx.__version__},
+            "paths": paths,
+            "components": {
+                "schemas": components,
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            },
+        }
+    )
+
+
+def _operation(route: "Route", schema_of: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
+    if isinstance(route.response, str):
+        content: dict[str, Any] = {route.response: {}}
+    else:
+        content = {"application/json": {"schema": schema_of[route.response]}}
+    if route.event is not None:
+        content["text/event-stream"] = {
+            "schema": {"type": "string", "description": f"With `stream`: {route.event.__name__} events, then [DONE]."}
+        }
+    responses: dict[str, Any] = {"200": {"description": route.summary, "content": content}}
+    for status in _GET_ERRORS if route.request is None else _POST_ERRORS:
+        responses[status] = {
+            "description": _ERRORS[status],
+            "content": {"application/json": {"schema": schema_of[ErrorResponse]}},
+        }
+    if route.unready is not None:
+        responses["503"] = {
+            "description": "Not ready.",
+            "content": {"application/json": {"schema": schema_of[route.unready]}},
+        }
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "summary": route.summary,
+        "responses": responses,
+    }
+    if not route.open:
+        # The key is needed only where the service was started with one.
+        operation["security"] = [{}, {"key": []}]
+    if route.request is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema_of[route.request]}},
+        }
+    name = route.path.partition("{")[2].removesuffix("}")
+    if name:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        ]
+    return operation

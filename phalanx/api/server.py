@@ -1,0 +1,132 @@
+"""The process of an API server: its event loop, the engine plane, HTTP on the inherited socket, and its end."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from phalanx.api.app import Application
+from phalanx.api.chat_template import ChatTemplate, find_template
+from phalanx.api.connection import BoundedProtocol
+from phalanx.api.engine_client import EngineClient
+from phalanx.api.mailbox import Mailbox
+from phalanx.api.metrics import Metrics
+from phalanx.api.service import Service
+from phalanx.api.siblings import Siblings
+from phalanx.api.tokenizer import ModelTokenizer
+from phalanx.child import Control, Launch
+from phalanx.config import Config
+from phalanx.protocol import ApiServerId, Membership, MetricsGathered, MetricsRequest, Stop, ToChild
+
+log = logging.getLogger(__name__)
+
+GRACE = 1
+"""Seconds in which connections may still take what has been written for them when the server stops."""
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn on sockets that others hold, ended by the supervisor and not by signals."""
+
+    def __init__(self, application: Application, on_start: Callable[[], None] = lambda: None) -> None:
+        config = uvicorn.Config(
+            application,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE,
+        )
+        super().__init__(config)
+        self._on_start = on_start
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
+
+    def stop(self) -> None:
+        """Take no more connections, cut requests in flight short (each is told so) and end."""
+        self.should_exit = True
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+
+def load_template(config: Config, tokenizer: ModelTokenizer) -> ChatTemplate | str:
+    """The chat template, or the sentence that says why chats are refused.
+
+    Raises FileNotFoundError or ValueError for a template that was asked for by name.
+    """
+    override = config.model.chat_template
+    found = find_template(Path(config.facts.folder), override)
+    if found is None:
+        return "This model's files have no chat template."
+    source, origin = found
+    try:
+        return ChatTemplate(source, tokenizer.special)
+    except ValueError as error:
+        if override is not None:
+            raise ValueError(f"{origin}: {error}") from error
+        log.warning("%s: %s; chats will be refused", origin, error)
+        return f"The chat template in this model's files cannot be used: {error}."
+
+
+async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
+    """Serve until the supervisor says Stop."""
+    config = control.config
+    tokenizer = ModelTokenizer.load(Path(config.facts.folder))
+    metrics = Metrics()
+    siblings = Siblings(control.send, metrics, control.membership)
+    engine = EngineClient(ApiServerId(launch.index), on_change=lambda: service.ranks_changed())
+    service = Service(
+        config=config,
+        engine=engine,
+        tokenizer=tokenizer,
+        chat_template=load_template(config, tokenizer),
+        metrics=metrics,
+        gather=siblings.gather,
+        started=int(time.time()),
+        max_model_len=config.facts.max_model_len,
+    )
+    server = HttpServer(Application(service), on_start=control.ready)
+
+    def handle(message: ToChild) -> None:
+        match message:
+            case Stop():
+                server.stop()
+            case MetricsRequest():
+                siblings.asked(message)
+            case MetricsGathered():
+                siblings.gathered(message)
+            case Membership():
+                siblings.joined(message)
+
+    mailbox.open(handle)
+    # What start-up made lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    await engine.listen(launch.sockets["engine"], control.secret)
+    try:
+        await server.serve(sockets=[launch.sockets["http"]])
+    finally:
+        engine.close()
+        tokenizer.close()
+
+
+def run(launch: Launch, control: Control, mailbox: Mailbox) -> None:
+    logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    # Its notices of start and end are the supervisor's to tell; a client's broken request is no news.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(launch, control, mailbox))

@@ -1,0 +1,31 @@
+"""What every request handler works with."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from phalanx.api.chat_template import ChatTemplate
+from phalanx.api.engine_client import EngineClient
+from phalanx.api.metrics import Metrics
+from phalanx.api.tokenizer import ModelTokenizer
+from phalanx.config import Config
+
+
+@dataclass(slots=True)
+class Service:
+    config: Config
+    engine: EngineClient
+    tokenizer: ModelTokenizer
+    chat_template: ChatTemplate | str
+    """A text says why there is none."""
+    metrics: Metrics
+    gather: Callable[[], Awaitable[Sequence[bytes]]]
+    """The siblings' `Metrics.samples()`."""
+    started: int
+    """Unix time."""
+    max_model_len: int
+    """Longest prompt plus output in tokens: the model's, or less where an attached rank's KV cache holds less."""
+
+    def ranks_changed(self) -> None:
+        """Ranks have come or gone."""
+        ranks = self.engine.ranks()
+        self.max_model_len = min([self.config.facts.max_model_len, *(rank.hello.max_model_len for rank in ranks)])

@@ -1,0 +1,89 @@
+"""POST /tokenize and /detokenize, in the shapes that vLLM's users know."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from phalanx.api.decoding import BodyDecoder
+from phalanx.api.errors import ApiError
+from phalanx.api.http import Exchange
+from phalanx.api.openai.chat import Messages, TemplateValues, render
+from phalanx.api.openai.common import TokenId, check_model
+from phalanx.api.openai.completions import check_token_ids
+from phalanx.api.service import Service
+from phalanx.api.tokenizer import TooLong
+
+MOST_TOKENS = 2**20
+"""Longer texts are refused: counting them would keep a thread busy for many seconds."""
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A text as `prompt`, or a chat as `messages`."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: Annotated[bool | None, Meta(description="Default: true for a prompt, false for a chat.")] = None
+    return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateValues | None = None
+
+
+class TokenizeResponse(msgspec.Struct):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | UnsetType = UNSET
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class DetokenizeResponse(msgspec.Struct):
+    prompt: str
+
+
+_tokenize_decoder = BodyDecoder(TokenizeRequest)
+_detokenize_decoder = BodyDecoder(DetokenizeRequest)
+
+
+async def tokenize(exchange: Exchange, service: Service) -> None:
+    request = _tokenize_decoder.decode(await exchange.body(service.config.http.max_body_bytes))
+    check_model(request.model, service.config)
+    if (request.prompt is None) == (request.messages is None):
+        raise ApiError("Give either prompt or messages.", param="prompt")
+    async with exchange.ended_with_client():
+        if request.messages is not None:
+            text = await render(
+                service,
+                request.messages,
+                request.chat_template_kwargs,
+                request.add_generation_prompt,
+                bool(request.continue_final_message),
+            )
+            add = bool(request.add_special_tokens)
+        else:
+            assert request.prompt is not None
+            text, add = request.prompt, request.add_special_tokens is not False
+        try:
+            tokens = await service.tokenizer.encode(text, add_special_tokens=add, limit=MOST_TOKENS)
+        except TooLong as error:
+            raise ApiError(f"The text has {error}; this endpoint takes up to {MOST_TOKENS}.", param="prompt") from None
+        answer = TokenizeResponse(len(tokens), service.max_model_len, tokens)
+        if request.return_token_strs:
+            answer.token_strs = [service.tokenizer.token_string(token) or "" for token in tokens]
+        await exchange.reply_json(answer)
+
+
+async def detokenize(exchange: Exchange, service: Service) -> None:
+    request = _detokenize_decoder.decode(await exchange.body(service.config.http.max_body_bytes))
+    check_model(request.model, service.config)
+    if request.tokens:
+        check_token_ids(request.tokens, service.config, "tokens")
+    async with exchange.ended_with_client():
+        text = await service.tokenizer.decode(request.tokens, skip_special_tokens=False)
+        await exchange.reply_json(DetokenizeResponse(text))
