@@ -7,7 +7,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
@@ -18,11 +17,14 @@ DEADLINE = 60.0
 
 
 class Service:
-    """`phalanx serve --port 0 FLAGS` as a process of its own. A context manager: leaving it stops it."""
+    """`phalanx serve --port 0 FLAGS` as a process of its own, in an empty working folder. A context manager:
+    leaving it stops it."""
 
     def __init__(self, *flags: str, command: Sequence[str] = SERVE, env: dict[str, str] | None = None) -> None:
-        self._tag = uuid.uuid4().hex
-        self._folder = tempfile.TemporaryDirectory(prefix="ph-test-", dir="/tmp")
+        # Everything the service starts inherits its working folder: how what it leaves behind is found. (Not its
+        # environment: a process that changes its title writes over that.)
+        self._home = tempfile.TemporaryDirectory(prefix="ph-home-", dir="/tmp")
+        self._runtime = tempfile.TemporaryDirectory(prefix="ph-run-", dir="/tmp")
         port = [] if any(flag.startswith("--port") for flag in flags) else ["--port", "0"]
         self.process = subprocess.Popen(
             [*command, *flags, *port],
@@ -31,8 +33,8 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            # Inherited by everything the service starts: how what it leaves behind is found.
-            env={**os.environ, "PHALANX_TEST_TAG": self._tag, "XDG_RUNTIME_DIR": self._folder.name, **(env or {})},
+            cwd=self._home.name,
+            env={**os.environ, "XDG_RUNTIME_DIR": self._runtime.name, **(env or {})},
             start_new_session=True,
         )
         self._changed = threading.Condition()
@@ -89,7 +91,7 @@ class Service:
             if not entry.name.isdecimal():
                 continue
             try:
-                if f"PHALANX_TEST_TAG={self._tag}".encode() not in (entry / "environ").read_bytes():
+                if os.readlink(entry / "cwd") != self._home.name:
                     continue
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             except OSError:
@@ -119,28 +121,31 @@ class Service:
 
     def stop(self, number: Signals = SIGTERM) -> int:
         """Signal it, wait for its end, check that nothing is left; its exit status."""
-        if self.process.poll() is None:
-            self.signal(number)
+        self.signal(number)
         status = self.wait()
         self.assert_nothing_left()
         return status
 
-    def assert_nothing_left(self, within: float = 10.0) -> float:
-        """No process and no file of it; the seconds it took for the last to go."""
+    def seconds_until_no_process_is_left(self, within: float = 10.0) -> float:
+        """Waits for the last to go, children whose supervisor was killed included."""
         began = time.monotonic()
         while left := self.processes():
             assert time.monotonic() - began < within, f"left behind: {left}"
             time.sleep(0.005)
-        assert os.listdir(self._folder.name) == []
         return time.monotonic() - began
+
+    def assert_nothing_left(self) -> None:
+        """No process and no file of it."""
+        self.seconds_until_no_process_is_left()
+        assert os.listdir(self._runtime.name) == []
 
     def __enter__(self) -> "Service":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            if kind is None:
-                self.stop()
+            if kind is None and self.process.poll() is None:
+                assert self.stop() == 0, self.output
             else:
                 print(f"--- output of the service\n{self.output}", file=sys.stderr)
         finally:
@@ -156,7 +161,8 @@ class Service:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
-        self._folder.cleanup()
+        self._home.cleanup()
+        self._runtime.cleanup()
 
     def _read(self, name: str) -> None:
         for line in getattr(self.process, name):

@@ -60,16 +60,14 @@ def _where(failure: Failure) -> str:
 
 def _what(failure: Failure) -> str:
     end = ending(failure.status) if failure.status is not None else ""
+    if failure.status == 0:
+        end = "it ended by itself, exit status 0"
     match failure.cause:
-        case Cause.EXITED if failure.reason:
-            return f"{failure.reason} ({end})"
-        case Cause.EXITED if failure.status == 0:
-            return "it ended by itself, exit status 0"
-        case Cause.EXITED:
-            return end
-        case Cause.DISCONNECTED if not failure.reason.startswith("the peer closed") and not end:
-            return f"its control connection ended: {failure.reason}"
+        case Cause.DISCONNECTED if not end:
+            return f"its control connection ended ({failure.reason})"
         case Cause.DISCONNECTED:
-            return end or "it closed its control connection"
-        case _:
+            return end
+        case _ if failure.reason:
             return failure.reason + (f" ({end})" if end else "")
+        case _:
+            return end
