@@ -56,7 +56,8 @@ class Sampler:
             for token, bias in params.logit_bias.items():
                 logits_V[token] += bias
         if sequence.generated < params.min_tokens:
-            logits_V[list({*self._eos_token_ids, *params.stop_token_ids})] = -math.inf
+            ends = params.stop_token_ids if params.ignore_eos else (*self._eos_token_ids, *params.stop_token_ids)
+            logits_V[list(ends)] = -math.inf
         if _penalised(params):
             self._kernels.penalise(
                 logits_V,

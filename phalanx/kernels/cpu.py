@@ -170,7 +170,8 @@ class CpuKernels:
         self.level = level or library.phalanx_level().decode()
         self.threads = threads
         library.phalanx_set_threads(threads)
-        torch.set_num_threads(1)  # its own pool would only contend with ours; nothing large is left to torch
+        # Its own pool would only contend with ours, and nothing large is left to torch.
+        torch.set_num_threads(1)
 
         def bind(name: str, *arguments: Any, result: Any = None) -> Any:
             function = getattr(library, f"{name}_{self.level}")

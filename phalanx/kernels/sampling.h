@@ -35,6 +35,9 @@ struct choice {
     int64_t top_k; /* 0: no limit */
 };
 
+/* Weights that are summed, or looked through, together. */
+#define BLOCK 256
+
 /* Candidates are ordered by falling weight, then by rising id; a filter keeps those up to and including `cut`. */
 struct cut {
     float weight;
@@ -51,49 +54,12 @@ static int by_falling_weight(const void *a, const void *b) {
     return (x->id > y->id) - (x->id < y->id);
 }
 
+/* 12 bits of a weight from bit `shift` on. Weights are in [0, 1]: they are ordered as their 30 bits are. */
 #define BUCKETS 4096
-INLINE int bucket_of(float weight) { /* weights are in [0, 1]: their bits grow with them */
+INLINE int bucket_of(float weight, int shift) {
     uint32_t bits;
     memcpy(&bits, &weight, sizeof bits);
-    return (int)(bits >> 18);
-}
-
-/* Move `cut` up so that at most `count` candidates are kept, and no more than are needed for `share` of their mass
- * (infinite: no limit). A histogram over the leading bits of the weights finds the bucket of the last candidate; only that one is sorted. */
-static struct cut narrow(const float *weights, int64_t size, struct cut cut, int64_t count, double share) {
-    static _Thread_local int64_t counts[BUCKETS];
-    static _Thread_local double masses[BUCKETS];
-    memset(counts, 0, sizeof counts);
-    memset(masses, 0, sizeof masses);
-    double all = 0, mass = 0;
-    int64_t candidates = 0, found = 0;
-    for (int64_t i = 0; i < size; i++)
-        if (kept(weights[i], i, cut)) counts[bucket_of(weights[i])]++, masses[bucket_of(weights[i])] += weights[i];
-    for (int i = 0; i < BUCKETS; i++) all += masses[i], candidates += counts[i];
-    const double enough = share * all;
-    if (candidates <= count && enough > all) return cut;
-
-    int last = BUCKETS - 1;
-    for (; last > 0; last--) {
-        if (counts[last] && (found + counts[last] >= count || mass + masses[last] >= enough)) break;
-        found += counts[last];
-        mass += masses[last];
-    }
-    if (!counts[last]) return cut;
-    struct cut *members = malloc(counts[last] * sizeof *members);
-    if (!members) return cut;
-    int64_t n = 0;
-    for (int64_t i = 0; i < size; i++)
-        if (kept(weights[i], i, cut) && bucket_of(weights[i]) == last) members[n++] = (struct cut){weights[i], (int32_t)i};
-    qsort(members, n, sizeof *members, by_falling_weight);
-    int64_t at = 0;
-    for (; at < n - 1; at++) {
-        mass += members[at].weight;
-        if (++found >= count || mass >= enough) break;
-    }
-    cut = members[at];
-    free(members);
-    return cut;
+    return (int)(bits >> shift & (BUCKETS - 1));
 }
 
 INLINE vf kept_lanes(const float *weights, int64_t first, struct cut cut) {
@@ -102,10 +68,107 @@ INLINE vf kept_lanes(const float *weights, int64_t first, struct cut cut) {
     return (vf)((vi)w & ((w > cut.weight) | ((w == cut.weight) & (id <= cut.id))));
 }
 
+/* Room to choose from up to `held` logits. Each thread keeps its own from call to call. */
+struct scratch {
+    float *weights;      /* a weight a logit, padded with zeros to whole blocks */
+    double *blocks;      /* a number a block of weights */
+    struct cut *members; /* room for all candidates */
+    int64_t held;
+};
+
+static struct scratch *scratch(int64_t padded) {
+    static _Thread_local struct scratch memory;
+    if (memory.held < padded) {
+        free(memory.blocks);
+        memory.held = 0;
+        memory.blocks = malloc(padded / BLOCK * sizeof(double) + padded * (sizeof(struct cut) + sizeof(float)));
+        if (!memory.blocks) return NULL;
+        memory.members = (struct cut *)(memory.blocks + padded / BLOCK);
+        memory.weights = (float *)(memory.members + padded);
+        memory.held = padded;
+    }
+    return &memory;
+}
+
+/* The count-th largest of `values`, or 0 where count is too large to be worth the search. */
+static double nth_largest(const double *values, int64_t size, int64_t count) {
+    enum { MOST = 64 };
+    double largest[MOST];
+    int64_t found = 0;
+    if (count > MOST || count > size) return 0;
+    for (int64_t i = 0; i < size; i++) {
+        if (found == count && values[i] <= largest[count - 1]) continue;
+        int64_t at = found < count ? found++ : count - 1;
+        for (; at > 0 && values[i] > largest[at - 1]; at--) largest[at] = largest[at - 1];
+        largest[at] = values[i];
+    }
+    return largest[count - 1];
+}
+
+/* Move `cut` up so that at most `count` candidates are kept, and no more than are needed for `share` of their mass
+ * (infinite: no limit).
+ *
+ * The last candidate cannot weigh less than the count-th largest of the blocks' maxima; nor less than (1 - share) of
+ * the mass spread evenly, since all that weighs less than that cannot make up 1 - share. Of what is above, histograms
+ * over 12 and 12 more bits of the weights find the bucket of the last candidate, and only that bucket is sorted. */
+static struct cut narrow(struct scratch *room, int64_t size, struct cut cut, int64_t count, double share) {
+    static _Thread_local int64_t counts[BUCKETS];
+    static _Thread_local double masses[BUCKETS];
+    const float *weights = room->weights;
+    const int64_t blocks = (size + BLOCK - 1) / BLOCK;
+    double all = 0, mass = 0;
+    for (int64_t b = 0; b < blocks; b++) {
+        vf sum = {}, most = {};
+        for (int64_t i = b * BLOCK; i < (b + 1) * BLOCK; i += LANES) {
+            const vf w = kept_lanes(weights, i, cut);
+            sum += w;
+            most = vector_max(most, w);
+        }
+        all += lane_sum(sum);
+        room->blocks[b] = lane_max(most);
+    }
+    const double enough = share * all, spread = 0.99 * (all - enough) / size;
+    const double least = fmax(nth_largest(room->blocks, blocks, count), spread);
+
+    struct cut *members = room->members;
+    int64_t n = 0, found = 0;
+    for (int64_t b = 0; b < blocks; b++)
+        for (int64_t i = b * BLOCK; room->blocks[b] >= least && i < smaller(size, (b + 1) * BLOCK); i++)
+            if (weights[i] >= least && kept(weights[i], i, cut)) members[n++] = (struct cut){weights[i], (int32_t)i};
+
+    for (int shift = 18; shift > 0; shift -= 12) {
+        memset(counts, 0, sizeof counts);
+        memset(masses, 0, sizeof masses);
+        for (int64_t i = 0; i < n; i++) {
+            const int bucket = bucket_of(members[i].weight, shift);
+            counts[bucket]++;
+            masses[bucket] += members[i].weight;
+        }
+        int last = BUCKETS - 1;
+        for (; last > 0; last--) {
+            if (counts[last] && (found + counts[last] >= count || mass + masses[last] >= enough)) break;
+            found += counts[last];
+            mass += masses[last];
+        }
+        int64_t left = 0;
+        for (int64_t i = 0; i < n; i++)
+            if (bucket_of(members[i].weight, shift) == last) members[left++] = members[i];
+        n = left;
+    }
+    if (!n) return cut; /* fewer candidates than asked for */
+    qsort(members, n, sizeof *members, by_falling_weight);
+    for (int64_t at = 0; at < n; at++) {
+        mass += members[at].weight;
+        if (++found >= count || mass >= enough) return members[at];
+    }
+    return members[n - 1];
+}
+
 /* The first id at which the running sum of kept weights passes `u` times the whole. The whole is summed in blocks of
- * BLOCK weights, so only one block is walked weight by weight. `sums` has room for each block. */
-#define BLOCK 256
-static int64_t invert(const float *weights, int64_t size, struct cut cut, double u, double *sums) {
+ * BLOCK weights, so only one block is walked weight by weight. */
+static int64_t invert(const struct scratch *room, int64_t size, struct cut cut, double u) {
+    const float *weights = room->weights;
+    double *sums = room->blocks;
     const int64_t blocks = (size + BLOCK - 1) / BLOCK;
     double all = 0, before = 0;
     for (int64_t b = 0; b < blocks; b++) {
@@ -145,19 +208,6 @@ static float largest_logit(const float *logits, int64_t size) {
     return lane_max(most) > rest ? lane_max(most) : rest;
 }
 
-/* Memory of this thread that is kept from call to call: [size] floats, then [size / BLOCK + 1] doubles. */
-static float *scratch(int64_t size) {
-    static _Thread_local float *memory;
-    static _Thread_local int64_t held;
-    const int64_t padded = (size + BLOCK - 1) / BLOCK * BLOCK;
-    if (held < padded) {
-        free(memory);
-        memory = malloc(padded * sizeof *memory + (padded / BLOCK) * sizeof(double));
-        held = memory ? padded : 0;
-    }
-    return memory;
-}
-
 static int64_t sample_row(const float *logits, int64_t size, const struct choice *choice) {
     const float most = largest_logit(logits, size);
     if (!isfinite(most)) return -1;
@@ -166,8 +216,9 @@ static int64_t sample_row(const float *logits, int64_t size, const struct choice
             if (logits[i] == most) return i;
 
     const int64_t padded = (size + BLOCK - 1) / BLOCK * BLOCK;
-    float *weights = scratch(size);
-    if (!weights) return -2;
+    struct scratch *room = scratch(padded);
+    if (!room) return -2;
+    float *weights = room->weights;
     const float temperature = (float)choice->temperature;
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES)
@@ -178,9 +229,9 @@ static int64_t sample_row(const float *logits, int64_t size, const struct choice
     /* The largest weight is exp(0) = 1, so min_p is a weight. */
     struct cut cut = {0, -1};
     if (choice->min_p > 0) cut = (struct cut){(float)choice->min_p, INT32_MAX};
-    if (choice->top_k > 0 && choice->top_k < size) cut = narrow(weights, size, cut, choice->top_k, INFINITY);
-    if (choice->top_p < 1) cut = narrow(weights, size, cut, INT64_MAX, choice->top_p);
-    return invert(weights, size, cut, uniform(choice->seed, choice->position), (double *)(weights + padded));
+    if (choice->top_k > 0 && choice->top_k < size) cut = narrow(room, size, cut, choice->top_k, INFINITY);
+    if (choice->top_p < 1) cut = narrow(room, size, cut, INT64_MAX, choice->top_p);
+    return invert(room, size, cut, uniform(choice->seed, choice->position));
 }
 
 struct sample_call {
