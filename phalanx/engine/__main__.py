@@ -35,7 +35,11 @@ def main() -> NoReturn:
             raise TypeError(f"a rank has no use for {type(message).__name__}")
         mailbox.put(message)
 
-    control = enlist(launch, Role.ENGINE, hear)
+    try:
+        control = enlist(launch, Role.ENGINE, hear)
+    except OSError as error:
+        print(f"rank {launch.index} cannot join the service: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     status = 0
     try:
         logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")

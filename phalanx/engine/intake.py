@@ -4,7 +4,7 @@ API servers check requests before they send them; a rank checks again, since one
 others down with it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,8 +16,7 @@ class Rejected(ValueError):
     """This request cannot run here; says why, for its author."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What one rank can take."""
 
     vocab_size: int

@@ -136,20 +136,24 @@ class _Tokenizer(msgspec.Struct):
 
 
 def ordinary_words(config: Config) -> list[int]:
-    """Ids whose text is a space and then letters, so that any sequence of them detokenises to readable words.
+    """Ids that any sequence of detokenises to readable text: whole words where the vocabulary has them, else letters.
 
     Where the checkpoint has no tokenizer.json, any ids that do not end a sequence.
     """
-    eos = config.facts.eos_token_ids
-    file = Path(config.facts.folder, "tokenizer.json")
-    found: list[int] = []
-    if config.facts.folder and file.is_file():
+    facts = config.facts
+    file = Path(facts.folder, "tokenizer.json")
+    if facts.folder and file.is_file():
         vocab = msgspec.json.decode(file.read_bytes(), type=_Tokenizer).model.vocab
         entries = vocab.items() if isinstance(vocab, dict) else [(text, i) for i, (text, _) in enumerate(vocab)]
-        found = [
-            token
-            for text, token in entries
-            if text[:1] in WORD_BORDERS and text[1:].isascii() and text[1:].isalpha() and token not in eos
+        usable = [
+            (text, token) for text, token in entries if token < facts.vocab_size and token not in facts.eos_token_ids
         ]
-    usable = sorted(token for token in found if token < config.facts.vocab_size)
-    return usable[:WORDS] or [token for token in range(min(WORDS, config.facts.vocab_size)) if token not in eos]
+        words = [token for text, token in usable if text[:1] in WORD_BORDERS and _readable(text[1:])]
+        found = words or [token for text, token in usable if _readable(text)]
+        if found:
+            return sorted(found)[:WORDS]
+    return [token for token in range(min(WORDS, facts.vocab_size)) if token not in facts.eos_token_ids]
+
+
+def _readable(text: str) -> bool:
+    return text.isascii() and text.isalpha()

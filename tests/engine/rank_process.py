@@ -182,20 +182,23 @@ class PlayedApiServer:
         self.listener.close()
 
 
+def start_process(control: str, index: int, secret: bytes = SECRET) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "phalanx.engine", "--control", control, "--index", str(index), "--incarnation", "4"],
+        env={**os.environ, "PHALANX_SECRET": secret.hex()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
 class Rank:
-    """The process, started; `enlisted` is true once it has said Hello and been welcomed."""
+    """The process, which has said Hello and been welcomed."""
 
     def __init__(self, folder: Path, configuration: Config, api_servers: list[PlayedApiServer], index: int = 0) -> None:
         self.api_servers = api_servers
         self._control_listener = bind_unix(folder / f"control-{time.monotonic_ns()}")
-        arguments = ["--control", address_of(self._control_listener), "--index", str(index), "--incarnation", "4"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "phalanx.engine", *arguments],
-            env={**os.environ, "PHALANX_SECRET": SECRET.hex()},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        self.process = start_process(address_of(self._control_listener), index)
         try:
             self.control = Reader(accept(self._control_listener), ToSupervisor)
         except BaseException:
