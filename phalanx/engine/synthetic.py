@@ -51,7 +51,7 @@ class SyntheticRunner:
         progress(StageName.CACHE, None, "")
         longest = self._config.model.max_model_len or self._config.facts.max_model_len
         tokens = self._config.engine.kv_cache_tokens or max(CACHE_TOKENS, longest)
-        self.num_blocks = -(-tokens // self.block_size)
+        self.num_blocks = max(1, tokens // self.block_size)
         progress(StageName.WARM_UP, None, "")
 
     def describe(self) -> str:
