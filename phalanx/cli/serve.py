@@ -34,10 +34,6 @@ def run(arguments: Sequence[str]) -> int:
         signal.signal(number, _end_at_once)
     given = parse(arguments)
     config = configuration(given)
-
-    import setproctitle
-
-    setproctitle.setproctitle("phalanx supervisor")
     return serve(config)
 
 
@@ -71,7 +67,8 @@ def configuration(given: Given) -> Config:
 
 def serve(config: Config, commands: Mapping[Role, Sequence[str]] | None = None) -> int:
     """Run the service to its end; its exit status. `commands` starts other programs as children."""
-    # Here and not above: a wrong option or a port in use needs no event loop to be told.
+    # Here and not above: a wrong option needs no event loop to be told.
+    import setproctitle
     import uvloop
 
     from phalanx.supervisor import report
@@ -79,6 +76,7 @@ def serve(config: Config, commands: Mapping[Role, Sequence[str]] | None = None) 
     from phalanx.supervisor.sockets import Sockets
     from phalanx.supervisor.supervisor import COMMANDS, Supervisor
 
+    setproctitle.setproctitle("phalanx supervisor")
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

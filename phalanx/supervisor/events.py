@@ -182,6 +182,7 @@ class Kill(Action, frozen=True):
 
     child: ChildId
     reason: str
+    """Empty: nothing unusual."""
 
 
 class AnnounceReady(Action, frozen=True):

@@ -195,9 +195,10 @@ class Fleet:
             match child.life:
                 case Life.LAUNCHING:
                     self._await(child, "its launch, to end it", at, self.limits.kill)
-                case Life.STARTING if not child.control_open:
-                    self._kill(child, at, "it is not connected yet")
-                case Life.STARTING | Life.READY:
+                case Life.STARTING:
+                    # It serves nobody, so there is nothing to end in order; and it may be deaf while it loads.
+                    self._kill(child, at, "")
+                case Life.READY:
                     child.life = Life.STOPPING
                     self._await(child, "its end", at, self.limits.shutdown)
                     self._actions.append(Stop(child.id))
@@ -224,7 +225,7 @@ class Fleet:
         child.stage_since = event.at
         self._await(child, "its first message", event.at, self.limits.startup)
         if self.phase is Phase.STOPPING:
-            self._kill(child, event.at, "the service is stopping")
+            self._kill(child, event.at, "")
 
     def _launch_failed(self, event: LaunchFailed) -> None:
         child = self._current(event.child)

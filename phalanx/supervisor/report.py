@@ -35,7 +35,7 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
     if not words and not printed:
         lines += ["", "It printed nothing."]
     if failure.status == -signal.SIGKILL:
-        lines += ["", "Nobody here killed it; often it is the kernel, out of memory: see `dmesg`."]
+        lines += ["", "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`."]
     if failure.cause is Cause.STALLED:
         lines += ["", "If it needs longer there: --startup-timeout SECONDS."]
     lines += [f"{name} did not end even after SIGKILL." for name in left_behind]

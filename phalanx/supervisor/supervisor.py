@@ -115,10 +115,11 @@ class Supervisor:
         if len(self._events) > 1:
             return
         while self._events:
-            for action in self._fleet.step(self._events[0]):
+            actions = self._fleet.step(self._events[0])
+            self._watcher.changed(self._fleet)
+            for action in actions:
                 self._perform(action)
             self._events.popleft()
-        self._watcher.changed(self._fleet)
         self._arm()
 
     # --- actions ---
@@ -140,7 +141,8 @@ class Supervisor:
             case events.Dump(child):
                 self._dump(child)
             case events.Kill(child, reason):
-                log.info("killing %s: %s", child, reason)
+                if reason:
+                    log.warning("killing %s: %s", child, reason)
                 if child in self._processes:
                     self._processes[child].kill()
             case events.AnnounceReady():

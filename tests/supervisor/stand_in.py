@@ -46,11 +46,10 @@ def main() -> None:
         if role is Role.API:
             assert launch.sockets["http"].getsockname()[1] > 0
             assert launch.sockets["engine"].getsockname()
+        signal.signal(signal.SIGUSR1, lambda *_: control.send(MetricsQuery(7)))
         control.ready("at your service")
         if stage == "ready":
             do(deed, control)
-        if deed == "ask metrics":
-            control.send(MetricsQuery(7))
         stopped.wait()
     except Exception as error:
         control.failed(error)

@@ -35,31 +35,31 @@ class LocalProcess:
         """Readable once the process has ended, from any cause."""
         self.output = output
         """Non-blocking read end of its stdout and stderr."""
-        self._reaped = False
+        self._status: int | None = None
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the child alone; nothing once it has ended."""
-        if not self._reaped:
+        if self._status is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.ended, number)
 
     def kill(self) -> None:
         """SIGKILL the child and whatever it started in its session."""
-        if not self._reaped:
+        if self._status is None:
             # The leader is not reaped yet, so the group's number cannot be anybody else's.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self) -> int | None:
         """Its exit status, or minus its signal's number; None: it still runs. Kills what it left running."""
-        ended = os.waitid(os.P_PIDFD, self.ended, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is None:
-            return None
-        self.kill()
-        os.waitid(os.P_PIDFD, self.ended, os.WEXITED)
-        self._reaped = True
-        status: int = ended.si_status
-        return status if ended.si_code == os.CLD_EXITED else -status
+        if self._status is None:
+            ended = os.waitid(os.P_PIDFD, self.ended, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return None
+            self.kill()
+            os.waitid(os.P_PIDFD, self.ended, os.WEXITED)
+            self._status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        return self._status
 
     def close(self) -> None:
         """Give the descriptors back."""
