@@ -1,0 +1,192 @@
+"""Loading: every form of checkpoint gives the same model, and a broken one is refused with what is wrong."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import (
+    GREEDY,
+    Driver,
+    edit_config,
+    load_runner,
+    make_config,
+    random_prompt,
+    write_reference,
+)
+from safetensors.torch import load_file, save_file
+
+from phalanx.engine.runner import ModelRunner
+from phalanx.models.weights import CheckpointError
+from phalanx.protocol import StageName
+
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+PROMPT = random_prompt(40)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_reference(tmp_path, "Llama", **HEADS).folder
+
+
+def first_logprobs(folder: Path, **options: Any) -> list[float]:
+    driver = Driver(load_runner(folder, **options))
+    sequence = driver.sequence(PROMPT, GREEDY)
+    driver.prefill(sequence)
+    found = driver.sampled[sequence][0].logprobs
+    assert found is not None
+    return found.top_logprobs
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_shards_are_found_by_their_index(folder: Path) -> None:
+    expected = first_logprobs(folder)
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in halves.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {name: file for file, part in halves.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert first_logprobs(folder) == expected
+
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks 1 of the 2 files its index names: b\.safetensors"):
+        load_runner(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"),
+            r"lacks the tensor model\.layers\.1\.mlp\.up",
+        ),
+        (
+            lambda tensors: tensors.update({"model.norm.weight": torch.ones(63)}),
+            r"model\.norm\.weight has shape \[63\], and config\.json asks for \[64\]",
+        ),
+        (
+            lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}),
+            r"1 tensors that its config\.json does not account for: model\.layers\.0\.self_attn\.q_proj\.bias",
+        ),
+        (
+            lambda tensors: tensors.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}),
+            r"model\.norm\.weight is torch\.int8",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_model_of_its_config_is_refused(folder: Path, change: Any, message: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_runner(folder)
+
+
+def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        load_runner(folder)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"holds no \*\.safetensors file"):
+        load_runner(folder)
+
+
+def test_tied_and_derived_tensors_in_old_files_are_no_surprise(tmp_path: Path) -> None:
+    folder = write_reference(tmp_path, "Llama", **HEADS, tie_word_embeddings=True).folder
+    expected = first_logprobs(folder)
+    rewrite(
+        folder,
+        lambda tensors: tensors.update(
+            {"lm_head.weight": torch.zeros(1), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)}
+        ),
+    )
+    assert first_logprobs(folder) == expected
+
+
+def test_float32_keeps_stored_bfloat16_weights_and_computes_the_same(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({name: t.bfloat16() for name, t in tensors.items()}))
+    narrow = load_runner(folder, dtype="float32")
+    assert narrow.model.layers[0].qkv.panels.dtype == torch.bfloat16
+    assert narrow.caches[0].keys.dtype == torch.float32
+    kept = first_logprobs(folder, dtype="float32")
+    rewrite(folder, lambda tensors: tensors.update({name: t.float() for name, t in tensors.items()}))
+    assert first_logprobs(folder, dtype="float32") == kept
+
+
+@pytest.mark.parametrize(
+    ("stored", "option", "weights", "cache"),
+    [
+        (torch.bfloat16, "auto", torch.bfloat16, torch.bfloat16),
+        (torch.float16, "auto", torch.float32, torch.float32),
+        (torch.float32, "auto", torch.float32, torch.float32),
+        (torch.float32, "bfloat16", torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_precision_follows_the_checkpoint_or_the_option(
+    folder: Path, stored: torch.dtype, option: str, weights: torch.dtype, cache: torch.dtype
+) -> None:
+    expected = first_logprobs(folder)
+    rewrite(folder, lambda tensors: tensors.update({name: t.to(stored) for name, t in tensors.items()}))
+    edit_config(folder, lambda config: config.update(dtype=str(stored).removeprefix("torch.")))
+    runner = load_runner(folder, dtype=option)
+    assert runner.model.layers[0].down.panels.dtype == weights
+    assert runner.caches[0].values.dtype == cache
+    assert first_logprobs(folder, dtype=option) == pytest.approx(expected, abs=0.5)
+
+
+def test_dummy_weights_are_a_function_of_the_seed(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    first, again, other = (first_logprobs(folder, load_format="dummy", seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert all(math.isfinite(value) for value in first)
+
+
+def test_progress_is_told_stage_by_stage(folder: Path) -> None:
+    told: list[tuple[StageName, float | None, str]] = []
+    runner = ModelRunner(make_config(folder, block_size=32, cpu_threads=2))
+    runner.load(lambda *stage: told.append(stage))
+    stages = [stage for stage, *_ in told]
+    assert list(dict.fromkeys(stages)) == [StageName.WEIGHTS, StageName.CACHE, StageName.WARM_UP]
+    shares = [share for stage, share, _ in told if stage is StageName.WEIGHTS and share is not None]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert len(shares) > 3
+    assert runner.describe() == "KV cache 8,192 tokens, float32, 2 threads"
+
+
+def test_the_cache_is_no_larger_than_all_requests_can_fill(folder: Path) -> None:
+    runner = load_runner(folder, kv_cache_tokens=None, max_num_seqs=3)
+    assert runner.num_blocks * runner.block_size == 3 * 1024
+
+
+def test_the_cache_takes_its_share_of_free_memory(folder: Path) -> None:
+    """With a request limit that is out of the way, a share of what is free; twice the share, twice the blocks."""
+    blocks = [
+        load_runner(folder, kv_cache_tokens=None, max_num_seqs=10**6, gpu_memory_utilization=share).num_blocks
+        for share in (0.02, 0.04)
+    ]
+    assert blocks[1] == pytest.approx(2 * blocks[0], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_cache_tokens": 512}, r"holds 512 tokens \(--kv-cache-tokens 512.*less than one sequence of 1,024"),
+        ({"kv_cache_tokens": None, "gpu_memory_utilization": 1e-9}, r"holds 0 tokens .* of .* GiB free memory"),
+    ],
+)
+def test_a_cache_too_small_for_one_sequence_is_refused_in_numbers(
+    folder: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_runner(folder, **options)
