@@ -9,7 +9,7 @@ import ctypes
 import sysconfig
 from array import array
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,6 +192,8 @@ class CpuKernels:
         )
         self._penalise = bind("penalise", address, count, address, count, count, real, real, real, result=c_int64)
 
+        self._philox = bind("philox", address, address, address)
+
     # --- weights
 
     def pack(self, linear: Linear, weight_MK: Tensor, first: int) -> None:
@@ -243,6 +245,12 @@ class CpuKernels:
         return out_TA
 
     # --- choosing tokens
+
+    def philox(self, counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
+        """Philox 4x32-10: the four words that `sample` makes a row's random number of."""
+        words = (c_uint32 * 4)()
+        self._philox(byref((c_uint32 * 4)(*counter)), byref((c_uint32 * 2)(*key)), byref(words))
+        return tuple(words)
 
     def sample(self, logits_SV: Tensor, choices: Sequence[Choice]) -> list[int]:
         """A token a row; -1 for a row that holds NaN or infinity, or whose every token is excluded."""
