@@ -1,0 +1,201 @@
+"""The command line and the configuration file: what they take, what they refuse, and how they say so."""
+
+from pathlib import Path
+
+import pytest
+
+from phalanx import cli
+from phalanx.cli.options import OPTIONS, UsageError, serve_parser
+from phalanx.cli.serve import parse
+from phalanx.config import OPTION_GROUPS
+from phalanx.supervisor.events import ExitCode
+
+FLAGS = """
+-asc -dp -h -tp
+--api-key --api-server-count --block-size --chat-template --config --cpu-threads --data-parallel-backend
+--data-parallel-size --device --dtype --enable-prefix-caching --enforce-eager --engine --gpu-memory-utilization
+--help --host --kv-cache-tokens --load-format --log-level --max-batch --max-body-bytes --max-logprobs
+--max-model-len --max-num-batched-tokens --max-num-seqs --no-enable-prefix-caching --no-enforce-eager --port
+--revision --seed --served-model-name --shutdown-timeout --startup-timeout --synthetic-rate --synthetic-stage
+--tensor-parallel-size
+"""
+"""All of them. A change here is a change of what people type: say it in the documentation."""
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(UsageError) as refused:
+        parse(arguments)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_flags_are_these() -> None:
+    assert sorted(serve_parser()._option_string_actions) == sorted(FLAGS.split())
+
+
+def test_every_field_of_the_configuration_tree_is_an_option_with_a_help_line() -> None:
+    text = " ".join(serve_parser().format_help().split())
+    for option in OPTIONS.values():
+        assert option.flag in text or option.name == "model"
+        assert " ".join(option.help.split()) in text
+    for struct in OPTION_GROUPS.values():
+        assert f"{struct.__doc__}:" in text
+
+
+def test_help_shows_defaults_choices_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--block-size {16,32,64} tokens a KV block (default: 16)" in text
+    assert "-dp, --data-parallel-size N engine ranks (from 1 to 1024; default: 1)" in text
+    assert "(above 0, at most 1; default: 0.5)" in text
+
+
+def test_what_was_typed_arrives() -> None:
+    given = parse(
+        [
+            *("somewhere/model", "-dp", "2", "--api-server-count=3", "--max_model_len", "64", "--port", "0"),
+            *("--served-model-name", "a", "b", "--api-key", "k1", "--api-key", "k2", "--no-enable-prefix-caching"),
+            *("--block-size", "32", "--startup-timeout", "2.5"),
+        ]
+    )
+    assert given.groups["model"].model == "somewhere/model"
+    assert given.groups["parallel"].data_parallel_size == 2
+    assert given.groups["parallel"].api_server_count == 3
+    assert given.groups["model"].max_model_len == 64
+    assert given.groups["model"].served_model_name == ("a", "b")
+    assert given.groups["http"].api_key == ("k1", "k2")
+    assert given.groups["http"].port == 0
+    assert given.groups["engine"].enable_prefix_caching is False
+    assert given.groups["engine"].block_size == 32
+    assert given.groups["service"].startup_timeout == 2.5
+    assert given.groups["engine"].max_num_seqs == 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prot", "80"], "--prot is not an option; did you mean --port?"),
+        (["--max-model-length", "80"], "did you mean --max-model-len?"),
+        (["--data_parallel_sise=2"], "did you mean --data-parallel-size?"),
+        (["--frobnicate"], "--frobnicate is not an option"),
+        (["--model", "x"], "MODEL is given without a flag"),
+        (["one", "two"], "unexpected argument 'two'"),
+        (["--port"], "--port"),
+        (["--port", "http"], "--port: 'http' is not a whole number from 0 to 65535"),
+        (["--port", "65536"], "from 0 to 65535"),
+        (["--port", "-1"], "from 0 to 65535"),
+        (["-tp", "2"], "only 1 works so far"),
+        (["--data-parallel-backend", "ray"], "'ray' is not mp"),
+        (["--block-size", "17"], "one of 16, 32, 64"),
+        (["--gpu-memory-utilization", "nan"], "--gpu-memory-utilization: 'nan'"),
+        (["--startup-timeout", "inf"], "not a finite number"),
+        (["--startup-timeout", "0"], "above 0"),
+        (["--synthetic-rate", "10"], "--synthetic-rate needs --engine synthetic"),
+        (["--synthetic-stage", "weights=1"], "--synthetic-stage needs --engine synthetic"),
+        (["--engine", "synthetic", "--synthetic-stage", "wights=1"], "STAGE is one of"),
+        (["--engine", "synthetic", "--synthetic-stage", "weights=explode"], "hang|exit|raise|abort"),
+        (["--engine", "synthetic", "--synthetic-stage", "2:weights=1", "-dp", "2"], "ranks are 0 to 1"),
+        (["--engine", "synthetic", "--cpu-threads", "2"], "--cpu-threads has no meaning with --engine synthetic"),
+        (["--engine", "synthetic", "--load-format", "dummy"], "no meaning with --engine synthetic"),
+        (["--seed", "7"], "--seed is the seed of --load-format dummy"),
+        (["--revision", "main"], "--revision needs a hub name"),
+        (["/", "--revision", "main"], "/ is a folder"),
+        (["--kv-cache-tokens", "4096", "--gpu-memory-utilization", "0.5"], "give one"),
+        (["--kv-cache-tokens", "32", "--block-size", "64"], "less than one block"),
+        (["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], "--max-num-batched-tokens 32 is below"),
+        (["--api-key", " "], "an empty key"),
+        (["--served-model-name", ""], "an empty name"),
+        (["--chat-template", "/nowhere.jinja"], "there is no file /nowhere.jinja"),
+        (["--config", "/nowhere.toml"], "cannot read /nowhere.toml: No such file"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_reason(arguments: list[str], words: str) -> None:
+    assert words in refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'model = "m"\ndata-parallel-size = 2\nserved_model_name = ["a", "b"]\nenforce-eager = true\n',
+        '[model]\nmodel = "m"\nserved-model-name = ["a", "b"]\n[parallel]\ndata_parallel_size = 2\n'
+        "[engine]\nenforce-eager = true\n",
+    ],
+)
+def test_a_file_may_be_flat_or_by_group_with_dashes_or_underscores(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "phalanx.toml"
+    file.write_text(text)
+    given = parse(["--config", str(file)])
+    assert given.groups["model"].model == "m"
+    assert given.groups["model"].served_model_name == ("a", "b")
+    assert given.groups["parallel"].data_parallel_size == 2
+    assert given.groups["engine"].enforce_eager is True
+
+
+def test_a_file_may_be_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "phalanx.yaml"
+    file.write_text("model: m\nhttp:\n  port: 0\n  api-key: secret\nmax_model_len:\nstartup-timeout: 5\n")
+    given = parse(["--config", str(file)])
+    assert given.groups["model"].model == "m"
+    assert given.groups["http"].port == 0
+    assert given.groups["http"].api_key == ("secret",)
+    assert given.groups["model"].max_model_len is None
+    assert given.groups["service"].startup_timeout == 5.0
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "phalanx.yml"
+    file.write_text("port: 1\ndata-parallel-size: 3\n")
+    given = parse(["--config", str(file), "--port", "2"])
+    assert given.groups["http"].port == 2
+    assert given.groups["parallel"].data_parallel_size == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.toml", "prot = 1", "prot is not an option; did you mean port?"),
+        ("a.toml", "[http]\nprot = 1", "prot is not an option of [http]; did you mean port?"),
+        ("a.toml", "[http]\nmax-num-seqs = 1", "max-num-seqs is not an option of [http]; it belongs to [engine]"),
+        ("a.toml", "port = 1\n[http]\nport = 2", "port is given twice"),
+        ("a.toml", 'port = "1"', "port: '1' is not a whole number"),
+        ("a.toml", "port = true", "port: True is not a whole number"),
+        ("a.toml", "enforce-eager = 1", "1 is not true or false"),
+        ("a.toml", "served-model-name = [1]", "[1] is not a list of texts"),
+        ("a.toml", "port = = 1", "is not TOML"),
+        ("a.yaml", "port: [", "is not YAML"),
+        ("a.yaml", "- port", "must hold names and values"),
+        ("a.json", "{}", "must end in .toml, .yaml or .yml"),
+        ("a.toml", "synthetic-rate = 1.0", "synthetic_rate needs --engine synthetic"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_with_its_reason(name: str, text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    message = refusal("--config", str(file))
+    assert words in message
+    assert str(file) in message
+
+
+def test_a_key_may_come_from_the_environment_and_a_given_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHALANX_API_KEY", "from-environment")
+    assert parse([]).groups["http"].api_key == ("from-environment",)
+    assert parse(["--api-key", "typed"]).groups["http"].api_key == ("typed",)
+
+
+def test_a_refusal_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["serve", "--prot", "1"], ["serve", "/nowhere/at/all"], ["srve"]):
+        assert cli.main(arguments) == ExitCode.USAGE
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+    assert err == "phalanx: srve is not a command; did you mean serve?\n"
+
+
+def test_version_and_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("phalanx 0.")
+    assert cli.main([]) == 0
+    assert "serve " in capsys.readouterr().out

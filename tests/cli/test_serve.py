@@ -1,0 +1,84 @@
+"""`phalanx serve` with the real children and the synthetic engine."""
+
+import contextlib
+import json
+import re
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from service import Service
+
+from phalanx.supervisor.events import ExitCode
+
+FLEET = ("--engine", "synthetic", "-dp", "2")
+STAGES = ("imported", "weights", "cache", "warm-up", "attached")
+
+
+def test_a_service_of_2_by_2_answers(start_service: Callable[..., Service], checkpoint_folder: Path) -> None:
+    service = start_service(
+        *(str(checkpoint_folder), "--engine", "synthetic", "-dp", "2", "-asc", "2"),
+        *("--served-model-name", "first", "second"),
+    ).wait_ready()
+    assert "Phalanx serves first at" in service.stdout
+    body = {"model": "second", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
+    request = urllib.request.Request(
+        f"{service.address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert answer["usage"]["completion_tokens"] == 5
+    names = {"phalanx supervisor", "phalanx api 0", "phalanx api 1", "phalanx engine 0", "phalanx engine 1"}
+    assert set(service.processes()) == names
+    assert service.stop() == ExitCode.OK
+
+
+def test_a_key_given_by_file_or_environment_is_seen_by_nobody_in_ps(
+    start_service: Callable[..., Service], checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "phalanx.toml"
+    file.write_text(f'model = "{checkpoint_folder}"\nengine = "synthetic"\napi-key = "a-secret-in-a-file"\n')
+    by_file = start_service("--config", str(file)).wait_ready()
+    by_environment = start_service(
+        str(checkpoint_folder), "--engine", "synthetic", env={"PHALANX_API_KEY": "a-secret-in-the-environment"}
+    ).wait_ready()
+    for service in (by_file, by_environment):
+        for command, pid in service.processes().items():
+            assert "a-secret" not in command
+            assert b"a-secret" not in Path(f"/proc/{pid}/environ").read_bytes() or pid == service.pid
+        assert "a-secret" not in service.output
+        assert "Bearer $PHALANX_API_KEY" in service.stdout
+
+
+@pytest.mark.parametrize("way", ["exit", "raise", "abort"])
+def test_a_rank_that_fails_in_a_stage_is_named(way: str, checkpoint_folder: Path) -> None:
+    ending = {"exit": "exit status 3", "raise": "told to fail", "abort": "killed by SIGABRT"}[way]
+    for stage in STAGES:
+        with Service(str(checkpoint_folder), *FLEET, "--synthetic-stage", f"1:{stage}={way}") as service:
+            assert service.wait() == ExitCode.FAILED
+            report = service.stderr[service.stderr.rindex("\nengine 1 (pid") :]
+            assert f"failed in stage {stage}, " in report
+            assert ending in report
+            service.assert_nothing_left()
+
+
+def test_a_rank_that_hangs_in_a_stage_is_named(checkpoint_folder: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        services = {}
+        for stage in STAGES:  # one after another into their stages, then all wait together
+            flags = (*FLEET, "--synthetic-stage", f"1:{stage}=hang", "--startup-timeout", "5")
+            service = stack.enter_context(Service(str(checkpoint_folder), *flags))
+            services[stage] = service.wait_for(f"engine 1   {stage}")
+        for stage, service in services.items():
+            assert service.wait() == ExitCode.FAILED
+            assert re.search(rf"\nengine 1 \(pid \d+\) is stuck in stage {stage}: waited 5\.", service.stderr)
+            service.assert_nothing_left()
+
+
+def test_an_option_that_does_not_fit_the_checkpoint_is_refused(checkpoint_folder: Path) -> None:
+    with Service(str(checkpoint_folder), "--engine", "synthetic", "--kv-cache-tokens", "64") as service:
+        assert service.wait() == ExitCode.USAGE
+        assert "--kv-cache-tokens 64 cannot hold one request of --max-model-len 2048" in service.stderr
+        assert len(service.stderr.splitlines()) == 1
+        service.assert_nothing_left()
