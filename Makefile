@@ -1,0 +1,46 @@
+# make serve   the bundled demo model on http://127.0.0.1:8000, 2 API servers and 2 ranks
+# make test    the tests          make lint, make types   the quality gates
+# make clean   remove what was made
+#
+# PYTHON=... picks the interpreter of the environment; ARGS="--port 9000" adds to `phalanx serve` or pytest.
+
+PYTHON ?= $(firstword $(shell command -v python3.12) $(shell command -v python3.11) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := phalanx tests tools benchmarks
+
+.PHONY: serve test lint types clean
+
+serve: $(VENV)/installed
+	@$(BIN)/python tools/foreground.py $(BIN)/phalanx serve -dp 2 --api-server-count 2 $(ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f phalanx/kernels/*.so
+	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Phalanx needs Python 3.11 or newer, and $(PYTHON) is older or missing: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Installed in place, so only a change of what it needs or compiles installs again.
+BUILD := pyproject.toml $(wildcard setup.py phalanx/kernels/*.c phalanx/kernels/*.h)
+
+$(VENV)/installed: $(BUILD) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(BUILD) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/installed
