@@ -1,7 +1,12 @@
 """The CPU kernels and whole steps, beside torch's own operators: `python benchmarks/kernels.py [--threads N]`.
 
 Every figure is the median of repeated runs on this machine; "torch" is the nearest operator torch has
-(functional.linear in the weights' dtype, scaled_dot_product_attention on contiguous keys and values).
+(functional.linear in the weights' dtype, scaled_dot_product_attention on contiguous keys and values, sort).
+
+What profiling taught: a step is its matrix products (85 % of a decode step of `tiny`, 95 % of a prompt of `small`), one
+row is the memory's speed and 12 rows are the multipliers'; Python and ctypes cost about 30 us a layer; huge pages bring
+nothing; and where a core is shared with another process, OpenMP's barriers cost 8 ms each, hundreds of times a step,
+which is why kernels/threads.c has no barrier.
 """
 
 import argparse
@@ -27,6 +32,7 @@ from phalanx.config import (
 from phalanx.engine.runner import ModelRunner
 from phalanx.engine.sequence import BlockId, Chunk, RequestKey, Sequence
 from phalanx.kernels.batch import Batch
+from phalanx.kernels.cpu import Choice
 from phalanx.kernels.device import HeadShape, Kernels, LayerCache, Linear, Rotary, kernels_for
 from phalanx.models.rope import rotary_table
 from phalanx.models.shape import RopeShape
@@ -112,6 +118,28 @@ def attention_layers(kernels: Kernels) -> None:
             )
 
 
+def sampling(kernels: Kernels) -> None:
+    print("\n16 rows of 49,152 logits              ms   torch ms")
+    logits_SV = torch.randn(16, 49152) * 3
+    for name, choice in (
+        ("greedy", Choice(1, 2, 0.0, 1.0, 0.0, 0)),
+        ("temperature", Choice(1, 2, 1.0, 1.0, 0.0, 0)),
+        ("top_k 20, top_p 0.8", Choice(1, 2, 0.7, 0.8, 0.0, 20)),
+        ("top_p 0.9", Choice(1, 2, 1.0, 0.9, 0.0, 0)),
+    ):
+        ours = median_seconds(lambda: kernels.sample(logits_SV, [choice] * 16))  # noqa: B023
+        if choice.top_p < 1:
+            theirs = f"{median_seconds(logits_SV.sort) * 1e3:10.3f} (sort)"
+        elif choice.temperature:
+            theirs = f"{median_seconds(lambda: logits_SV.softmax(-1).multinomial(1)) * 1e3:10.3f}"
+        else:
+            theirs = f"{median_seconds(lambda: logits_SV.argmax(-1)) * 1e3:10.3f}"
+        print(f"{name:30} {ours * 1e3:9.3f} {theirs}")
+    ours = median_seconds(lambda: kernels.log_probabilities(logits_SV, [5] * 16, 20))
+    theirs = f"{median_seconds(lambda: logits_SV.log_softmax(-1).topk(20)) * 1e3:10.3f}"
+    print(f"{'20 log probabilities':30} {ours * 1e3:9.3f} {theirs}")
+
+
 def dummy_runner(name: str, dtype: str, threads: int) -> ModelRunner:
     shape = SHAPES[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -159,14 +187,17 @@ def _report(name: str, dtype: str, what: str, tokens: int, call: Callable[[], ob
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", choices=("linear", "attention", "steps"))
+    parser.add_argument("--only", choices=("linear", "attention", "sampling", "steps"))
     options = parser.parse_args()
     kernels = kernels_for("cpu", options.threads)
     print(f"{kernels.level}, {options.threads} threads, torch {torch.__version__}\n")
+    torch.set_num_threads(options.threads)  # for its columns; the runner leaves torch one
     if options.only in (None, "linear"):
         linear_layers(kernels)
     if options.only in (None, "attention"):
         attention_layers(kernels)
+    if options.only in (None, "sampling"):
+        sampling(kernels)
     if options.only in (None, "steps"):
         steps(options.threads)
 

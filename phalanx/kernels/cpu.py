@@ -9,8 +9,9 @@ import ctypes
 import sysconfig
 from array import array
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -311,13 +312,14 @@ class CpuKernels:
 
 
 def _library() -> Any:
-    path = Path(__file__).with_name("_cpu" + sysconfig.get_config_var("EXT_SUFFIX"))
+    folder = Path(__file__).parent
+    path = folder / f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not path.exists():
-        raise ImportError(
-            f"{path} is missing: the CPU kernels were not compiled. Install the package again with gcc at hand: "
-            "pip install ."
-        )
+        raise ImportError(f"{path} is missing: install the package again with gcc at hand (pip install .)")
     library = ctypes.CDLL(str(path))
-    library.phalanx_level.restype = ctypes.c_char_p
+    library.phalanx_level.restype = library.phalanx_sources.restype = c_char_p
     library.phalanx_set_threads.argtypes = (c_int32,)
+    sources = sorted(source for source in folder.iterdir() if source.suffix in (".c", ".h"))
+    if sha256(b"".join(source.read_bytes() for source in sources)).hexdigest() != library.phalanx_sources().decode():
+        raise ImportError(f"{path} was compiled from other sources than those beside it: install the package again")
     return library

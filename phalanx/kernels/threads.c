@@ -122,3 +122,6 @@ const char *phalanx_level(void) {
 #endif
     return "baseline";
 }
+
+/* Digest of the C sources this was compiled from. */
+const char *phalanx_sources(void) { return SOURCES; }
