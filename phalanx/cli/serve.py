@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,26 +16,35 @@ from phalanx import checkpoint
 from phalanx.cli import config_file
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, build, serve_parser
-from phalanx.config import Config
+from phalanx.config import Config, HttpOptions, ParallelOptions
 from phalanx.protocol import Role
 from phalanx.supervisor.events import ExitCode
 from phalanx.supervisor.signals import STOP_SIGNALS
+from phalanx.transport.listener import bind_http
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Serve until stopped.
+def run(arguments: Sequence[str], commands: Mapping[Role, Sequence[str]] | None = None) -> int:
+    """Serve until stopped; the exit status. `commands` starts other programs as children.
 
     Raises:
         UsageError, checkpoint.CheckpointError: nothing was started.
     """
+    given = parse(arguments)
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
     for number in STOP_SIGNALS:
         signal.signal(number, _end_at_once)
-    given = parse(arguments)
-    config = configuration(given)
-    return serve(config)
+    http: HttpOptions = given.groups["http"]
+    parallel: ParallelOptions = given.groups["parallel"]
+    try:
+        # Before the checkpoint, which may have to be fetched: a port in use is told at once.
+        sockets = bind_http(http.host, http.port, parallel.api_server_count)
+    except OSError as error:
+        what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
+        print(f"phalanx serve: {what}{error.strerror or error}", file=sys.stderr)
+        return ExitCode.ADDRESS
+    return _serve(configuration(given), sockets, commands)
 
 
 def parse(arguments: Sequence[str]) -> Given:
@@ -65,9 +75,8 @@ def configuration(given: Given) -> Config:
     return config
 
 
-def serve(config: Config, commands: Mapping[Role, Sequence[str]] | None = None) -> int:
-    """Run the service to its end; its exit status. `commands` starts other programs as children."""
-    # Here and not above: a wrong option needs no event loop to be told.
+def _serve(config: Config, http: list[socket.socket], commands: Mapping[Role, Sequence[str]] | None) -> int:
+    # Here and not above: what is refused needs no event loop to be told.
     import setproctitle
     import uvloop
 
@@ -79,12 +88,7 @@ def serve(config: Config, commands: Mapping[Role, Sequence[str]] | None = None) 
     setproctitle.setproctitle("phalanx supervisor")
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        sockets = Sockets(config)
-    except OSError as error:
-        print(f"phalanx serve: {error.strerror or error}", file=sys.stderr)
-        return ExitCode.ADDRESS
-    with sockets:
+    with Sockets(http) as sockets:
         picture = picture_for(sys.stderr, lambda url: _announce(config, url))
         logging.basicConfig(level=config.service.log_level.upper(), handlers=[PictureLog(picture)])
         supervisor = Supervisor(config, sockets, picture, commands or COMMANDS)

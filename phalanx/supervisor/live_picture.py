@@ -74,14 +74,18 @@ class LivePicture(PlainPicture):
         live.update(table, refresh=True)
 
 
+_BAR = 12
+"""Columns."""
+
 _STYLES = {Life.READY: "green", Life.LAUNCHING: "dim", Life.STARTING: "cyan"}
 
 
-def _bar(child: Child) -> ProgressBar | Text:
+def _bar(child: Child) -> ProgressBar:
     if child.life is Life.READY:
-        return ProgressBar(total=1.0, completed=1.0, width=20)
+        return ProgressBar(total=1.0, completed=1.0, width=_BAR, finished_style="green")
     if child.progress is not None:
-        return ProgressBar(total=1.0, completed=min(max(child.progress, 0.0), 1.0), width=20)
-    # Without a known share: how far along the stages it is.
+        return ProgressBar(total=1.0, completed=min(max(child.progress, 0.0), 1.0), width=_BAR)
+    # Its share of the stage is not known: how far along the stages it is.
     stages = list(StageName)
-    return ProgressBar(total=len(stages) - 1, completed=stages.index(child.stage), width=20, style="dim")
+    done = stages.index(child.stage)
+    return ProgressBar(total=len(stages) - 1, completed=done, width=_BAR, complete_style="bar.back", style="dim")

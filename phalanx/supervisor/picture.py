@@ -1,6 +1,7 @@
 """What a person sees of the start, as plain lines: one when a child enters a stage, none for progress within it."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -64,8 +65,8 @@ class PictureLog(logging.Handler):
 
 
 def picture_for(stream: TextIO, announce: Announce) -> PlainPicture:
-    """Live where the stream is a terminal."""
-    if not stream.isatty():
+    """Live where the stream is a terminal that can move its cursor."""
+    if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         return PlainPicture(stream, announce)
     # Rich is a third of this process's imports, and logs have no use for it.
     from phalanx.supervisor.live_picture import LivePicture

@@ -4,31 +4,30 @@ import contextlib
 import socket
 from types import TracebackType
 
-from phalanx.config import Config
 from phalanx.protocol import ApiServerId, Endpoint, Membership
-from phalanx.transport.listener import PrivateFolder, address_of, bind_http, bind_unix
+from phalanx.transport.listener import PrivateFolder, address_of, bind_unix
 
 
 class Sockets:
     """A context manager; leaving it closes everything and removes the private folder."""
 
-    def __init__(self, config: Config) -> None:
-        """Bind all of them.
+    def __init__(self, http: list[socket.socket]) -> None:
+        """Bind all others, one for the engine plane beside each of `http`, which this owns from now on.
 
         Raises:
-            AddressInUse: somebody has the HTTP port; the message says who.
-            OSError: the HTTP address cannot be listened on.
+            OSError: no private folder can be made.
         """
+        self.http = http
         self._stack = contextlib.ExitStack()
         try:
-            count = config.parallel.api_server_count
-            self.http = bind_http(config.http.host, config.http.port, count)
-            for sock in self.http:
+            for sock in http:
                 self._stack.enter_context(sock)
             folder = PrivateFolder()
             self._stack.callback(folder.close)
             self.control = self._stack.enter_context(bind_unix(folder.path / "control"))
-            self.engine = [self._stack.enter_context(bind_unix(folder.path / f"api-{index}")) for index in range(count)]
+            self.engine = [
+                self._stack.enter_context(bind_unix(folder.path / f"api-{index}")) for index in range(len(http))
+            ]
         except BaseException:
             self._stack.close()
             raise

@@ -76,6 +76,20 @@ def test_a_rank_that_hangs_in_a_stage_is_named(checkpoint_folder: Path) -> None:
             service.assert_nothing_left()
 
 
+def test_a_model_that_is_not_there_is_one_line_and_exit_code_2() -> None:
+    with Service("/nowhere/at/all") as service:
+        assert service.wait() == ExitCode.USAGE
+        assert service.output == "phalanx serve: there is no folder /nowhere/at/all\n"
+
+
+def test_a_host_that_cannot_be_listened_on_is_named() -> None:
+    for host, words in (("nowhere.invalid", "--host nowhere.invalid: "), ("192.0.2.1", "cannot listen on 192.0.2.1:")):
+        with Service("--host", host) as service:
+            assert service.wait() == ExitCode.ADDRESS
+            assert words in service.stderr
+            assert len(service.stderr.splitlines()) == 1
+
+
 def test_an_option_that_does_not_fit_the_checkpoint_is_refused(checkpoint_folder: Path) -> None:
     with Service(str(checkpoint_folder), "--engine", "synthetic", "--kv-cache-tokens", "64") as service:
         assert service.wait() == ExitCode.USAGE

@@ -10,4 +10,4 @@ if __name__ == "__main__":
     plan, *flags = sys.argv[1:]
     script = str(Path(__file__).with_name("stand_in.py"))
     commands = {role: [sys.executable, script, role.value, plan] for role in Role}
-    sys.exit(serve.serve(serve.configuration(serve.parse(flags)), commands))
+    sys.exit(serve.run(flags, commands))
