@@ -81,7 +81,7 @@ def _serve(config: Config, http: list[socket.socket], commands: Mapping[Role, Se
     import uvloop
 
     from phalanx.supervisor import report
-    from phalanx.supervisor.picture import PictureLog, picture_for
+    from phalanx.supervisor.picture import PictureLog, picture_for, say
     from phalanx.supervisor.sockets import Sockets
     from phalanx.supervisor.supervisor import COMMANDS, Supervisor
 
@@ -89,7 +89,7 @@ def _serve(config: Config, http: list[socket.socket], commands: Mapping[Role, Se
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     with Sockets(http) as sockets:
-        picture = picture_for(sys.stderr, lambda url: _announce(config, url))
+        picture = picture_for(sys.stderr, lambda url: say(sys.stdout, _announcement(config, url)))
         logging.basicConfig(level=config.service.log_level.upper(), handlers=[PictureLog(picture)])
         supervisor = Supervisor(config, sockets, picture, commands or COMMANDS)
         try:
@@ -100,26 +100,25 @@ def _serve(config: Config, http: list[socket.socket], commands: Mapping[Role, Se
     if finish.failure is not None:
         words = supervisor.last_words(finish.failure.child)
         left_behind = [str(child) for child in finish.left_behind]
-        print(f"\n{report.full(finish.failure, words, left_behind)}", file=sys.stderr)
+        say(sys.stderr, f"\n{report.full(finish.failure, words, left_behind)}")
     elif finish.left_behind:
         names = ", ".join(str(child) for child in finish.left_behind)
-        print(f"phalanx serve: did not end even after SIGKILL: {names}", file=sys.stderr)
+        say(sys.stderr, f"phalanx serve: did not end even after SIGKILL: {names}")
     return finish.exit_code
 
 
-def _announce(config: Config, url: str) -> None:
-    """The address on stdout, for a person and for a script; a request to paste."""
+def _announcement(config: Config, url: str) -> str:
+    """The address, for a person and for a script; a request to paste."""
     name = config.served_names[0]
     ranks, servers = config.parallel.data_parallel_size, config.parallel.api_server_count
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}]})
     # 0.0.0.0 and [::] are where to listen, not where to connect.
     reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     key = ' -H "Authorization: Bearer $PHALANX_API_KEY"' if config.http.api_key else ""
-    print(
+    return (
         f"\nPhalanx serves {name} at {url} ({_count(servers, 'API server')}, {_count(ranks, 'rank')})\n\n"
         f"    curl {reachable}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
-        f"        -d {shlex.quote(body)}\n",
-        flush=True,
+        f"        -d {shlex.quote(body)}\n"
     )
 
 

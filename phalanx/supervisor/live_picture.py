@@ -1,6 +1,7 @@
 """What a person at a terminal sees of the start: a line a child, changing in place; driven by the loop, no thread."""
 
 import asyncio
+import contextlib
 import time
 from typing import TextIO
 
@@ -42,20 +43,26 @@ class LivePicture(PlainPicture):
         super().ready(fleet, url)
 
     def line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        if self._live is None:
+            super().line(text)
+        else:
+            with contextlib.suppress(OSError):
+                self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._live is not None:
-            self._frame(self._live)
-            self._live.stop()
-            self._live = None
+            live, self._live = self._live, None
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._frame(live)
+                live.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _draw(self) -> None:
         if self._live is not None:
-            self._frame(self._live)
+            with contextlib.suppress(OSError):
+                self._frame(self._live)
             self._timer = asyncio.get_running_loop().call_later(REFRESH, self._draw)
 
     def _frame(self, live: Live) -> None:

@@ -14,6 +14,16 @@ Announce = Callable[[str], None]
 """Tell the address, once the service serves at it."""
 
 
+def say(stream: TextIO, text: str) -> None:
+    """Print a line. Whoever read the stream may be gone; the service is not to end of that."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # Nor may what is still buffered spoil the exit code when Python flushes it.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
 class PlainPicture:
     """For logs and pipes."""
 
@@ -40,7 +50,7 @@ class PlainPicture:
         self._announce(url)
 
     def line(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        say(self._stream, text)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

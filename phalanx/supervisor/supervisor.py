@@ -22,7 +22,7 @@ from phalanx.protocol import Hello, Incarnation, Role, ToSupervisor
 from phalanx.supervisor import events, report
 from phalanx.supervisor.events import ChildId, Finish, FleetAction, FleetEvent, Place
 from phalanx.supervisor.fleet import Fleet, Limits
-from phalanx.supervisor.launchers.local import LaunchError, LocalProcess, launch
+from phalanx.supervisor.launchers.local import LocalProcess, launch
 from phalanx.supervisor.output import Output
 from phalanx.supervisor.scrape import Scrapes
 from phalanx.supervisor.signals import STOP_SIGNALS
@@ -40,6 +40,9 @@ COMMANDS: Mapping[Role, Sequence[str]] = {
 
 HURRY = 0.25
 """Seconds a late tick is put off: whoever stopped this process stopped its reading too, not the children's writing."""
+
+DESCRIPTORS = 2**20
+"""What a process may open where its hard limit allows; programs that close all they might have should not take long."""
 
 _READ = 65536
 
@@ -87,6 +90,7 @@ class Supervisor:
         """Start the children, watch them, end with the last of them. Leaves no process, whatever happens."""
         loop = asyncio.get_running_loop()
         self._finished = loop.create_future()
+        _allow_many_descriptors()
         loop.set_exception_handler(self._defect)
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
@@ -165,7 +169,7 @@ class Supervisor:
         inherited = self._sockets.of_api_server(place.index) if place.role is Role.API else {}
         try:
             process = launch(command, inherited, self._child_environment())
-        except LaunchError as error:
+        except OSError as error:
             self.take(events.LaunchFailed(time.monotonic(), child, str(error)))
             return
         self._processes[child] = process
@@ -286,6 +290,14 @@ class Supervisor:
             self._finished.set_exception(error)
         else:
             loop.default_exception_handler(context)
+
+
+def _allow_many_descriptors() -> None:
+    """Raise the soft limit, which children inherit: 1,024 descriptors are as few connections for an API server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class ControlHandler:

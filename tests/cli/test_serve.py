@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,27 @@ def test_a_service_of_2_by_2_answers(start_service: Callable[..., Service], chec
     names = {"phalanx supervisor", "phalanx api 0", "phalanx api 1", "phalanx engine 0", "phalanx engine 1"}
     assert set(service.processes()) == names
     assert service.stop() == ExitCode.OK
+
+
+@pytest.mark.parametrize("moment", ["starting", "ready", "in the middle of a request"])
+def test_nothing_outlives_a_killed_supervisor_for_a_second(moment: str, checkpoint_folder: Path) -> None:
+    flags = ["--synthetic-stage", "weights=hang"] if moment == "starting" else ["--synthetic-rate", "10"]
+    with Service(str(checkpoint_folder), *FLEET, "-asc", "2", *flags) as service:
+        if moment == "starting":
+            service.wait_for("engine 0   weights").wait_for("engine 1   weights")
+        else:
+            service.wait_ready()
+        with contextlib.ExitStack() as stack:
+            if moment == "in the middle of a request":
+                body = {"model": str(checkpoint_folder), "prompt": "Hi", "max_tokens": 1000, "stream": True}
+                url = f"{service.address}/v1/completions"
+                request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+                answer = stack.enter_context(urllib.request.urlopen(request, timeout=60))
+                assert answer.readline().startswith(b"data: ")
+            assert len(service.processes()) == 5
+            service.signal(signal.SIGKILL)
+            assert service.wait() == -signal.SIGKILL
+            assert service.seconds_until_no_process_is_left() < 1.0
 
 
 def test_a_key_given_by_file_or_environment_is_seen_by_nobody_in_ps(

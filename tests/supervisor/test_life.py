@@ -153,3 +153,18 @@ def test_on_a_terminal_the_start_is_a_live_picture_and_ctrl_c_ends_it(checkpoint
     for child in ("api 0", "api 1", "engine 0", "engine 1"):
         assert re.search(rf"{child}\S* .*ready", text)
     assert "SIGINT: stopping" in text
+
+
+def test_a_service_whose_output_nobody_reads_any_more_runs_on_and_keeps_its_exit_code(
+    checkpoint_folder: Path,
+) -> None:
+    command = [sys.executable, str(SCRIPT), "{}", str(checkpoint_folder), *FLEET, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    while "Phalanx serves" not in process.stdout.readline():
+        pass
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGTERM)  # it says that it stops
+    assert process.wait(60) == ExitCode.OK

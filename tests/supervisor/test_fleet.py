@@ -1,0 +1,140 @@
+"""Single decisions of the fleet; its long random histories are in tests/simulation."""
+
+from phalanx.protocol import Incarnation, Role, StageName
+from phalanx.supervisor import report
+from phalanx.supervisor.events import (
+    AnnounceFailure,
+    AnnounceReady,
+    BecameReady,
+    Begin,
+    Cause,
+    ChildId,
+    ControlEnded,
+    Dump,
+    ExitCode,
+    Exited,
+    Failure,
+    Finish,
+    Greeted,
+    Kill,
+    Launched,
+    OutputEnded,
+    Place,
+    Progressed,
+    Refuse,
+    Reported,
+    Spawn,
+    Stop,
+    StopRequested,
+    Tick,
+)
+from phalanx.supervisor.fleet import Fleet, Limits, Phase
+
+API = ChildId(Place(Role.API, 0), Incarnation(0))
+RANK = ChildId(Place(Role.ENGINE, 0), Incarnation(0))
+LIMITS = Limits(startup=10, shutdown=3, dump=1, kill=5, last_words=1)
+
+
+def connected() -> Fleet:
+    """An API server and a rank that have said Hello, at time 0."""
+    fleet = Fleet.of([API.place, RANK.place], LIMITS)
+    assert fleet.step(Begin(0)) == [Spawn(API), Spawn(RANK)]
+    for child in (API, RANK):
+        fleet.step(Launched(0, child, 7))
+        fleet.step(Greeted(0, child))
+    return fleet
+
+
+def serving() -> Fleet:
+    fleet = connected()
+    assert fleet.step(BecameReady(1, API, "")) == []
+    assert fleet.step(BecameReady(1, RANK, "")) == [AnnounceReady()]
+    assert fleet.next_deadline() is None
+    return fleet
+
+
+def end(fleet: Fleet, child: ChildId, at: float, status: int = 0) -> list[object]:
+    return [
+        action
+        for event in (Exited(at, child, status), ControlEnded(at, child, "closed"), OutputEnded(at, child))
+        for action in fleet.step(event)
+    ]
+
+
+def test_progress_moves_the_deadline_and_repeating_oneself_does_not() -> None:
+    fleet = connected()
+    for at, share in ((2, 0.1), (4, 0.2), (5, 0.2)):
+        fleet.step(Progressed(at, RANK, StageName.WEIGHTS, share, ""))
+        fleet.step(Progressed(at, API, StageName.IMPORTED, None, str(at)))
+    waits = {child.id: child.wait.deadline for child in fleet.children.values() if child.wait}
+    assert waits == {RANK: 4 + LIMITS.startup, API: 5 + LIMITS.startup}
+
+
+def test_the_first_to_fail_is_the_culprit_whatever_comes_later() -> None:
+    fleet = serving()
+    first = fleet.step(Exited(5, RANK, -9))
+    assert isinstance(first[0], AnnounceFailure)
+    assert first[1:] == [Stop(API)]
+    assert fleet.step(Reported(5.1, API, "the rank is gone", "")) == []
+    fleet.step(ControlEnded(5.1, RANK, "closed"))
+    fleet.step(OutputEnded(5.1, RANK))
+    (finish,) = end(fleet, API, 5.2)
+    assert isinstance(finish, Finish)
+    assert finish.exit_code is ExitCode.FAILED
+    assert finish.failure is not None
+    assert (finish.failure.child, finish.failure.status, finish.failure.reason) == (RANK, -9, "")
+
+
+def test_a_report_is_not_lost_to_an_exit_that_was_seen_before_it() -> None:
+    fleet = connected()
+    fleet.step(Exited(1, RANK, 1))
+    fleet.step(OutputEnded(1, RANK))
+    end(fleet, API, 1.1, -9)
+    assert fleet.phase is Phase.STOPPING, "it waits for what is left in the control connection"
+    fleet.step(Reported(1.2, RANK, "out of blocks", "Traceback ..."))
+    (finish,) = fleet.step(ControlEnded(1.2, RANK, "closed"))
+    assert isinstance(finish, Finish)
+    assert finish.failure is not None
+    assert (finish.failure.reason, finish.failure.traceback) == ("out of blocks", "Traceback ...")
+
+
+def test_a_stuck_child_is_made_to_say_where_it_is_then_killed_and_the_rest_killed_at_once() -> None:
+    fleet = connected()
+    fleet.step(Progressed(3, API, StageName.IMPORTED, None, ""))
+    actions = fleet.step(Tick(10))
+    assert isinstance(actions[0], AnnounceFailure)
+    assert actions[0].failure.cause is Cause.STALLED
+    assert actions[0].failure.waiting_for == "its next stage"
+    assert actions[1:] == [Dump(RANK), Kill(API, "")]
+    assert fleet.step(Tick(11)) == [Kill(RANK, "it did not end in time")]
+
+
+def test_a_message_of_an_older_incarnation_is_ignored_and_its_connection_refused() -> None:
+    fleet = serving()
+    older = ChildId(RANK.place, Incarnation(-1))
+    assert fleet.step(Exited(2, older, 1)) == []
+    assert fleet.step(Reported(2, older, "late news", "")) == []
+    assert isinstance(fleet.step(Greeted(2, older))[0], Refuse)
+    assert fleet.phase is Phase.SERVING
+
+
+def test_a_process_that_survives_sigkill_is_named_and_does_not_hold_the_end_up_for_ever() -> None:
+    fleet = serving()
+    fleet.step(StopRequested(2, "SIGTERM"))
+    end(fleet, API, 2.1)
+    assert fleet.next_deadline() == 2 + LIMITS.shutdown
+    assert fleet.step(Tick(5)) == [Kill(RANK, "it did not end in time")]
+    assert fleet.step(Tick(10)) == [Finish(ExitCode.LEFT_BEHIND, None, (RANK,))]
+
+
+def test_a_report_tells_a_person_who_where_how_long_and_with_which_words() -> None:
+    failure = Failure(RANK, Cause.EXITED, StageName.WEIGHTS, "progress in stage weights", 12.34, 0.5, 99, status=-9)
+    assert report.full(failure, ["loading shard 3", "boom"]).splitlines() == [
+        "engine 0 (pid 99) failed in stage weights, 12.3 s into it: killed by SIGKILL",
+        "",
+        "The last it printed (2 lines):",
+        "    loading shard 3",
+        "    boom",
+        "",
+        "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`.",
+    ]
