@@ -56,7 +56,7 @@ class RankStatus(NamedTuple):
 class Generation:
     """One request in flight."""
 
-    __slots__ = ("_error", "_link", "_output", "_placement", "_request_id", "_waiter")
+    __slots__ = ("_error", "_link", "_output", "_placement", "_request_id", "_waiter", "on_output")
 
     def __init__(self, link: "_RankLink", request_id: RequestId, placement: Placement) -> None:
         self._link: _RankLink | None = link
@@ -65,6 +65,8 @@ class Generation:
         self._output: RequestOutput | None = None
         self._error: EngineDied | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.on_output: Callable[[], None] | None = None
+        """Called, in place of waking `next`, when `take` has something; must not raise."""
 
     async def next(self) -> RequestOutput:
         """Wait for new tokens; all that came since the last call are merged into one output.
@@ -72,12 +74,16 @@ class Generation:
         Raises:
             EngineDied: the rank has gone and every token it sent has been taken.
         """
-        while self._output is None:
-            if self._error is not None:
-                raise self._error
+        while (output := self.take()) is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        return output
+
+    def take(self) -> RequestOutput | None:
+        """What came since the last call, merged into one output; None where nothing did. Raises as `next`."""
         output, self._output = self._output, None
+        if output is None and self._error is not None:
+            raise self._error
         return output
 
     def abort(self) -> None:
@@ -96,6 +102,9 @@ class Generation:
         self._wake()
 
     def _wake(self) -> None:
+        if self.on_output is not None:
+            self.on_output()
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,9 @@ Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 JSON = b"application/json"
 
+OUTLET = "phalanx.outlet"
+"""Name of the ASGI extension that carries the connection, so that a stream can write without waiting."""
+
 LINGER = 1.0
 """Seconds for which the rest of a refused body is read and dropped, so that the client gets to read the refusal:
 closing a socket with unread input resets it, and many clients then never see the answer."""
@@ -27,6 +30,14 @@ _STREAM_HEADERS = [
     # Tells nginx not to collect the events.
     (b"x-accel-buffering", b"no"),
 ]
+
+
+class Outlet(Protocol):
+    """A connection that can be written to without waiting."""
+
+    paused: bool
+
+    def write_chunk(self, body: bytes) -> None: ...
 
 
 class ClientGone(Exception):
@@ -117,6 +128,15 @@ class Exchange:
         """Start a stream of server-sent events; each is then one `http.response.body` through `send`."""
         self.status = 200
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+
+    @property
+    def outlet(self) -> Outlet | None:
+        """The connection, where it takes chunks; HTTP/1.0 knows none."""
+        if self.scope["http_version"] != "1.1":
+            return None
+        extension = self.scope.get("extensions", {}).get(OUTLET)
+        outlet: Outlet | None = extension and extension["connection"]
+        return outlet
 
     async def send_event(self, event: bytes) -> None:
         await self.send({"type": "http.response.body", "body": event, "more_body": True})
