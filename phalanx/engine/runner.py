@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from phalanx.config import Config
+from phalanx.engine.cache_size import cache_blocks
 from phalanx.engine.sampler import Sampler, token_logprobs
 from phalanx.engine.sequence import BlockId, Chunk, Progress, RequestKey, Sampled, Sequence
 from phalanx.kernels.batch import Batch
-from phalanx.kernels.cpu import padded_head_dim
 from phalanx.kernels.device import kernels_for
 from phalanx.models.dense import DenseDecoder
 from phalanx.models.registry import shape_of
@@ -132,40 +132,3 @@ def _dtype(option: str, stored: str) -> torch.dtype:
     """Of the KV cache, and what weights are rounded to. float16 has too little range to compute in: float32 instead."""
     name = stored if option == "auto" else option
     return torch.bfloat16 if name == "bfloat16" else torch.float32
-
-
-def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype) -> int:
-    """KV blocks of a rank: as many as `kv_cache_tokens` says, else as fit this rank's share of the free memory, and
-    never more than max_num_seqs sequences of the full length can fill.
-
-    Raises ValueError where not even one sequence of max_model_len fits.
-    """
-    block_size = config.engine.block_size
-    longest = config.model.max_model_len or config.facts.max_model_len
-    blocks_a_sequence = -(-longest // block_size)
-    values = shape.layers * shape.kv_heads * (shape.head_dim + padded_head_dim(shape.head_dim))
-    bytes_a_block = block_size * values * dtype.itemsize
-
-    if config.engine.kv_cache_tokens is not None:
-        blocks = config.engine.kv_cache_tokens // block_size
-        source = f"--kv-cache-tokens {config.engine.kv_cache_tokens}"
-    else:
-        share = config.engine.gpu_memory_utilization / config.parallel.data_parallel_size
-        free = _available_memory()
-        blocks = int(free * share) // bytes_a_block
-        source = f"{share:.0%} of {free / 2**30:.1f} GiB free memory"
-    if blocks < blocks_a_sequence:
-        raise ValueError(
-            f"the KV cache holds {blocks * block_size:,} tokens ({source}, {bytes_a_block / block_size:,.0f} bytes a "
-            f"token), less than one sequence of {longest:,}: lower --max-model-len, or raise --kv-cache-tokens or "
-            "--gpu-memory-utilization"
-        )
-    return min(blocks, config.engine.max_num_seqs * blocks_a_sequence)
-
-
-def _available_memory() -> int:
-    """Bytes that can be had without swapping, by the kernel's estimate."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not tell MemAvailable; give --kv-cache-tokens")

@@ -10,6 +10,7 @@ its own logits, parameters and position, whatever else is in the batch.
 
 import math
 
+import torch
 from torch import Tensor
 
 from phalanx.engine.sequence import Sampled, Sequence
@@ -53,11 +54,11 @@ class Sampler:
     def _edit(self, logits_V: Tensor, sequence: Sequence) -> None:
         params = sequence.sampling
         if params.logit_bias:
-            for token, bias in params.logit_bias.items():
-                logits_V[token] += bias
+            logits_V[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()))
         if sequence.generated < params.min_tokens:
             ends = params.stop_token_ids if params.ignore_eos else (*self._eos_token_ids, *params.stop_token_ids)
-            logits_V[list(ends)] = -math.inf
+            # A client may name stop tokens that the model has no logit for.
+            logits_V[[token for token in ends if 0 <= token < len(logits_V)]] = -math.inf
         if _penalised(params):
             self._kernels.penalise(
                 logits_V,

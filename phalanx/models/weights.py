@@ -58,6 +58,8 @@ class Checkpoint:
                     f"{', '.join(missing[:5])}. Download the checkpoint again."
                 )
             return paths
+        if (single := self.folder / "model.safetensors").exists():
+            return [single]
         paths = sorted(self.folder.glob("*.safetensors"))
         if not paths:
             raise CheckpointError(f"{self.folder} holds no *.safetensors file; other formats are not read")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,15 @@ def test_a_checkpoint_that_is_not_the_model_of_its_config_is_refused(folder: Pat
         load_runner(folder)
 
 
+def test_other_forms_of_the_weights_beside_the_file_are_left_alone(folder: Path) -> None:
+    expected = first_logprobs(folder)
+    save_file({"layers.0.attention.wq.weight": torch.zeros(3)}, folder / "consolidated.safetensors")
+    assert first_logprobs(folder) == expected
+    shutil.move(folder / "model.safetensors", folder / "weights.safetensors")
+    (folder / "consolidated.safetensors").unlink()
+    assert first_logprobs(folder) == expected
+
+
 def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
@@ -162,31 +172,3 @@ def test_progress_is_told_stage_by_stage(folder: Path) -> None:
     assert shares[-1] == 1
     assert len(shares) > 3
     assert runner.describe() == "KV cache 8,192 tokens, float32, 2 threads"
-
-
-def test_the_cache_is_no_larger_than_all_requests_can_fill(folder: Path) -> None:
-    runner = load_runner(folder, kv_cache_tokens=None, max_num_seqs=3)
-    assert runner.num_blocks * runner.block_size == 3 * 1024
-
-
-def test_the_cache_takes_its_share_of_free_memory(folder: Path) -> None:
-    """With a request limit that is out of the way, a share of what is free; twice the share, twice the blocks."""
-    blocks = [
-        load_runner(folder, kv_cache_tokens=None, max_num_seqs=10**6, gpu_memory_utilization=share).num_blocks
-        for share in (0.02, 0.04)
-    ]
-    assert blocks[1] == pytest.approx(2 * blocks[0], rel=0.3)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kv_cache_tokens": 512}, r"holds 512 tokens \(--kv-cache-tokens 512.*less than one sequence of 1,024"),
-        ({"kv_cache_tokens": None, "gpu_memory_utilization": 1e-9}, r"holds 0 tokens .* of .* GiB free memory"),
-    ],
-)
-def test_a_cache_too_small_for_one_sequence_is_refused_in_numbers(
-    folder: Path, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        load_runner(folder, **options)

@@ -201,6 +201,12 @@ def test_penalties_equal_the_reference(change: dict[str, Any]) -> None:
         assert sample_one(logits_V, greedy).token == int(changed_V.argmax())
 
 
+def test_a_stop_token_without_a_logit_is_no_harm() -> None:
+    sequence = make_sequence(min_tokens=2, stop_token_ids=(VOCABULARY, 2**40), temperature=0.0)
+    logits_V = make_logits()
+    assert sample_one(logits_V, sequence).token == int(logits_V.argmax())
+
+
 def test_logit_bias_forces_and_forbids() -> None:
     logits_V = make_logits()
     best = int(logits_V.argmax())

@@ -1,0 +1,82 @@
+"""The KV cache's size: the option, or a share of what is free, and never without room for one whole sequence."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import make_config
+
+from phalanx.config import Config
+from phalanx.engine.cache_size import cache_blocks, free_memory
+from phalanx.models.registry import shape_of
+
+SHAPE = shape_of(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 500,
+        "hidden_size": 64,
+        "intermediate_size": 112,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+)
+
+
+def config(tmp_path: Path, **engine: Any) -> Config:
+    return make_config(tmp_path, **engine)
+
+
+def test_it_is_what_the_option_says(tmp_path: Path) -> None:
+    assert cache_blocks(config(tmp_path, kv_cache_tokens=2000, block_size=32), SHAPE, torch.float32) == 62
+
+
+def test_it_is_no_larger_than_all_requests_can_fill(tmp_path: Path) -> None:
+    few = config(tmp_path, kv_cache_tokens=10**9, max_num_seqs=3, block_size=16)
+    assert cache_blocks(few, SHAPE, torch.float32) == 3 * 1024 // 16
+
+
+def test_it_takes_its_share_of_free_memory(tmp_path: Path) -> None:
+    """With a request limit that is out of the way: a tenth, and half as many bytes a token give twice the blocks."""
+    options = config(tmp_path, kv_cache_tokens=None, max_num_seqs=10**7, gpu_memory_utilization=0.1)
+    bytes_a_block = 16 * 3 * 2 * (16 + 32) * 4
+    blocks = cache_blocks(options, SHAPE, torch.float32)
+    assert blocks * bytes_a_block == pytest.approx(free_memory() * 0.1, rel=0.3)
+    assert cache_blocks(options, SHAPE, torch.bfloat16) == pytest.approx(2 * blocks, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_cache_tokens": 512}, r"holds 512 tokens \(--kv-cache-tokens 512.*less than one sequence of 1,024"),
+        ({"kv_cache_tokens": None, "gpu_memory_utilization": 1e-9}, r"holds 0 tokens .* of .* GiB free memory"),
+    ],
+)
+def test_less_than_one_sequence_is_refused_in_numbers(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cache_blocks(config(tmp_path, **options), SHAPE, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, 8 * 2**30),
+        ({"": "max"}, 8 * 2**30),
+        ({"": str(3 * 2**30)}, 2 * 2**30 + 4096),
+        ({"": str(6 * 2**30), "pod": str(2 * 2**30)}, 2**30 + 4096),
+        ({"pod/box": str(2**29)}, 0),
+    ],
+)
+def test_the_limits_of_a_container_count(tmp_path: Path, limits: dict[str, str], expected: int) -> None:
+    """Each group has a gibibyte in use, of which a page is cache that can be dropped."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("1:name=other:/x\n0::/pod/box\n")
+    for group, limit in limits.items():
+        folder = tmp_path / "sys/fs/cgroup" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{2**30}\n")
+        (folder / "memory.stat").write_text("anon 5\ninactive_file 4096\n")
+    assert free_memory(tmp_path) == expected
