@@ -32,7 +32,7 @@ class Scheduler:
 
     Args:
         max_num_seqs: most requests running at once.
-        max_num_batched_tokens: most tokens in one step; no more requests run at once than that, either.
+        max_num_batched_tokens: most tokens in one step.
         max_model_len: tokens at which a request ends, prompt included. At most the tokens of the cache, so that
             the first in order always fits.
         eos_token_ids: the checkpoint's own ends of sequence.
@@ -49,7 +49,7 @@ class Scheduler:
     ) -> None:
         assert max_model_len <= cache.tokens
         self._cache = cache
-        self._seats = min(max_num_seqs, max_num_batched_tokens)
+        self._seats = max_num_seqs
         self._step_tokens = max_num_batched_tokens
         self._max_model_len = max_model_len
         self._eos = frozenset(eos_token_ids)
@@ -159,14 +159,14 @@ class Scheduler:
         if not prompts and not self._waiting:
             return decodes
         budget = PrefillBudget(self._step_tokens - len(decodes), self._step_tokens)
-        chunks = self._plan_prompts(prompts, budget, admit=self._preemptions == preemptions)
+        chunks = self._plan_prompts(prompts, budget)
         if self._preemptions != preemptions:
             decodes = [chunk for chunk in decodes if chunk.sequence.blocks]
         return decodes + chunks
 
-    def _plan_prompts(self, prompts: list[Sequence], budget: PrefillBudget, admit: bool) -> list[Chunk]:
-        """Chunks of prompts that run already and, where `admit`, of prompts that wait; merged in order."""
-        step = _PromptStep(budget, admit, list(prompts))
+    def _plan_prompts(self, prompts: list[Sequence], budget: PrefillBudget) -> list[Chunk]:
+        """Chunks of prompts that run already and of prompts that wait, merged in order."""
+        step = _PromptStep(budget, list(prompts))
         queue = deque(prompts)
         while budget.left:
             waiting = self._first_waiting() if step.admit else None
@@ -195,6 +195,7 @@ class Scheduler:
             if self._make_room(sequence, sequence.computed + length):
                 self._run_prompt(step, sequence, length)
             if self._preemptions != preemptions:
+                # What was planned for those that gave way is dropped: they must not come back in this step.
                 step.admit = False
 
     def _start_prompt(self, step: "_PromptStep", sequence: Sequence) -> None:
@@ -206,7 +207,7 @@ class Scheduler:
         remaining = len(sequence.tokens) - hit
         length = step.budget.offer(remaining)
         # Most of what it needs is being computed by another in this very step: in the next it finds that in the cache.
-        soon_cached = 2 * cache.overlap(sequence, hit, step.computing) > remaining
+        soon_cached = length > 0 and 2 * cache.overlap(sequence, hit, step.computing) > remaining
         yielding = self._yielding(sequence, reused, step.unfinished) if length and not soon_cached else None
         if yielding is None:
             step.passed.append(sequence)
@@ -215,8 +216,7 @@ class Scheduler:
             return
         for victim in yielding:
             self._preempt(victim)
-        # A step that has preempted admits nobody else, or the one that gave way would take its blocks back.
-        step.admit = not yielding
+        step.admit = not yielding  # as in _continue_prompt
         cache.adopt(sequence, reused)
         self._accounts[sequence.key.api_server].prefill_tokens -= hit
         if not sequence.admitted:
@@ -226,7 +226,8 @@ class Scheduler:
                 self._prefix_query_tokens += sequence.prompt_length
                 self._prefix_hit_tokens += sequence.cached
         insort(self._running, sequence, key=order)
-        cache.extend(sequence, hit + length)
+        extended = cache.extend(sequence, hit + length)
+        assert extended, "a request was admitted without room for it"
         step.unfinished.append(sequence)
         self._run_prompt(step, sequence, length)
 
@@ -358,10 +359,10 @@ class _PromptStep:
     """The prompt part of a plan while it is being made."""
 
     budget: PrefillBudget
-    admit: bool
-    """Waiting requests may start still."""
     unfinished: list[Sequence]
     """Running prompts that will want more blocks than they have."""
+    admit: bool = True
+    """Waiting requests may start still."""
     chunks: list[Chunk] = field(default_factory=list)
     long: int | None = None
     """Index of the long prompt's chunk, which takes what the others leave."""

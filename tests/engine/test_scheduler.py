@@ -105,7 +105,7 @@ def test_no_more_run_at_once_than_seats() -> None:
     assert rank.step() == {second: 1, third: 4}
 
 
-def test_no_more_run_at_once_than_a_step_has_tokens() -> None:
+def test_a_step_of_fewer_tokens_than_seats_keeps_to_its_tokens() -> None:
     rank = Rank(seats=8, step_tokens=2)
     for _ in range(4):
         rank.add(1)
@@ -228,6 +228,16 @@ def test_nobody_gives_way_where_that_would_not_be_enough() -> None:
     firm, yielding = rank.add(15, priority=1), rank.add(4, priority=5)
     rank.step()
     rank.add(20, priority=2)
+    assert rank.step() == {firm: 1, yielding: 1}
+
+
+def test_blocks_that_the_newcomer_would_reuse_are_no_gain() -> None:
+    rank = Rank(blocks=8, size=4)
+    prompt = list(range(1, 13))
+    firm, yielding = rank.add(13, priority=1), rank.add(prompt, priority=5)
+    rank.step()
+    rank.step()
+    rank.add([*prompt, 20, 21, 22, 23, 24], priority=2)
     assert rank.step() == {firm: 1, yielding: 1}
 
 

@@ -10,16 +10,16 @@ EVENTS = 30
 
 
 def world(seed: int) -> World:
+    """A small rank, so that little is enough to run out of blocks, seats or tokens."""
     rng = random.Random(seed)
-    block_size = rng.choice((1, 2, 4, 8))
     return World(
         rng,
-        num_blocks=rng.choice((4, 6, 12, 40)),
-        block_size=block_size,
+        num_blocks=rng.choice((4, 6, 9, 12, 30)),
+        block_size=rng.choice((1, 2, 4, 4, 8)),
         max_num_seqs=rng.choice((1, 2, 4, 8)),
         step_tokens=rng.choice((1, 3, 8, 16, 64)),
-        prefix_caching=rng.random() < 0.8,
-        priorities=rng.choice((1, 1, 3)),
+        prefix_caching=rng.random() < 0.85,
+        priorities=rng.choice((1, 3)),
     )
 
 
