@@ -118,6 +118,9 @@ def test_equal_logits_are_cut_by_token_id() -> None:
     assert counts.nonzero().flatten().tolist() == list(range(7))
     counts = draws(torch.zeros(VOCABULARY), 400, top_p=0.0045)
     assert counts.nonzero().flatten().tolist() == list(range(5))
+    counts = draws(torch.tensor([1.0, 1.0, 1.0, 2.0, 1.0]).log(), 3000, top_k=2)
+    assert counts[[1, 2, 4]].tolist() == [0, 0, 0]
+    assert int(counts[3]) == pytest.approx(2000, abs=120)
 
 
 def test_temperature_zero_takes_the_most_likely_and_the_lowest_of_equals() -> None:
