@@ -26,11 +26,15 @@ def refuse_unfit(config: Config) -> None:
     Raises:
         UsageError: the service could never run one request of full length.
     """
-    cache, length = config.engine.kv_cache_tokens, config.facts.max_model_len
-    if cache is not None and cache < length:
+    cache, length, block = config.engine.kv_cache_tokens, config.facts.max_model_len, config.engine.block_size
+    if cache is None:
+        return
+    # Both are held in whole blocks.
+    holds, needs = cache // block * block, -(-length // block) * block
+    if holds < needs:
         raise UsageError(
             f"--kv-cache-tokens {cache} cannot hold one request of --max-model-len {length}: "
-            f"give at least {length}, or a --max-model-len of at most {cache}"
+            f"give at least {needs}, or a --max-model-len of at most {holds}"
         )
 
 

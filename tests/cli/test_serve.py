@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 from service import Service
 
 from phalanx.supervisor.events import ExitCode
@@ -118,3 +119,10 @@ def test_an_option_that_does_not_fit_the_checkpoint_is_refused(checkpoint_folder
         assert "--kv-cache-tokens 64 cannot hold one request of --max-model-len 2048" in service.stderr
         assert len(service.stderr.splitlines()) == 1
         service.assert_nothing_left()
+
+
+def test_a_cache_of_whole_blocks_must_hold_a_request_of_whole_blocks(tmp_path: Path) -> None:
+    folder = str(write_checkpoint(tmp_path, max_position_embeddings=2050))
+    with Service(folder, "--engine", "synthetic", "--kv-cache-tokens", "2050") as service:
+        assert service.wait() == ExitCode.USAGE
+        assert "give at least 2064, or a --max-model-len of at most 2048" in service.stderr
