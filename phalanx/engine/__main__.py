@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import threading
-import traceback
 from typing import NoReturn
 
 from phalanx.child import EXIT_FAILED, Control, Launch, enlist
@@ -45,8 +44,7 @@ def main() -> NoReturn:
         logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")
         serve(control, launch, mailbox)
     except BaseException as error:
-        traceback.print_exc()
-        control.failed(error)
+        control.failed(error)  # with its traceback, which the supervisor prints
         status = EXIT_FAILED
     sys.stdout.flush()
     sys.stderr.flush()

@@ -56,6 +56,9 @@ class Engine:
             self.receive()
             if chunks := self._scheduler.plan():
                 self._scheduler.complete(*self.execute(chunks))
+            elif stuck := self._scheduler.unfinished:
+                # Never seen; but without this a defect of the plan would spin here for ever, and say nothing.
+                raise RuntimeError(f"the scheduler has {stuck} requests and plans none of them")
             self.send()
 
     # --- receive ---

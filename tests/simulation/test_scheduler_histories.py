@@ -5,7 +5,7 @@ import random
 import pytest
 from simulation.engine_world import World
 
-HISTORIES = 250
+HISTORIES = 200
 EVENTS = 30
 
 
