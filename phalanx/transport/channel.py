@@ -128,10 +128,8 @@ class Channel:
             Closed, FrameError: as `receive`.
         """
         messages: list[T] = []
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._read_once()
-        except BlockingIOError:
-            return messages
         while (body := self._reader.take()) is not None:
             messages.append(self._decode(decoder, body))
         return messages
