@@ -49,6 +49,7 @@ class HttpServer(uvicorn.Server):
         )
         super().__init__(config)
         self._on_start = on_start
+        self._stopped = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,9 +59,17 @@ class HttpServer(uvicorn.Server):
         await super().startup(sockets)
         self._on_start()
 
+    async def main_loop(self) -> None:
+        """Renew the Date header once a second until told to stop; uvicorn's own looks ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopped.wait()
+
     def stop(self) -> None:
         """Take no more connections, cut requests in flight short (each is told so) and end."""
         self.should_exit = True
+        self._stopped.set()
         for task in list(self.server_state.tasks):
             task.cancel()
 

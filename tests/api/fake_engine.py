@@ -123,12 +123,16 @@ class FakeRank:
     def die(self) -> None:
         """Close the connection, as the kernel does for a process that ends."""
         if self._channel is not None:
-            # Shutting down wakes the thread that reads; closing alone would not.
-            with socket.socket(fileno=os.dup(self._channel.fileno())) as connection:
-                connection.shutdown(socket.SHUT_RDWR)
+            self.hang_up()
             self._thread.join(DEADLINE)
             self._channel.close()
             self._channel = None
+
+    def hang_up(self) -> None:
+        """Shut the connection down; a thread that reads it wakes."""
+        assert self._channel is not None
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._channel.fileno())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 LOAD = Load(0, 0, 0, 3, 1, 512, 65536, 1000, 250, 2, 77)

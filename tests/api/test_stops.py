@@ -1,5 +1,7 @@
 """Stop strings do not care how the text is cut into pieces."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def cut_at_first_stop(whole: str, stops: list[str], keep: bool) -> tuple[str, st
 
 def pieces_of(whole: str, cuts: list[int]) -> list[str]:
     borders = [0, *sorted(cut % (len(whole) + 1) for cut in cuts), len(whole)]
-    return [whole[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    return [whole[a:b] for a, b in itertools.pairwise(borders)]
 
 
 @given(text, stop_list, st.lists(st.integers(0, 100), max_size=8), st.booleans())
