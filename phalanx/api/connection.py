@@ -1,17 +1,17 @@
 """The HTTP/1.1 protocol of a connection: uvicorn's on httptools, with a bound on what precedes the body."""
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from phalanx.api.errors import ApiError
 from phalanx.api.http import OUTLET
 
 MAX_HEAD_BYTES = 65536
-"""Of a request's address and headers together; the parser itself has no bound."""
+"""Of a request's address and headers, when they are not at their end; the parser itself has no bound."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    _head_bytes = 0
+    _head_bytes: int | None = 0
+    """Read while a request's head is not complete; None once it is."""
     paused = False
     """The client reads more slowly than it is written to."""
 
@@ -30,28 +30,26 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_bytes is not None and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.send_400_response("too long")
+
     def on_message_begin(self) -> None:
         self._head_bytes = 0
         super().on_message_begin()
-        self.scope["extensions"] = {OUTLET: {"connection": self}}  # type: ignore[dict-item]
+        self.scope["extensions"] = {OUTLET: {"connection": self}}
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise httptools.HttpParserError("too long")
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be parsed in the form of all other errors, and close."""
         status, reason = b"400 Bad Request", "This is not a valid HTTP/1.1 request."
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
             status = b"431 Request Header Fields Too Large"
             reason = f"The request's address and headers are longer than {MAX_HEAD_BYTES} bytes."
         body = ApiError(reason).body

@@ -18,7 +18,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at (?:`(?P<key>key|value)` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
-_STEP = re.compile(r"\.([^.\[\]]+)|\[[^\]]*\]")
+_STEP = re.compile(r"[^.\[\]]+(?![^\[\]]*\])")
 _SHOWN = 100
 """Characters of a client's own text that an error repeats."""
 
@@ -65,7 +65,7 @@ class BodyDecoder(Generic[T]):
             return ApiError(f"Invalid value for {where}: {match['what']}.", param=path or None)
         name = unknown["name"]
         names = _field_names(self.request_type, path)
-        nearest = difflib.get_close_matches(name[:_SHOWN], names, n=1)
+        nearest = difflib.get_close_matches(name[:_SHOWN], names, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         field = f"{path}.{name}" if path else name
         return ApiError(f"Unknown field {field[:_SHOWN]!r}.{hint}", param=field[:_SHOWN], code="unknown_parameter")
@@ -94,15 +94,13 @@ def _field_names(root: type[msgspec.Struct], path: str) -> list[str]:
     """Names of the fields that the object at `path` below `root` may have."""
     here = _structs(inspect.type_info(root))
     for step in _STEP.finditer(path):
-        name = step[1]
-        if name is not None:
-            here = [
-                below
-                for struct in here
-                for field in struct.fields
-                if field.encode_name == name
-                for below in _structs(field.type)
-            ]
+        here = [
+            below
+            for struct in here
+            for field in struct.fields
+            if field.encode_name == step[0]
+            for below in _structs(field.type)
+        ]
     return [field.encode_name for struct in here for field in struct.fields]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import uvloop
 
@@ -248,6 +249,8 @@ class ServedApi:
     def __enter__(self) -> "ServedApi":
         self._thread.start()
         assert self._started.wait(DEADLINE)
+        # Without certificates to load, which takes longer than most tests.
+        self.http = httpx.Client(base_url=self.url, timeout=DEADLINE, verify=False)
         if self._attach:
             self.attach()
         return self
@@ -263,6 +266,7 @@ class ServedApi:
         assert met, f"{self._ranks} attached"
 
     def __exit__(self, *exc: object) -> None:
+        self.http.close()
         self.stop()
         self.rank.die()
         self.tokenizer.close()

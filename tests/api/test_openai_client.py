@@ -13,7 +13,7 @@ CHAT = [{"role": "user", "content": "Say it"}]
 
 
 def client_of(api: ServedApi) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=0)
+    return openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=0, http_client=api.http)
 
 
 @pytest.fixture

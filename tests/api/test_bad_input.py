@@ -1,0 +1,193 @@
+"""Whatever a client sends that cannot be served is a 4xx in OpenAI's form that says what and where."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api.fake_engine import ServedApi, answering
+
+CHAT = "/v1/chat/completions"
+COMPLETE = "/v1/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+PROMPT = {"prompt": "hi"}
+
+
+@pytest.fixture(scope="module")
+def api(checkpoint_folder: Path) -> Iterator[ServedApi]:
+    with ServedApi(checkpoint_folder, answering("ok"), max_body_bytes=1_000_000, max_batch=8) as api:
+        yield api
+
+
+def refused(api: ServedApi, path: str, body: bytes | dict[str, Any], status: int = 400) -> dict[str, Any]:
+    """The error, whose form is checked; the server then still answers others."""
+    content = {"content": body} if isinstance(body, bytes) else {"json": body}
+    answer = api.http.post(path, **content)  # type: ignore[arg-type]
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error: dict[str, Any] = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert api.http.post(COMPLETE, json=PROMPT).json()["choices"][0]["text"] == "ok"
+    return error
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"messages": MESSAGES, **fields}
+
+
+def complete(**fields: Any) -> dict[str, Any]:
+    return {**PROMPT, **fields}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"prompt": "hi"} more', "not valid JSON"),
+        (b"[1, 2]", "Expected `object`"),
+        (b'"text"', "Expected `object`"),
+        (b'{"prompt": "\xff"}', "not valid UTF-8"),
+        (b'{"prompt": "\\ud800"}', "not valid JSON"),
+        (b'{"prompt": "hi", "temperature": NaN}', "not valid JSON"),
+        (b'{"prompt": "hi", "temperature": Infinity}', "not valid JSON"),
+        (b'{"prompt": "hi", "temperature": 1e999}', "out of range"),
+        (b'{"prompt": "hi", "suffix": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"prompt": ' + b"[" * 100_000, "prompt"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_is_not_a_json_object_of_text(api: ServedApi, body: bytes, says: str) -> None:
+    assert says in refused(api, COMPLETE, body)["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "says"),
+    [
+        (CHAT, {}, None, "missing required field `messages`"),
+        (CHAT, {"messages": []}, "messages", "length >= 1"),
+        (CHAT, {"messages": "hi"}, "messages", "Expected `array`"),
+        (CHAT, {"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "wizard"),
+        (CHAT, {"messages": [{"content": "x"}]}, "messages[0]", "`role`"),
+        (CHAT, {"messages": [{"role": "user"}]}, "messages[0]", "`content`"),
+        (CHAT, {"messages": [{"role": "user", "content": None}]}, "messages[0].content", "null"),
+        (CHAT, {"messages": [{"role": "user", "content": []}]}, "messages[0].content", "length >= 1"),
+        (CHAT, {"messages": [*MESSAGES, {"role": "user", "contents": "x"}]}, "messages[1].contents", "'content'"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0].type",
+            "image_url",
+        ),
+        (CHAT, {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages[0].tool_calls", ""),
+        (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool"),
+        (CHAT, chat(temperature="hot"), "temperature", "Expected `float | null`, got `str`"),
+        (CHAT, chat(temperature=-0.1), "temperature", ">= 0"),
+        (CHAT, chat(temperature=2.1), "temperature", "<= 2"),
+        (CHAT, chat(top_p=1.1), "top_p", "<= 1"),
+        (CHAT, chat(top_k=-2), "top_k", ">= -1"),
+        (CHAT, chat(min_p=2), "min_p", "<= 1"),
+        (CHAT, chat(presence_penalty=3), "presence_penalty", "<= 2"),
+        (CHAT, chat(frequency_penalty=-3), "frequency_penalty", ">= -2"),
+        (CHAT, chat(repetition_penalty=0), "repetition_penalty", "> 0"),
+        (CHAT, chat(max_tokens=0), "max_tokens", ">= 1"),
+        (CHAT, chat(max_tokens=True), "max_tokens", "bool"),
+        (CHAT, chat(max_completion_tokens=1.5), "max_completion_tokens", "float"),
+        (CHAT, chat(max_tokens=10**30), "max_tokens", ""),
+        (CHAT, chat(n=0), "n", ">= 1"),
+        (CHAT, chat(n=10_000), "n", "10000 completions; one request may ask for 8"),
+        (CHAT, chat(seed=2**70), "seed", ""),
+        (CHAT, chat(stop=[""]), "stop[0]", "length >= 1"),
+        (CHAT, chat(stop=["x"] * 17), "stop", "length <= 16"),
+        (CHAT, chat(stop="x" * 2000), "stop", "length <= 1024"),
+        (CHAT, chat(stop_token_ids=[10**6]), "stop_token_ids", "0 to 259"),
+        (CHAT, chat(logit_bias={"260": 1}), "logit_bias", "0 to 259"),
+        (CHAT, chat(logit_bias={"one": 1}), "logit_bias", "Expected `int`"),
+        (CHAT, chat(logit_bias={"1": 101}), "logit_bias[...]", "<= 100"),
+        (CHAT, chat(top_logprobs=2), "top_logprobs", "needs logprobs"),
+        (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs", "this server gives 20"),
+        (CHAT, chat(stream_options={"include_usage": True}), "stream_options", "stream"),
+        (CHAT, chat(stream=True, stream_options={"usage": True}), "stream_options.usage", "'include_usage'"),
+        (CHAT, chat(min_tokens=9, max_tokens=8), "min_tokens", "more than the 8"),
+        (CHAT, chat(max_tokens=5000), "max_tokens", "2048 tokens. A prompt of 5 tokens and 5000 to produce are 5005"),
+        (CHAT, chat(tools=[{"type": "function"}]), "tools", "'tools' is not supported yet"),
+        (CHAT, chat(tool_choice="required"), "tool_choice", "not supported yet"),
+        (CHAT, chat(response_format={"type": "json_object"}), "response_format", "not supported yet"),
+        (CHAT, chat(modalities=["text", "audio"]), "modalities", "not supported yet"),
+        (CHAT, chat(store=True), "store", "not supported yet"),
+        (CHAT, chat(chat_template="{{ messages }}"), "chat_template", "not supported yet"),
+        (CHAT, chat(temprature=1), "temprature", "Did you mean 'temperature'?"),
+        (CHAT, chat(chat_template_kwargs={"messages": []}), "chat_template_kwargs", "'messages'"),
+        (CHAT, chat(chat_template_kwargs={"eos_token": "x"}), "chat_template_kwargs", "'eos_token'"),
+        (CHAT, chat(continue_final_message=True, add_generation_prompt=True), "continue_final_message", "exclude"),
+        (COMPLETE, {}, None, "`prompt`"),
+        (COMPLETE, {"prompt": ""}, "prompt", "empty"),
+        (COMPLETE, {"prompt": []}, "prompt", "empty"),
+        (COMPLETE, {"prompt": [[]]}, "prompt", "empty"),
+        (COMPLETE, {"prompt": None}, "prompt", "null"),
+        (COMPLETE, {"prompt": [1, "a"]}, "prompt", "mixes"),
+        (COMPLETE, {"prompt": [1, [2]]}, "prompt", "mixes"),
+        (COMPLETE, {"prompt": [-1]}, "prompt[0]", ">= 0"),
+        (COMPLETE, {"prompt": [260]}, "prompt", "token 260; the model's tokens are 0 to 259"),
+        (COMPLETE, {"prompt": [[1, 2**31]]}, "prompt[0][1]", "<= 2147483647"),
+        (COMPLETE, {"prompt": ["a"] * 3, "n": 3}, "n", "9 completions; one request may ask for 8"),
+        (COMPLETE, {"prompt": ["a"] * 9}, "prompt", "9 completions"),
+        (COMPLETE, complete(logprobs=21), "logprobs", "this server gives 20"),
+        (COMPLETE, complete(logprobs=True), "logprobs", "bool"),
+        (COMPLETE, complete(best_of=2), "best_of", "not supported yet"),
+        (COMPLETE, complete(suffix="end"), "suffix", "not supported yet"),
+        (COMPLETE, {"prompt": [1] * 2048, "max_tokens": 0}, "prompt", "2048 tokens. A prompt of 2048 tokens leaves no"),
+        (COMPLETE, {"prompt": "x" * 2049}, "prompt", "A prompt of 2049 tokens leaves no room"),
+        (COMPLETE, {"prompt": "x" * 900_000}, "prompt", "tokens leaves no room"),
+        ("/tokenize", {}, "prompt", "either"),
+        ("/tokenize", {"prompt": "x", "messages": MESSAGES}, "prompt", "either"),
+        ("/detokenize", {"tokens": [1, 2, 1000]}, "tokens", "0 to 259"),
+        ("/detokenize", {"tokens": "x"}, "tokens", "Expected `array`"),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_a_wrong_value_is_named(api: ServedApi, path: str, body: dict[str, Any], param: str | None, says: str) -> None:
+    error = refused(api, path, body)
+    assert error["param"] == param
+    assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(CHAT, chat(model="gpt-5")), (COMPLETE, complete(model="x" * 5000)), ("/tokenize", {"model": ""})],
+)
+def test_an_unknown_model_is_a_404_with_the_names_there_are(api: ServedApi, path: str, body: dict[str, Any]) -> None:
+    error = refused(api, path, body, 404)
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert "'test-model', 'other/name'" in error["message"]
+    assert len(error["message"]) < 400
+
+
+@pytest.mark.parametrize("max_tokens", [None, 1])
+def test_a_prompt_over_the_model_s_length_has_openai_s_code(api: ServedApi, max_tokens: int | None) -> None:
+    error = refused(api, COMPLETE, {"prompt": [1] * 2048, "max_tokens": max_tokens})
+    assert error["code"] == "context_length_exceeded"
+
+
+def test_values_that_ask_for_nothing_pass(api: ServedApi) -> None:
+    nothing: dict[str, Any] = {
+        "tools": [],
+        "tool_choice": "none",
+        "functions": None,
+        "response_format": {"type": "text"},
+        "modalities": ["text"],
+        "store": False,
+        "metadata": None,
+        "service_tier": "auto",
+        "parallel_tool_calls": True,
+        "logit_bias": {},
+        "stop": [],
+        "user": "somebody",
+        "seed": -1,
+        "top_k": -1,
+        "temperature": None,
+    }
+    returned = {"role": "assistant", "content": "ok", "refusal": None, "tool_calls": None, "annotations": []}
+    answer = api.http.post(CHAT, json={"messages": [*MESSAGES, returned, *MESSAGES], **nothing})
+    assert answer.status_code == 200, answer.text
