@@ -4,7 +4,11 @@
 #
 # PYTHON=... picks the interpreter of the environment; ARGS="--port 9000" adds to `phalanx serve` or pytest.
 
-PYTHON ?= $(firstword $(shell command -v python3.12) $(shell command -v python3.11) python3)
+# The first that runs: a version manager's stand-in may be on the path and name no interpreter.
+ifndef PYTHON
+PYTHON := $(shell for each in python3.12 python3.11 python3; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := phalanx tests tools benchmarks
@@ -30,8 +34,7 @@ clean:
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Phalanx needs Python 3.11 or newer, and $(PYTHON) is older or missing: make PYTHON=..."; exit 1; }
+	@test -n '$(PYTHON)' || { echo "Phalanx needs Python 3.11 or newer, and none was found: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # Installed in place, so only a change of what it needs or compiles installs again.
