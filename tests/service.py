@@ -74,8 +74,9 @@ class Service:
         return self
 
     def wait_ready(self, timeout: float = DEADLINE) -> "Service":
-        """Until it has announced its address."""
-        return self.wait_for("Phalanx serves ", timeout)
+        """Until it has announced its address, and the request to paste below it. What it said on stderr before may
+        still be on its way here."""
+        return self.wait_for("\nPhalanx serves ", timeout).wait_for("\n        -d ", timeout)
 
     # --- its processes ---
 

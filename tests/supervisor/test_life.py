@@ -20,6 +20,7 @@ from phalanx.supervisor.events import ExitCode
 def test_the_start_is_told_stage_by_stage_then_the_address(checkpoint_folder: Path) -> None:
     with stand_in_service(checkpoint_folder) as service:
         service.wait_ready()
+        assert service.stop() == ExitCode.OK
         for child in ("api 0", "api 1", "engine 0", "engine 1"):
             told = re.findall(rf"^{child} +(\S+) +\d+\.\d\d s", service.stderr, re.MULTILINE)
             assert told == ["started", "imported", "weights", "cache", "warm-up", "attached", "ready"]
