@@ -47,6 +47,9 @@ def test_prompt_logprobs_of_a_recomputed_prompt_come_once(reference: Reference) 
     driver.step((sequence, 50))
     driver.forget(sequence)
     driver.prefill(sequence, 30)
+    undisturbed = driver.sequence(prompt, PROMPT_LOGPROBS)
+    driver.prefill(undisturbed)
+    assert sequence.prompt_logprobs == undisturbed.prompt_logprobs
     assert len(sequence.prompt_logprobs) == 90
 
 
