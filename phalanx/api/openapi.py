@@ -55,9 +55,14 @@ def _operation(route: "Route", schema_of: dict[type[msgspec.Struct], Any]) -> di
     else:
         content = {"application/json": {"schema": schema_of[route.response]}}
     if route.event is not None:
-        content["text/event-stream"] = {
-            "schema": {"type": "string", "description": f"With `stream`: {route.event.__name__} events, then [DONE]."}
-        }
+        # One event, as OpenAPI 3.2 and tools for 3.1 read this media type.
+        chunk_or_error = [
+            {"type": "string", "contentMediaType": "application/json", "contentSchema": schema_of[carried]}
+            for carried in (route.event, ErrorResponse)
+        ]
+        data = {"anyOf": [{"const": "[DONE]"}, *chunk_or_error]}
+        event = {"type": "object", "required": ["data"], "properties": {"data": data}}
+        content["text/event-stream"] = {"schema": event}
     responses: dict[str, Any] = {"200": {"description": route.summary, "content": content}}
     for status in _GET_ERRORS if route.request is None else _POST_ERRORS:
         responses[status] = {

@@ -47,6 +47,9 @@ def test_no_request_breaks_the_server_or_gets_what_the_document_does_not_say(
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None)
     @given(case=operation.as_strategy(generation_mode=mode))
     def holds(case: schemathesis.Case) -> None:
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            # Nearly no text is the name of a model, and then the rest of the request would never be read.
+            case.body.pop("model", None)
         case.validate_response(case.call(session=session), checks=CHECKS)
 
     holds()
