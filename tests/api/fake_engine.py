@@ -178,9 +178,9 @@ def byte_token(byte: int) -> int:
 _ORDER = {byte: index for index, (_, byte) in enumerate(sorted(byte_alphabet().items()))}
 
 
-def a_config(folder: Path, **http: Any) -> Config:
+def a_config(folder: Path, chat_template: str | None = None, **http: Any) -> Config:
     return Config(
-        model=ModelOptions(served_model_name=("test-model", "other/name")),
+        model=ModelOptions(served_model_name=("test-model", "other/name"), chat_template=chat_template),
         parallel=ParallelOptions(),
         engine=EngineOptions(),
         http=HttpOptions(**http),
@@ -192,10 +192,12 @@ def a_config(folder: Path, **http: Any) -> Config:
 class ServedApi:
     """The API server on a thread of its own, on a socket bound by the test. A context manager."""
 
-    def __init__(self, folder: Path, rank: FakeRank | Script | None = None, attach: bool = True, **http: Any) -> None:
+    def __init__(
+        self, folder: Path, rank: FakeRank | Script | None = None, attach: bool = True, **options: Any
+    ) -> None:
         """`rank`: one with its ways, or what it answers; `attach`: it is there from the start."""
         self.rank = rank if isinstance(rank, FakeRank) else FakeRank(rank)
-        self.config = a_config(folder, **http)
+        self.config = a_config(folder, **options)
         self.metrics = Metrics()
         self.tokenizer = ModelTokenizer.load(folder)
         self._socket = socket.create_server(("127.0.0.1", 0))
