@@ -26,9 +26,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def write_chunk(self, body: bytes) -> None:
         """Write a part of a body whose response has begun, chunked: what ASGI's `send` does, without a coroutine.
 
-        Not while `paused`.
+        Not while `paused`. Does nothing where the client has gone: the request is told so in a turn of its own.
         """
-        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        if not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

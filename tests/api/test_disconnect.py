@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -172,3 +173,20 @@ def test_a_client_that_goes_is_counted_as_an_abort(serve_api: Serve) -> None:
     client.close()
     assert_aborted(asked)
     assert api.metrics.finished.values == {("abort",): 1.0}
+
+
+def test_a_stream_in_full_flow_survives_its_client_s_reset(serve_api: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    api = serve_api()
+    for number in range(1, 21):
+        client = RawClient(api, "/v1/completions", {**COMPLETE[1], "stream": True})
+        asked = api.rank.wait_asked(number)[-1]
+        for _ in range(100):
+            api.rank.push(asked, an_output(token("a")))
+        client.read_until(b'"text":"a')
+        # Closing now sends a reset, which fails writes at once.
+        client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        for _ in range(100):
+            api.rank.push(asked, an_output(token("a")))
+        assert_aborted(asked)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
