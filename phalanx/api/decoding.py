@@ -23,8 +23,21 @@ _SHOWN = 100
 """Characters of a client's own text that an error repeats."""
 
 
+_NOTHING = msgspec.Raw(b"null")
+
+# A factory, because the JSON schema of a type cannot write a Raw as default.
+ABSENT: Any = msgspec.field(default_factory=lambda: _NOTHING)
+"""Default of a field of type Raw: null."""
+
+_NEUTRAL_SIZE = 100
+"""No neutral value is longer than so many bytes of JSON."""
+
+
 def unsupported(*neutral: Any) -> msgspec.Meta:
-    """Mark a field that is known and does nothing here: only `neutral` values, null among them, are accepted."""
+    """Mark a field that is known and does nothing here: only `neutral` values, null among them, are accepted.
+
+    Its type is Raw: nothing is built from megabytes that will be refused.
+    """
     values = [None, *neutral]
     return msgspec.Meta(
         description="Not supported yet; only values that ask for nothing are accepted.",
@@ -74,9 +87,14 @@ class BodyDecoder(Generic[T]):
 def refuse_unsupported(request: msgspec.Struct, path: str = "") -> None:
     """Raise ApiError (400) for a field marked `unsupported` that holds more than a neutral value."""
     for name, neutral in _unsupported_fields(type(request)):
-        value = getattr(request, name)
-        if value is not None and value not in neutral:
+        value: msgspec.Raw = getattr(request, name)
+        if value is _NOTHING:
+            continue
+        raw = bytes(value)
+        if len(raw) > _NEUTRAL_SIZE or msgspec.json.decode(raw) not in neutral:
             raise ApiError(f"{path + name!r} is not supported yet.", param=path + name, code="unsupported_parameter")
+        # A Raw keeps the whole body alive.
+        setattr(request, name, _NOTHING)
 
 
 @cache

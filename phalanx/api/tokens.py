@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from phalanx.api.decoding import BodyDecoder
+from phalanx.api.decoding import ABSENT, BodyDecoder
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.chat import Messages, TemplateValues, render
@@ -28,7 +28,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     return_token_strs: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: TemplateValues | None = None
+    chat_template_kwargs: TemplateValues = ABSENT
 
 
 class TokenizeResponse(msgspec.Struct):

@@ -1,5 +1,6 @@
 """Whatever a client sends that cannot be served is a 4xx in OpenAI's form that says what and where."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,43 @@ def test_values_that_ask_for_nothing_pass(api: ServedApi) -> None:
     returned = {"role": "assistant", "content": "ok", "refusal": None, "tool_calls": None, "annotations": []}
     answer = api.http.post(CHAT, json={"messages": [*MESSAGES, returned, *MESSAGES], **nothing})
     assert answer.status_code == 200, answer.text
+
+
+MILLIONS = 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        (COMPLETE, b'{"prompt": [%b]}' % b",".join([b"1"] * MILLIONS), "A prompt of 3000000 tokens"),
+        (COMPLETE, b'{"prompt": [%b]}' % b",".join([b"[]"] * MILLIONS), "3000000 completions"),
+        (COMPLETE, b'{"prompt": [[%b]]}' % b",".join([b"1"] * MILLIONS), "A prompt of 3000000 tokens"),
+        (COMPLETE, b'{"prompt": ["[", %b]}' % b",".join([b'""'] * MILLIONS), "3000001 completions"),
+        (COMPLETE, b'{"prompt": "hi", "suffix": [%b]}' % b",".join([b"{}"] * MILLIONS), "'suffix' is not supported"),
+        (CHAT, b'{"messages": [%b]}' % b",".join([b'{"role":"user","content":""}'] * 300_000), "length <= 4096"),
+        (
+            CHAT,
+            b'{"messages": [{"role":"user","content":""}], "tools": [%b]}' % b",".join([b"{}"] * MILLIONS),
+            "'tools' is not supported",
+        ),
+        (
+            CHAT,
+            b'{"messages": [{"role":"user","content":""}], "chat_template_kwargs": {"a": [%b]}}'
+            % b",".join([b"{}"] * MILLIONS),
+            "chat_template_kwargs is longer than",
+        ),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_millions_of_entries_are_refused_and_little_is_built_of_them(
+    checkpoint_folder: Path, path: str, body: bytes, says: str
+) -> None:
+    with ServedApi(checkpoint_folder, answering("ok"), max_body_bytes=2**24, max_batch=8) as api:
+        tracemalloc.start()
+        try:
+            assert says in refused(api, path, body)["message"]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # The body is read in parts, joined, and looked at; millions of objects would be hundreds of megabytes.
+    assert peak < 8 * len(body)

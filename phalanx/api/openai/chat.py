@@ -5,11 +5,11 @@ import time
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from phalanx.api.chat_template import RESERVED, ChatTemplate, TemplateError
 from phalanx.api.choice import FinishName
-from phalanx.api.decoding import BodyDecoder, refuse_unsupported, unsupported
+from phalanx.api.decoding import ABSENT, BodyDecoder, refuse_unsupported, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.common import MAX_MESSAGES, SamplingFields, Usage, check_length, check_model
@@ -32,12 +32,12 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     content: str | Annotated[list[ContentPart], Meta(min_length=1, max_length=MAX_PARTS)]
     name: Annotated[str, Meta(max_length=256)] | None = None
     # Clients send the assistant's message back as they got it, with these as null.
-    refusal: Annotated[Any, unsupported()] = None
-    annotations: Annotated[Any, unsupported([])] = None
-    audio: Annotated[Any, unsupported()] = None
-    function_call: Annotated[Any, unsupported()] = None
-    tool_calls: Annotated[Any, unsupported([])] = None
-    tool_call_id: Annotated[Any, unsupported()] = None
+    refusal: Annotated[Raw, unsupported()] = ABSENT
+    annotations: Annotated[Raw, unsupported([])] = ABSENT
+    audio: Annotated[Raw, unsupported()] = ABSENT
+    function_call: Annotated[Raw, unsupported()] = ABSENT
+    tool_calls: Annotated[Raw, unsupported([])] = ABSENT
+    tool_call_id: Annotated[Raw, unsupported()] = ABSENT
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates know messages."""
@@ -51,8 +51,14 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
 
 Messages = Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
 TemplateValues = Annotated[
-    dict[str, Any], Meta(max_length=64, description="More values for the chat template, such as enable_thinking.")
+    Raw,
+    Meta(
+        description="More values for the chat template, such as enable_thinking.",
+        extra_json_schema={"type": ["object", "null"], "maxProperties": 64},
+    ),
 ]
+MAX_TEMPLATE_VALUES = 65536
+"""Bytes of them as JSON."""
 
 
 class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
@@ -64,25 +70,25 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     add_generation_prompt: bool | None = None
     continue_final_message: Annotated[bool | None, Meta(description="The answer continues the last message.")] = None
     add_special_tokens: Annotated[bool | None, Meta(description="Besides those that the template writes.")] = None
-    chat_template_kwargs: TemplateValues | None = None
+    chat_template_kwargs: TemplateValues = ABSENT
 
-    tools: Annotated[Any, unsupported([])] = None
-    tool_choice: Annotated[Any, unsupported("none", "auto")] = None
-    parallel_tool_calls: Annotated[Any, unsupported(True, False)] = None
-    functions: Annotated[Any, unsupported([])] = None
-    function_call: Annotated[Any, unsupported("none", "auto")] = None
-    response_format: Annotated[Any, unsupported({"type": "text"})] = None
-    modalities: Annotated[Any, unsupported(["text"])] = None
-    audio: Annotated[Any, unsupported()] = None
-    prediction: Annotated[Any, unsupported()] = None
-    web_search_options: Annotated[Any, unsupported()] = None
-    reasoning_effort: Annotated[Any, unsupported("none")] = None
-    verbosity: Annotated[Any, unsupported("medium")] = None
-    store: Annotated[Any, unsupported(False)] = None
-    metadata: Annotated[Any, unsupported({})] = None
-    prompt_cache_key: Annotated[Any, unsupported()] = None
-    chat_template: Annotated[Any, unsupported()] = None
-    echo: Annotated[Any, unsupported(False)] = None
+    tools: Annotated[Raw, unsupported([])] = ABSENT
+    tool_choice: Annotated[Raw, unsupported("none", "auto")] = ABSENT
+    parallel_tool_calls: Annotated[Raw, unsupported(True, False)] = ABSENT
+    functions: Annotated[Raw, unsupported([])] = ABSENT
+    function_call: Annotated[Raw, unsupported("none", "auto")] = ABSENT
+    response_format: Annotated[Raw, unsupported({"type": "text"})] = ABSENT
+    modalities: Annotated[Raw, unsupported(["text"])] = ABSENT
+    audio: Annotated[Raw, unsupported()] = ABSENT
+    prediction: Annotated[Raw, unsupported()] = ABSENT
+    web_search_options: Annotated[Raw, unsupported()] = ABSENT
+    reasoning_effort: Annotated[Raw, unsupported("none")] = ABSENT
+    verbosity: Annotated[Raw, unsupported("medium")] = ABSENT
+    store: Annotated[Raw, unsupported(False)] = ABSENT
+    metadata: Annotated[Raw, unsupported({})] = ABSENT
+    prompt_cache_key: Annotated[Raw, unsupported()] = ABSENT
+    chat_template: Annotated[Raw, unsupported()] = ABSENT
+    echo: Annotated[Raw, unsupported(False)] = ABSENT
 
 
 class AssistantMessage(msgspec.Struct, kw_only=True):
@@ -247,7 +253,7 @@ def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
 async def render(
     service: Service,
     messages: list[ChatMessage],
-    values: dict[str, Any] | None,
+    template_values: Raw,
     add_generation_prompt: bool | None,
     continue_final: bool,
 ) -> str:
@@ -264,11 +270,7 @@ async def render(
         )
     for position, message in enumerate(messages):
         refuse_unsupported(message, f"messages[{position}].")
-    for name in values or ():
-        if name in RESERVED or name in service.tokenizer.special:
-            raise ApiError(
-                f"chat_template_kwargs cannot replace {name!r}, which the server sets.", param="chat_template_kwargs"
-            )
+    values = _values(template_values, service.tokenizer.special)
     plain = [message.for_template() for message in messages]
 
     def work() -> str:
@@ -285,3 +287,21 @@ async def render(
         return await service.tokenizer.in_thread(work)
     except TemplateError as error:
         raise ApiError(f"The model's chat template does not accept these messages: {error}", param="messages") from None
+
+
+def _values(raw: Raw, special: dict[str, str]) -> dict[str, Any]:
+    """`chat_template_kwargs`. Raises ApiError (400)."""
+    name = "chat_template_kwargs"
+    encoded = bytes(raw)
+    if len(encoded) > MAX_TEMPLATE_VALUES:
+        raise ApiError(f"{name} is longer than {MAX_TEMPLATE_VALUES} bytes.", param=name)
+    try:
+        values = msgspec.json.decode(encoded, type=dict[str, Any] | None) or {}
+    except msgspec.ValidationError as error:
+        raise ApiError(f"Invalid value for {name}: {error}.", param=name) from None
+    except RecursionError:
+        raise ApiError(f"{name} is nested too deeply.", param=name) from None
+    for key in values:
+        if key in RESERVED or key in special:
+            raise ApiError(f"{name} cannot replace {key!r}, which the server sets.", param=name)
+    return values

@@ -1,12 +1,12 @@
 """Fields that several endpoints share, and what they mean to the engine."""
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Raw
 
-from phalanx.api.decoding import unsupported
+from phalanx.api.decoding import ABSENT, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.config import Config
 from phalanx.protocol import SamplingParams
@@ -64,8 +64,8 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     return_token_ids: Annotated[bool | None, Meta(description="Give `prompt_token_ids` and `token_ids`.")] = None
 
-    service_tier: Annotated[Any, unsupported("auto", "default")] = None
-    use_beam_search: Annotated[Any, unsupported(False)] = None
+    service_tier: Annotated[Raw, unsupported("auto", "default")] = ABSENT
+    use_beam_search: Annotated[Raw, unsupported(False)] = ABSENT
 
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []

@@ -2,16 +2,16 @@
 
 import secrets
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from phalanx.api.choice import FinishName, ScoredToken
-from phalanx.api.decoding import BodyDecoder, unsupported
+from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.openai.common import SamplingFields, TokenId, Usage, check_length, check_model
+from phalanx.api.openai.common import SamplingFields, TokenId, Usage, check_length, check_model, too_long
 from phalanx.api.openai.generation import Branch, Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
@@ -34,7 +34,7 @@ class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True
     add_special_tokens: Annotated[bool | None, Meta(description="Such as begin-of-sequence; default true.")] = None
 
     best_of: Annotated[int, Meta(ge=1, description="Not supported yet, but where it equals n.")] | None = None
-    suffix: Annotated[Any, unsupported("")] = None
+    suffix: Annotated[Raw, unsupported("")] = ABSENT
 
     def prompts(self) -> list[str | list[int]]:
         """One or more prompts.
@@ -153,10 +153,37 @@ class CompletionForm:
 
 _decoder = BodyDecoder(CompletionRequest)
 
+_LARGE_BODY = 256 * 1024
+
+
+class _PromptAlone(msgspec.Struct):
+    prompt: Raw = ABSENT
+
+
+def _refuse_endless_lists(body: bytes, service: Service) -> None:
+    """Raise ApiError (400) for lists of tokens that cannot fit, before objects are made of millions of entries.
+
+    Counts brackets and commas; a list that begins with a text is left to the decoder, as is what is no JSON.
+    """
+    try:
+        prompt = bytes(msgspec.json.decode(body, type=_PromptAlone).prompt).strip()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if not prompt.startswith(b"[") or prompt[1:].lstrip().startswith(b'"'):
+        return
+    lists = prompt.count(b"[") - 1
+    check_count(service, lists, 1)
+    tokens = prompt.count(b",") + 1
+    if tokens > max(lists, 1) * service.max_model_len:
+        raise too_long(service.max_model_len, tokens, "prompt")
+
 
 async def completions(exchange: Exchange, service: Service) -> None:
     config = service.config
-    request = _decoder.decode(await exchange.body(config.http.max_body_bytes))
+    body = await exchange.body(config.http.max_body_bytes)
+    if len(body) > _LARGE_BODY:
+        _refuse_endless_lists(body, service)
+    request = _decoder.decode(body)
     model = check_model(request.model, config)
     request.check(config)
     given = request.prompts()
