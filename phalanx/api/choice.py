@@ -129,7 +129,8 @@ class Choice:
         held = self._held_scores
         if held is None:
             return
-        if self._stops is None or self._keep_ids or (self._stops.found is None and not self._stops.held):
+        cut = self._stops is not None and self._stops.found is not None
+        if self._keep_ids or (self.finish_reason is not None and not cut):
             self.scores, self._held_scores = held, []
             return
         due = sum(1 for score in held if score.offset < self._shown)

@@ -222,23 +222,26 @@ async def chat_completions(exchange: Exchange, service: Service) -> None:
     check_count(service, 1, request.n or 1)
     top = _asked_logprobs(request, config.engine.max_logprobs)
     async with exchange.ended_with_client():
-        text = await render(
-            service,
-            request.messages,
-            request.chat_template_kwargs,
-            request.add_generation_prompt,
-            bool(request.continue_final_message),
-        )
-        tokens = await encode_prompt(
-            service, text, add_special_tokens=bool(request.add_special_tokens), param="messages"
-        )
+        tokens = await _prompt_tokens(service, request)
         asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-        sampling = request.sampling(
-            config, max_tokens=check_length(service.max_model_len, len(tokens), asked, None, "messages"), logprobs=top
-        )
-        prompt = Prompt(tokens, text, continues=bool(request.continue_final_message))
+        most = check_length(service.max_model_len, len(tokens), asked, None, "messages")
+        sampling = request.sampling(config, max_tokens=most, logprobs=top)
+        prompt = Prompt(tokens, "", continues=bool(request.continue_final_message))
         branches = branches_for(service, exchange, request, [(prompt, sampling)])
         await run(exchange, service, request, branches, ChatForm(request, model, service.tokenizer))
+
+
+async def _prompt_tokens(service: Service, request: ChatRequest) -> list[int]:
+    text = await render(
+        service,
+        request.messages,
+        request.chat_template_kwargs,
+        request.add_generation_prompt,
+        bool(request.continue_final_message),
+    )
+    # The texts are not needed any more, and an answer may take minutes.
+    request.messages = []
+    return await encode_prompt(service, text, add_special_tokens=bool(request.add_special_tokens), param="messages")
 
 
 def _asked_logprobs(request: ChatRequest, most: int) -> int | None:

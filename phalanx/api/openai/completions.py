@@ -18,6 +18,7 @@ from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
+from phalanx.protocol import SamplingParams
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -180,42 +181,52 @@ def _refuse_endless_lists(body: bytes, service: Service) -> None:
 
 async def completions(exchange: Exchange, service: Service) -> None:
     config = service.config
-    body = await exchange.body(config.http.max_body_bytes)
-    if len(body) > _LARGE_BODY:
-        _refuse_endless_lists(body, service)
-    request = _decoder.decode(body)
+    request = await _read(exchange, service)
     model = check_model(request.model, config)
     request.check(config)
-    given = request.prompts()
     n = request.n or 1
-    check_count(service, len(given), n)
     if request.best_of is not None and request.best_of != n:
         raise ApiError("best_of other than n is not supported yet.", param="best_of", code="unsupported_parameter")
     most = config.engine.max_logprobs
     if request.logprobs is not None and request.logprobs > most:
         raise ApiError(f"logprobs is {request.logprobs}; this server gives {most} (--max-logprobs).", param="logprobs")
     async with exchange.ended_with_client():
-        prompts = []
-        for prompt in given:
-            encoded = await _encode(service, request, prompt)
-            sampling = request.sampling(
-                config,
-                max_tokens=check_length(
-                    service.max_model_len, len(encoded.tokens), request.max_tokens, DEFAULT_MAX_TOKENS, "prompt"
-                ),
-                logprobs=request.logprobs,
-                prompt_logprobs=request.logprobs if request.echo else None,
-            )
-            prompts.append((encoded, sampling))
+        prompts = await _sampled_prompts(service, request)
         branches = branches_for(service, exchange, request, prompts)
         await run(exchange, service, request, branches, CompletionForm(request, model, service.tokenizer))
+
+
+async def _read(exchange: Exchange, service: Service) -> CompletionRequest:
+    body = await exchange.body(service.config.http.max_body_bytes)
+    if len(body) > _LARGE_BODY:
+        _refuse_endless_lists(body, service)
+    return _decoder.decode(body)
+
+
+async def _sampled_prompts(service: Service, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:
+    given = request.prompts()
+    check_count(service, len(given), request.n or 1)
+    prompts = []
+    for prompt in given:
+        encoded = await _encode(service, request, prompt)
+        length = len(encoded.tokens)
+        sampling = request.sampling(
+            service.config,
+            max_tokens=check_length(service.max_model_len, length, request.max_tokens, DEFAULT_MAX_TOKENS, "prompt"),
+            logprobs=request.logprobs,
+            prompt_logprobs=request.logprobs if request.echo else None,
+        )
+        prompts.append((encoded, sampling))
+    # Texts that are not echoed are not needed any more, and an answer may take minutes.
+    request.prompt = ""
+    return prompts
 
 
 async def _encode(service: Service, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
     if isinstance(prompt, str):
         add = request.add_special_tokens is not False
         tokens = await encode_prompt(service, prompt, add_special_tokens=add, param="prompt")
-        return Prompt(tokens, prompt, continues=bool(prompt))
+        return Prompt(tokens, prompt if request.echo else "", continues=bool(prompt))
     check_token_ids(prompt, service.config)
     # The length is checked before the text is made.
     check_length(service.max_model_len, len(prompt), request.max_tokens, DEFAULT_MAX_TOKENS, "prompt")

@@ -17,7 +17,7 @@ from phalanx.protocol import SamplingParams
 class Prompt(NamedTuple):
     tokens: list[int]
     text: str
-    """As the client wrote it; of a prompt given as tokens, their text where it is needed and empty where not."""
+    """What is to be echoed; empty where nothing is."""
     continues: bool
     """The answer goes on in the middle of the prompt's text; else it begins a text of its own."""
 
