@@ -1,6 +1,7 @@
 """The ASGI application: the key, the route, and every failure as an error of OpenAI's form."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -83,7 +84,9 @@ class Application:
 
     async def _cut_short(self, exchange: Exchange) -> None:
         """The server stops while it works on this."""
-        await self._give_up(exchange, server_error("The server is being stopped.", status=503, code="stopping"))
+        # Cancelled once more where the client does not read: it has had its second.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._give_up(exchange, server_error("The server is being stopped.", status=503, code="stopping"))
 
     @staticmethod
     async def _give_up(exchange: Exchange, error: ApiError) -> None:

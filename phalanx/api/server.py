@@ -146,7 +146,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
 
 def run(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    # Its notices of start and end are the supervisor's to tell; a client's broken request is no news.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    # Starts and ends are the supervisor's to tell, failures the application's; a client's broken request is no news.
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(launch, control, mailbox))

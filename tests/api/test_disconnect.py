@@ -126,27 +126,40 @@ def test_a_stop_string_ends_the_engine_s_work_too(serve_api: Serve, stream: bool
     client.close()
 
 
-def test_a_client_that_does_not_read_costs_no_queue_and_gets_all_in_the_end(serve_api: Serve) -> None:
-    api = serve_api()
+def stalled(api: ServedApi) -> tuple[RawClient, Asked]:
+    """A client that reads nothing of the 7.8 MB that the rank has sent for it in 2000 steps."""
     options = {"stream": True, "max_tokens": 2000, "skip_special_tokens": False}
     client = RawClient(api, "/v1/completions", {"prompt": "hi", **options})
     (asked,) = api.rank.wait_asked(1)
     # More than the kernel and the event loop hold for a connection.
-    steps = [[ASSISTANT] * 300] * 2000
-    for step in steps:
-        api.rank.push(asked, an_output(step))
-    # Another client is served meanwhile, and by then all steps have reached this one's generation.
+    for _ in range(2000):
+        api.rank.push(asked, an_output([ASSISTANT] * 300))
+    # Another client is served meanwhile, and by then all of it has reached the server.
     other = RawClient(api, "/v1/completions", {"prompt": "other"})
     second = api.rank.wait_asked(2)[1]
     api.rank.push(second, an_output(token("y"), FinishReason.LENGTH))
     other.read_until(b'"text":"y"')
     other.close()
+    return client, asked
+
+
+def test_a_client_that_does_not_read_costs_no_queue_and_gets_all_in_the_end(serve_api: Serve) -> None:
+    api = serve_api()
+    client, asked = stalled(api)
     api.rank.push(asked, an_output(token("z"), FinishReason.LENGTH))
     answer = client.read_until(b"[DONE]")
     events = [json.loads(line[6:]) for line in answer.split(b"\n") if line.startswith(b"data: {")]
     text = "".join(event["choices"][0]["text"] for event in events)
     assert text == "<|assistant|>" * 600_000 + "z"
-    assert len(events) < len(steps)
+    assert len(events) < 2000
+    client.close()
+
+
+def test_a_client_that_does_not_read_does_not_keep_a_server_from_stopping(serve_api: Serve) -> None:
+    api = serve_api()
+    client, asked = stalled(api)
+    api.stop()
+    assert_aborted(asked)
     client.close()
 
 
