@@ -221,7 +221,7 @@ class _Newcomer:
         self._connection.hand_over(self._client._attach(hello, self._connection))
 
     def closed(self, reason: str) -> None:
-        log.warning("a connection ended before it said which rank it is: %s", reason)
+        log.info("a connection ended before it said which rank it is: %s", reason)
 
 
 class _RankLink:
