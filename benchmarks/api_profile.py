@@ -8,8 +8,8 @@ read the streams. Steps that come faster than the server takes them are merged, 
 events a token are printed too: it is the cost of single tokens only where that is near 1.
 
 What it taught: waking a task for each token is a fifth to a quarter of a token's cost (hence `Branch.pump`), the
-socket's write more than a third; and the same code costs a third less at 400 steps a second than at 50, where the
-caches are cold at every step.
+socket's write more than a third; and the same code costs less at 400 steps a second than at 50, where the caches
+are cold at every step.
 """
 
 import argparse
