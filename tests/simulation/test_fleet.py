@@ -1,14 +1,18 @@
 """Random histories of whole services: whatever children do, the fleet ends, in order, and tells the truth."""
 
-import multiprocessing
+import json
 import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from simulation.fleet_world import World
 
 HISTORIES = int(os.environ.get("PHALANX_HISTORIES", "100000"))
 SEED = os.environ.get("PHALANX_SEED")
-PART = 1000
 PROCESSES = 2
 
 Tally = Counter[str]
@@ -28,7 +32,7 @@ def play(seeds: range) -> Tally:
         assert world.finish is not None
         failure = world.finish.failure
         tally["histories"] += 1
-        tally[failure.cause if failure else "stopped"] += 1
+        tally[str(failure.cause) if failure else "stopped"] += 1
         tally["served"] += world.told_ready
     return tally
 
@@ -37,16 +41,20 @@ def test_random_histories_end_with_everything_accounted_for_and_the_first_failur
     if SEED:
         play(range(int(SEED), int(SEED) + 1))
         return
+    commands = [[sys.executable, __file__, str(first)] for first in range(PROCESSES)]
+    players = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for command in commands]
     tally = Tally()
-    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        parts = [range(first, min(first + PART, HISTORIES)) for first in range(0, HISTORIES, PART)]
-        for part in pool.imap_unordered(play, parts):
-            tally += part
-        pool.close()
-        pool.join()
+    for player in players:
+        told, error = player.communicate()
+        assert player.returncode == 0, error.decode()
+        tally += Tally(json.loads(told))
     print(f"\n{dict(tally)}")
     # The histories are worth something only while they reach every kind of ending.
     endings = {"stopped", "served", "reported", "exited", "stalled", "disconnected", "not launched"}
     assert set(tally) == endings | {"histories", "events"}
     assert tally["histories"] == HISTORIES
     assert tally["events"] > 100_000
+
+
+if __name__ == "__main__":
+    print(json.dumps(play(range(int(sys.argv[1]), HISTORIES, PROCESSES))))
