@@ -1,6 +1,6 @@
 """A port thief: takes every TCP port of the ephemeral range that becomes free, as fast as it can.
 
-It holds most of the range on 127.0.0.1 and 0.0.0.0's behalf and goes round the rest for ever, so a port that
+It holds most of the range on 127.0.0.1 and goes round the rest for ever, so a port that
 anybody probes and closes is gone before it can be bound again. It lets random ports go as it takes others, so
 that there is always something to take and the machine's other programs still find a port. Ends with its standard
 input. Prints `holding N ports` once it is at work, and at the end how many it has taken.
@@ -43,7 +43,7 @@ def main() -> None:
             held[port] = sock
             taken += 1
             if len(held) > most:
-                held.pop(random.choice(list(held))).close() if taken % 64 else _let_go(held, 64)
+                _let_go(held, 64)
         if not announced and len(held) >= most // 2:
             announced = True
             print(f"holding {len(held)} ports", flush=True)

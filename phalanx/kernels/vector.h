@@ -145,30 +145,26 @@ INLINE void multiply(const int rows, const enum kind kind, const float *restrict
 }
 
 /* Call `function(rows, ...)` with `rows` a constant, so that its accumulators live in registers. */
-#if MAX_ROWS == 12
-#define WITH_CONSTANT_ROWS(rows, CALL)                                                                       \
-    switch (rows) {                                                                                          \
+#define UP_TO_SIX_ROWS(CALL)                                                                                 \
     case 1: CALL(1); break;                                                                                  \
     case 2: CALL(2); break;                                                                                  \
     case 3: CALL(3); break;                                                                                  \
     case 4: CALL(4); break;                                                                                  \
     case 5: CALL(5); break;                                                                                  \
-    case 6: CALL(6); break;                                                                                  \
+    case 6: CALL(6); break;
+#if MAX_ROWS == 12
+#define MORE_ROWS(CALL)                                                                                      \
     case 7: CALL(7); break;                                                                                  \
     case 8: CALL(8); break;                                                                                  \
     case 9: CALL(9); break;                                                                                  \
     case 10: CALL(10); break;                                                                                \
     case 11: CALL(11); break;                                                                                \
-    case 12: CALL(12); break;                                                                                \
-    }
+    case 12: CALL(12); break;
 #else
+#define MORE_ROWS(CALL)
+#endif
 #define WITH_CONSTANT_ROWS(rows, CALL)                                                                       \
     switch (rows) {                                                                                          \
-    case 1: CALL(1); break;                                                                                  \
-    case 2: CALL(2); break;                                                                                  \
-    case 3: CALL(3); break;                                                                                  \
-    case 4: CALL(4); break;                                                                                  \
-    case 5: CALL(5); break;                                                                                  \
-    case 6: CALL(6); break;                                                                                  \
+        UP_TO_SIX_ROWS(CALL)                                                                                 \
+        MORE_ROWS(CALL)                                                                                      \
     }
-#endif

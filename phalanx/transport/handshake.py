@@ -80,7 +80,7 @@ class Handshake:
         """Take the peer's next frame body; returns the answer to send, if one is due.
 
         Raises:
-            Refused: the peer refused us or must be refused. `refusal` on the exception's args tells the peer.
+            Refused: the peer refused us or must be refused; its text is what the peer is told, as a Refusal.
         """
         raise NotImplementedError
 
