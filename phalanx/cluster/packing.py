@@ -1,0 +1,192 @@
+"""Which node of a cluster holds which rank. Pure: what the cluster has comes in, a plan or a refusal goes out."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, TypeAlias
+
+Rule: TypeAlias = Literal["strict", "fill", "span"]
+Resource: TypeAlias = Literal["GPU", "CPU"]
+
+_GRAIN = 1e-4
+"""Ray counts resources in ten-thousandths; shares that were given back may not sum up to the last of them."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Somebody who holds a part of a node's resource."""
+
+    who: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that lives, and what it has of the resource that ranks ask for."""
+
+    id: str
+    address: str
+    name: str
+    free: float
+    total: float
+    here: bool = False
+    """The machine that this process runs on."""
+    holders: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True)
+class Demand:
+    """`ranks` times `workers` bundles of `amount` of `resource`, none of them divisible."""
+
+    ranks: int
+    workers: int
+    resource: Resource
+    amount: float = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For each rank, the node of each of its workers. Ranks that follow each other share a node where they can."""
+
+    ranks: tuple[tuple[Node, ...], ...]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Those that it uses, in order of their first rank."""
+        return list(dict.fromkeys(node for rank in self.ranks for node in rank))
+
+    def __str__(self) -> str:
+        """`16 placement groups on 2 nodes: 8 + 8`"""
+        first = [rank[0] for rank in self.ranks]
+        counts = " + ".join(str(len(list(group))) for _, group in groupby(first))
+        nodes = len(self.nodes)
+        groups = f"{len(self.ranks)} placement group{'s' * (len(self.ranks) > 1)} on {nodes} node{'s' * (nodes > 1)}"
+        spanning = sum(len(set(rank)) > 1 for rank in self.ranks)
+        if spanning:
+            return f"{groups}, {spanning} of them over several"
+        return f"{groups}: {counts}" if nodes > 1 else groups
+
+
+class Refusal(Exception):
+    """It cannot be had; says what was needed, what is free on each node, and who holds the rest."""
+
+
+def pack(
+    nodes: Iterable[Node], demand: Demand, rule: Rule, per_node: int | None = None, only: Sequence[str] = ()
+) -> Plan:
+    """Give every worker of every rank a node.
+
+    - strict: exactly `per_node` ranks on every node used.
+    - fill: as many whole ranks as fit on a node, this machine first, then the freest.
+    - span: as fill; what is left over of several nodes then makes ranks too, each over as few nodes as possible.
+
+    `only` names the nodes that may be used, by address or by name.
+
+    Raises:
+        Refusal: there is no such plan, or no such node.
+    """
+    candidates = sorted(_restricted(list(nodes), only), key=lambda node: (not node.here, -node.free, node.address))
+    room = {node: math.floor((node.free + _GRAIN) / demand.amount) for node in candidates}
+    match rule:
+        case "strict":
+            placed = _strict(room, demand, per_node)
+        case "fill":
+            placed = _whole(room, demand)
+            if len(placed) < demand.ranks:
+                raise Refusal(_in_numbers(candidates, demand, len(placed)))
+        case "span":
+            placed = _whole(room, demand)
+            placed = _over_several(room, placed, demand)
+    order = {node: number for number, node in enumerate(candidates)}
+    return Plan(tuple(sorted(placed, key=lambda rank: [order[node] for node in rank])))
+
+
+def _strict(room: dict[Node, int], demand: Demand, per_node: int | None) -> list[tuple[Node, ...]]:
+    if not per_node:
+        raise Refusal("--data-parallel-pack strict needs --data-parallel-size-local: the ranks on each node used")
+    if demand.ranks % per_node:
+        raise Refusal(
+            f"--data-parallel-pack strict: {demand.ranks} ranks cannot be {per_node} on every node: "
+            f"--data-parallel-size must be a multiple of --data-parallel-size-local"
+        )
+    needed = demand.ranks // per_node
+    able = [node for node, workers in room.items() if workers // demand.workers >= per_node]
+    if len(able) < needed:
+        each = _amount(per_node * demand.workers * demand.amount, demand.resource)
+        raise Refusal(
+            f"--data-parallel-pack strict: {_ranks(demand)} as {per_node} a node need {needed} "
+            f"node{'s' * (needed > 1)} with {each} free; {len(able) or 'no node'} {_has(len(able))} that. "
+            f"{_state(room, demand.resource)}"
+        )
+    return [(node,) * demand.workers for node in able[:needed] for _ in range(per_node)]
+
+
+def _whole(room: dict[Node, int], demand: Demand) -> list[tuple[Node, ...]]:
+    """As many ranks as fit without dividing one, in the order of `room`."""
+    fitting = [(node,) * demand.workers for node, workers in room.items() for _ in range(workers // demand.workers)]
+    return fitting[: demand.ranks]
+
+
+def _over_several(room: dict[Node, int], placed: list[tuple[Node, ...]], demand: Demand) -> list[tuple[Node, ...]]:
+    """Ranks made of what whole ones leave; the nodes with most left first, so that each takes few nodes."""
+    left = dict(room)
+    for whole in placed:
+        left[whole[0]] -= demand.workers
+    ranks = list(placed)
+    while len(ranks) < demand.ranks:
+        if sum(left.values()) < demand.workers:
+            raise Refusal(_in_numbers(list(room), demand, len(ranks)))
+        rank: list[Node] = []
+        for node in sorted(left, key=lambda node: -left[node]):
+            share = min(left[node], demand.workers - len(rank))
+            left[node] -= share
+            rank += [node] * share
+        ranks.append(tuple(rank))
+    return ranks
+
+
+def _restricted(nodes: list[Node], only: Sequence[str]) -> list[Node]:
+    for wanted in only:
+        if not any(wanted in (node.address, node.name) for node in nodes):
+            there = ", ".join(f"{node.address} ({node.name})" for node in nodes)
+            raise Refusal(f"--data-parallel-nodes: the cluster has no node {wanted!r}; it has {there or 'none'}")
+    return [node for node in nodes if not only or node.address in only or node.name in only]
+
+
+# --- words ---
+
+
+def _in_numbers(nodes: Sequence[Node], demand: Demand, fitting: int) -> str:
+    needed = _amount(demand.ranks * demand.workers * demand.amount, demand.resource)
+    each = f", {_amount(demand.workers * demand.amount, demand.resource)} each," if demand.workers > 1 else ""
+    fit = f"only {fitting} fit" if fitting else "none fits"
+    return f"{_ranks(demand)}{each} need {needed}, and {fit}. {_state(nodes, demand.resource)}"
+
+
+def _state(nodes: Iterable[Node], resource: Resource) -> str:
+    """`127.0.0.2 (this machine): 2 of 8 GPUs free, 6 held by ...; ...`"""
+    return "; ".join(describe(node, resource) for node in nodes) or "The cluster has no node"
+
+
+def describe(node: Node, resource: Resource) -> str:
+    """What is free on a node, and who holds the rest, as far as it can be told."""
+    text = f"{node.address}{' (this machine)' * node.here}: {node.free:g} of {_amount(node.total, resource)} free"
+    held = [f"{holder.amount:g} held by {holder.who}" for holder in node.holders]
+    unknown = node.total - node.free - sum(holder.amount for holder in node.holders)
+    if unknown > _GRAIN:
+        held.append(f"{unknown:g} held by tasks that Ray does not name")
+    return ", ".join([text, *held])
+
+
+def _ranks(demand: Demand) -> str:
+    workers = f" of {demand.workers} workers" if demand.workers > 1 else ""
+    return f"{demand.ranks} rank{'s' * (demand.ranks > 1)}{workers}"
+
+
+def _has(count: int) -> str:
+    return "has" if count <= 1 else "have"
+
+
+def _amount(amount: float, resource: Resource) -> str:
+    return f"{amount:g} {resource}{'s' * (amount != 1)}"
