@@ -2,7 +2,9 @@
 
 import contextlib
 import difflib
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,14 @@ DEMO = Path(__file__).parent / "demo"
 
 _METADATA = ("*.json", "*.jinja", "tokenizer.model", "*.txt")
 _WEIGHTS = ("*.safetensors",)
+_FINGERPRINTED = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("chat_template.json", "chat_template.jinja"),
+)
+_LONGEST_HEADER = 100_000_000
+"""Bytes; the safetensors format allows no more."""
+_SAMPLES = 16
+_SAMPLE_BYTES = 4096
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Of generation_config.json; those a request may also carry."""
@@ -54,10 +64,11 @@ def find(options: ModelOptions, *, weights: bool) -> Path:
     return folder.resolve()
 
 
-def read(folder: Path, max_model_len: int | None) -> ModelFacts:
+def read(folder: Path, max_model_len: int | None, *, weights: bool = False) -> ModelFacts:
     """What config.json and generation_config.json say.
 
-    `max_model_len` shortens the checkpoint's own length and is refused above it.
+    `max_model_len` shortens the checkpoint's own length and is refused above it. `weights`: the safetensors are
+    part of what another machine's copy must match.
 
     Raises:
         CheckpointError: a file is broken or lacks what is needed.
@@ -77,7 +88,50 @@ def read(folder: Path, max_model_len: int | None) -> ModelFacts:
         max_model_len=max_model_len or longest,
         eos_token_ids=_eos(generation, config, folder),
         default_sampling=_default_sampling(generation, folder),
+        fingerprints=fingerprints(folder, weights=weights),
     )
+
+
+def fingerprints(folder: Path, *, weights: bool) -> dict[str, str]:
+    """File name to a short digest, of each file that decides what a rank or an API server answers.
+
+    Of safetensors, which are too large to be read for this, the digest covers size, header and some pages of the
+    data: enough to tell other weights of the same shape, not to find a damaged file.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    digests = {}
+    try:
+        for path in (folder / name for name in _FINGERPRINTED):
+            if path.is_file():
+                digests[path.name] = _short(hashlib.sha256(path.read_bytes()))
+        for path in sorted(folder.glob("*.safetensors")) if weights else ():
+            digests[path.name] = _short(_sample(path))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename or folder}: {error.strerror}") from None
+    return digests
+
+
+def _sample(path: Path) -> "hashlib._Hash":
+    """Digest of a safetensors file's size, its header (8 bytes of length, then JSON) and pages spread over it."""
+    with path.open("rb", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        digest = hashlib.sha256(b"%d" % size)
+        start = file.read(8)
+        # A file that is no safetensors says any length here; whoever loads it says so better.
+        digest.update(start + file.read(min(int.from_bytes(start, "little"), _LONGEST_HEADER)))
+        for sample in range(_SAMPLES):
+            file.seek(size * sample // _SAMPLES)
+            digest.update(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, size - _SAMPLE_BYTES))
+        digest.update(file.read(_SAMPLE_BYTES))
+    return digest
+
+
+def _short(digest: "hashlib._Hash") -> str:
+    return digest.hexdigest()[:16]
 
 
 def _longest(config: dict[str, Any], folder: Path) -> int:

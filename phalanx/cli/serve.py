@@ -8,7 +8,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,16 +16,17 @@ from phalanx import checkpoint
 from phalanx.cli import config_file
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, build, serve_parser
+from phalanx.cli.secret import service_secret
 from phalanx.config import Config, HttpOptions, ParallelOptions
-from phalanx.protocol import Role
+from phalanx.hosting.children import Commands
 from phalanx.supervisor.events import ExitCode
 from phalanx.supervisor.signals import STOP_SIGNALS
-from phalanx.transport.listener import bind_http
+from phalanx.transport.listener import WILDCARDS, bind_http
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
 
 
-def run(arguments: Sequence[str], commands: Mapping[Role, Sequence[str]] | None = None) -> int:
+def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     """Serve until stopped; the exit status. `commands` starts other programs as children.
 
     Raises:
@@ -37,14 +38,14 @@ def run(arguments: Sequence[str], commands: Mapping[Role, Sequence[str]] | None 
         signal.signal(number, _end_at_once)
     http: HttpOptions = given.groups["http"]
     parallel: ParallelOptions = given.groups["parallel"]
+    secret = service_secret(parallel)
     try:
         # Before the checkpoint, which may have to be fetched: a port in use is told at once.
-        sockets = bind_http(http.host, http.port, parallel.api_server_count)
+        sockets = bind_http(http.host, http.port, parallel.own_api_servers)
     except OSError as error:
         what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
-        print(f"phalanx serve: {what}{error.strerror or error}", file=sys.stderr)
-        return ExitCode.ADDRESS
-    return _serve(configuration(given), sockets, commands)
+        return _no_address(f"{what}{error.strerror or error}")
+    return _serve(configuration(given), sockets, commands, secret)
 
 
 def parse(arguments: Sequence[str]) -> Given:
@@ -69,13 +70,13 @@ def configuration(given: Given) -> Config:
     """
     model, engine = given.groups["model"], given.groups["engine"]
     weights = engine.engine == "model" and model.load_format != "dummy"
-    facts = checkpoint.read(checkpoint.find(model, weights=weights), model.max_model_len)
+    facts = checkpoint.read(checkpoint.find(model, weights=weights), model.max_model_len, weights=weights)
     config = Config(facts=facts, **given.groups)
     refuse_unfit(config)
     return config
 
 
-def _serve(config: Config, http: list[socket.socket], commands: Mapping[Role, Sequence[str]] | None) -> int:
+def _serve(config: Config, http: list[socket.socket], commands: Commands | None, secret: str | None) -> int:
     # Here and not above: what is refused needs no event loop to be told.
     import setproctitle
     import uvloop
@@ -83,15 +84,21 @@ def _serve(config: Config, http: list[socket.socket], commands: Mapping[Role, Se
     from phalanx.supervisor import report
     from phalanx.supervisor.picture import PictureLog, picture_for, say
     from phalanx.supervisor.sockets import Sockets
-    from phalanx.supervisor.supervisor import COMMANDS, Supervisor
+    from phalanx.supervisor.supervisor import Supervisor
 
     setproctitle.setproctitle("phalanx supervisor")
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    with Sockets(http) as sockets:
-        picture = picture_for(sys.stderr, lambda url: say(sys.stdout, _announcement(config, url)))
+    try:
+        bound = Sockets(http, config.parallel)
+    except OSError as error:
+        return _no_address(error.strerror or str(error))
+    with bound as sockets:
+        picture = picture_for(sys.stderr, lambda urls: say(sys.stdout, _announcement(config, urls)))
         logging.basicConfig(level=config.service.log_level.upper(), handlers=[PictureLog(picture)])
-        supervisor = Supervisor(config, sockets, picture, commands or COMMANDS)
+        if sockets.remote_control is not None and config.parallel.data_parallel_backend == "mp":
+            logging.getLogger(__name__).info("%s", _invitation(config, sockets.remote_control))
+        supervisor = Supervisor(config, sockets, picture, commands, secret)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 finish = runner.run(supervisor.run())
@@ -107,16 +114,34 @@ def _serve(config: Config, http: list[socket.socket], commands: Mapping[Role, Se
     return finish.exit_code
 
 
-def _announcement(config: Config, url: str) -> str:
+def _no_address(reason: str) -> ExitCode:
+    print(f"phalanx serve: {reason}", file=sys.stderr)
+    return ExitCode.ADDRESS
+
+
+def _invitation(config: Config, control: socket.socket) -> str:
+    """What to type on the other machines."""
+    host, port = control.getsockname()[:2]
+    first, missing = config.parallel.local_ranks, config.parallel.data_parallel_size - config.parallel.local_ranks
+    return (
+        f"ranks {first} to {first + missing - 1} come from other machines, with the same PHALANX_SECRET: phalanx join "
+        f"--control {'THIS-MACHINE' if host in WILDCARDS else host}:{port} --data-parallel-start-rank {first} "
+        f"--data-parallel-size-local {missing}"
+    )
+
+
+def _announcement(config: Config, urls: list[str]) -> str:
     """The address, for a person and for a script; a request to paste."""
+    url, *further = urls
     name = config.served_names[0]
-    ranks, servers = config.parallel.data_parallel_size, config.parallel.api_server_count
+    ranks, servers = config.parallel.data_parallel_size, config.parallel.own_api_servers
+    also = "".join(f"\nand at {other} ({_count(servers, 'API server')})" for other in further)
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}]})
     # 0.0.0.0 and [::] are where to listen, not where to connect.
     reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     key = ' -H "Authorization: Bearer $PHALANX_API_KEY"' if config.http.api_key else ""
     return (
-        f"\nPhalanx serves {name} at {url} ({_count(servers, 'API server')}, {_count(ranks, 'rank')})\n\n"
+        f"\nPhalanx serves {name} at {url} ({_count(servers, 'API server')}, {_count(ranks, 'rank')}){also}\n\n"
         f"    curl {reachable}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
         f"        -d {shlex.quote(body)}\n"
     )

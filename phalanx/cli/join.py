@@ -1,0 +1,116 @@
+"""`phalanx join`: bring ranks on this machine to a service that waits for them on another."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import NoReturn
+
+from phalanx.cli.options import Parser, UsageError
+
+SUMMARY = "bring ranks on this machine to a service on another"
+
+TIMEOUT = 600.0
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def run(arguments: Sequence[str]) -> NoReturn:
+    """Join, host the ranks until the service ends; ends the process.
+
+    Raises:
+        UsageError: nothing was started.
+    """
+    given = _parser().parse(arguments)
+    control = address(given["control"])
+    first = _number(given["data_parallel_start_rank"], "--data-parallel-start-rank", 0, 1023)
+    count = _number(given["data_parallel_size_local"], "--data-parallel-size-local", 1, 1024)
+    patience = _seconds(given["timeout"])
+
+    # Here and not above: `--help` and what is refused need none of it.
+    from phalanx.node import node, program
+    from phalanx.node.errors import NodeError
+    from phalanx.protocol import Place, Role
+
+    try:
+        secret = program.take_secret()
+    except NodeError as error:
+        raise UsageError(str(error)) from None
+    logging.basicConfig(level=given["log_level"].upper(), format="%(message)s")
+    places = tuple(Place(Role.ENGINE, rank) for rank in range(first, first + count))
+    orders = node.Orders(control, secret, places, given["api_servers"], given.get("model"), patience)
+    program.leave("phalanx join", node.run(orders))
+
+
+def address(text: str) -> str:
+    """`tcp:HOST:PORT` from that or HOST:PORT.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    host, _, port = text.removeprefix("tcp:").rpartition(":")
+    bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not host or bare or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(
+            f"--control {text} is not HOST:PORT ([HOST]:PORT for IPv6): give the control address that "
+            "`phalanx serve` prints while it waits"
+        )
+    return f"tcp:{host}:{port}"
+
+
+def _number(text: str, flag: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise UsageError(f"{flag} {text} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--timeout {text} is not a number of seconds above 0")
+    return seconds
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="phalanx join",
+        usage="phalanx join --control HOST:PORT --data-parallel-start-rank R --data-parallel-size-local L [options]",
+        description=(
+            "Bring ranks R to R+L-1 on this machine to a service that waits for them: `phalanx serve -dp N "
+            "--data-parallel-size-local M` on another machine, with M < N. Everything else it takes from the service. "
+            "It ends with the service."
+        ),
+        epilog="PHALANX_SECRET must hold the same text, of at least 16 characters, here and for `phalanx serve`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--control", required=True, metavar="HOST:PORT", help="control address of the service")
+    parser.add_argument(
+        *("--data-parallel-start-rank", "-dpr"), required=True, metavar="R", help="the first of this machine's ranks"
+    )
+    parser.add_argument(
+        *("--data-parallel-size-local", "-dpl"), required=True, metavar="L", help="how many ranks this machine brings"
+    )
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="where the model is on this machine; absent: where the service has it"
+    )
+    parser.add_argument(
+        "--api-servers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="hold API servers here, where the service wants them on every node (--api-servers-per-node); "
+        "no: another `phalanx join` on this machine does",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        default=f"{TIMEOUT:g}",
+        help=f"how long to wait for the service to be there (default: {TIMEOUT:g})",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default="info",
+        help="least severity that is printed; lines of the ranks are info (default: info)",
+    )
+    return parser

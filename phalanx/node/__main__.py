@@ -1,0 +1,41 @@
+"""`python -m phalanx.node --control ADDRESS --places JSON`: a node that another program starts, such as a Ray actor."""
+
+import argparse
+import logging
+from typing import NoReturn
+
+import msgspec
+
+from phalanx.hosting.process import die_with_parent
+from phalanx.node.errors import NodeError
+from phalanx.node.node import Orders, run
+from phalanx.node.program import leave, take_secret
+from phalanx.protocol import Place
+
+
+def main() -> NoReturn:
+    parser = argparse.ArgumentParser(prog="phalanx node", description="Hosts children of a service on this machine.")
+    parser.add_argument("--control", required=True, metavar="ADDRESS", help="the supervisor's control address")
+    parser.add_argument("--places", required=True, metavar="JSON", help='ranks to bring: [["engine", 3, 0], ...]')
+    parser.add_argument("--serve", action="store_true", help="hold API servers too")
+    parser.add_argument("--model", metavar="FOLDER", help="where the model is on this machine")
+    parser.add_argument("--address", default="", metavar="HOST", help="of this machine, to dial from")
+    parser.add_argument("--parent-pid", type=int, metavar="PID", help="end when this process does, which started us")
+    options = parser.parse_args()
+    if options.parent_pid is not None:
+        die_with_parent(options.parent_pid)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        places = msgspec.json.decode(options.places, type=tuple[Place, ...])
+        secret = take_secret()
+    except msgspec.MsgspecError as error:
+        parser.error(f"--places {options.places}: {error}")
+    except NodeError as error:
+        parser.error(str(error))
+    leave(
+        "phalanx node", run(Orders(options.control, secret, places, options.serve, options.model, 0.0, options.address))
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Reaching the supervisor: it may not run yet, its machine may not have a name yet."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from phalanx.node.errors import NodeError
+from phalanx.transport.channel import Channel, FrameError, Refused, dial
+
+ATTEMPT = 10.0
+"""Seconds one attempt may take: a machine that is down does not answer, and may be up a moment later."""
+
+PAUSE = 0.5
+"""Seconds between attempts."""
+
+T = TypeVar("T")
+
+
+async def reach(
+    control: str, secret: bytes, patience: float, waiting: Callable[[str], None], source: str = ""
+) -> Channel:
+    """Dial until the supervisor has accepted us, for `patience` seconds and at least once.
+
+    `waiting` is told what keeps us from it, once a reason. `source` is the address of this machine to dial from;
+    empty: the system's choice.
+
+    Raises:
+        NodeError: nobody answered in time, or who did is no supervisor or has another secret.
+    """
+    deadline = time.monotonic() + patience
+    told = ""
+    while True:
+        allowed = max(1.0, min(ATTEMPT, deadline - time.monotonic())) if patience else ATTEMPT
+        trouble = ""
+        try:
+            # A name that does not resolve keeps its thread longer than any socket's timeout.
+            async with asyncio.timeout(allowed + 1.0):
+                return await in_thread(partial(dial, control, secret, allowed, source))
+        except Refused as refused:
+            raise NodeError(
+                f"{control}: {refused}; PHALANX_SECRET and the version of Phalanx must be the same at both ends"
+            ) from None
+        except FrameError as error:
+            raise NodeError(f"what listens at {control} is not the control port of a service: {error}") from None
+        except TimeoutError:
+            trouble = f"it does not answer within {allowed:.0f} s"
+        except OSError as error:
+            trouble = error.strerror or str(error)
+        if time.monotonic() + PAUSE >= deadline:
+            within = f" within {patience:g} s" if patience else ""
+            raise NodeError(f"no service at {control}{within}: {trouble}")
+        if trouble != told:
+            told = trouble
+            waiting(trouble)
+        await asyncio.sleep(PAUSE)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run what blocks beside the loop. Whoever stops waiting leaves it behind: the process ends without it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as failure:
+            error = failure
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:
+            pass  # The loop is closed: nobody waits any more.
+
+    threading.Thread(target=run, name="node work", daemon=True).start()
+    return await done

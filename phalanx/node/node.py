@@ -1,0 +1,305 @@
+"""A node's life: reach the supervisor, show the model, bind, start children on order, end."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import setproctitle
+
+import phalanx
+from phalanx import protocol
+from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
+from phalanx.hosting.children import Commands, arguments, environment, own_commands
+from phalanx.hosting.host import Host
+from phalanx.hosting.output import Output
+from phalanx.node import model
+from phalanx.node.arrival import in_thread, reach
+from phalanx.node.errors import NodeError
+from phalanx.node.link import Link
+from phalanx.node.sockets import Sockets
+from phalanx.protocol import ChildId, Failed, NodeHello, NodeReady, Place, Role, ToNode, Welcome
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WELCOME = 30.0
+"""Seconds from NodeHello to the answer; the supervisor has nothing to wait for."""
+FAREWELL = 2.0
+"""Seconds for the supervisor to take our last message and close."""
+LAST_WORDS = 1.0
+"""Seconds for a killed child's end and output to come in."""
+UNSENT = 16 * 2**20
+"""Bytes that may wait for a supervisor that does not read; beyond that the children's output is not kept for it."""
+
+OWN = ("CUDA_VISIBLE_DEVICES",)
+"""Variables of which a machine's own value is the right one."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a node was started with."""
+
+    control: str
+    """Where the supervisor listens."""
+    secret: str = field(repr=False)
+    places: tuple[Place, ...]
+    """The ranks, or workers of ranks, that it brings."""
+    serves: bool
+    """It can hold API servers."""
+    model: str | None = None
+    """Where the model is on this machine, where it is elsewhere than on the supervisor's."""
+    patience: float = 0.0
+    """Seconds to wait for the supervisor to be there; 0: it must be."""
+    address: str = ""
+    """Of this machine, to dial from; empty: the system's choice."""
+
+
+class Ending(NamedTuple):
+    status: int
+    """Exit status."""
+    words: str
+    """For the person who started the node."""
+
+
+def run(orders: Orders, commands: Commands | None = None) -> Ending:
+    """Be a node until the service, the link to it or a signal ends it; leaves no child behind.
+
+    On the main thread: a child is killed when the thread that started it ends. `commands` starts other programs.
+    """
+    setproctitle.setproctitle("phalanx node")
+    return asyncio.run(Node(orders, commands or own_commands()).run())
+
+
+class Node:
+    """Also the audience of its host: what becomes of the children goes to the supervisor."""
+
+    def __init__(self, orders: Orders, commands: Commands) -> None:
+        self._orders = orders
+        self._commands = commands
+        self._host = Host(self)
+        self._link: Link | None = None
+        self._sockets: Sockets | None = None
+        self._living: set[ChildId] = set()
+        self._outputs: dict[ChildId, Output] = {}
+        """Of the children whose stdout and stderr are open."""
+        self._at_rest = asyncio.Event()
+        """No child is left, or nobody to tell of one."""
+        self._welcomed: asyncio.Future[Welcome]
+        self._over: asyncio.Future[Ending]
+        self._stopped = False
+        self._grace = 0.0
+
+    async def run(self) -> Ending:
+        loop = asyncio.get_running_loop()
+        self._welcomed, self._over = loop.create_future(), loop.create_future()
+        loop.set_exception_handler(self._defect)
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        begin = loop.create_task(self._begin())
+        begin.add_done_callback(self._begun)
+        try:
+            ending = await self._over
+            begin.cancel()
+            await self._depart(ending)
+        finally:
+            self._host.close()
+            if self._sockets is not None:
+                self._sockets.__exit__(None, None, None)
+            if self._link is not None:
+                self._link.close()
+        return ending
+
+    # --- the beginning ---
+
+    async def _begin(self) -> None:
+        """Up to NodeReady.
+
+        Raises:
+            NodeError: this machine cannot be part of the service.
+        """
+        orders, machine = self._orders, socket.gethostname()
+        channel = await reach(
+            orders.control,
+            orders.secret.encode(),
+            orders.patience,
+            lambda trouble: log.info("waiting up to %g s for %s: %s", orders.patience, orders.control, trouble),
+            orders.address,
+        )
+        link = self._link = Link(channel, self._received, self._lost)
+        hello = NodeHello(machine, os.getpid(), phalanx.__version__, orders.places, orders.serves, link.host)
+        link.send(hello)
+        try:
+            async with asyncio.timeout(WELCOME):
+                welcome = await self._welcomed
+        except TimeoutError:
+            raise NodeError(f"{orders.control} took the connection and did not answer within {WELCOME:g} s") from None
+        config = welcome.config
+        self._grace = config.service.shutdown_timeout
+        log.info("the service at %s knows us; checking the model", orders.control)
+        folder = await in_thread(lambda: model.find(config, orders.model, holds_ranks=bool(orders.places)))
+        try:
+            self._sockets = Sockets(config, orders.places, orders.serves, link.host)
+        except OSError as error:
+            raise NodeError(f"no place for API servers: {error.strerror or error}") from None
+        ready = NodeReady(str(folder), self._sockets.api_servers, self._sockets.leaders)
+        link.send(ready)
+        where = f", API servers at {ready.api_servers[0].url}" if ready.api_servers else ""
+        log.info("joined as %s, model %s%s", spell(orders.places) or "a node without ranks", folder, where)
+
+    def _begun(self, begin: "asyncio.Task[None]") -> None:
+        if begin.cancelled():
+            return
+        error = begin.exception()
+        if isinstance(error, NodeError):
+            self._fail(EXIT_FAILED, str(error))
+        elif error is not None:
+            self._broken(error)
+
+    # --- the supervisor's orders ---
+
+    def _received(self, message: ToNode) -> None:
+        match message:
+            case Welcome() if not self._welcomed.done():
+                self._welcomed.set_result(message)
+            case protocol.Refused(reason):
+                self._end(Ending(EXIT_FAILED, f"the service at {self._orders.control} turned us away: {reason}"))
+            case protocol.LaunchChild(child, further):
+                self._launch(child, further)
+            case protocol.SignalChild(child, number):
+                self._host.signal(child, signal.Signals(number))
+            case protocol.Stop():
+                self._stopped = True
+                self._end(Ending(0, "the service ended"))
+            case protocol.Membership() | Welcome():
+                pass  # Children hear of it themselves.
+
+    def _launch(self, child: ChildId, further: Mapping[str, str]) -> None:
+        place = child.place
+        ours = place.role is Role.API or place.index in {held.index for held in self._orders.places}
+        if self._sockets is None or not ours or place.role is Role.RAY:
+            self.not_launched(child, "it is not this node's to start")
+            return
+        try:
+            sockets = self._sockets.of(place)
+        except LookupError as error:
+            self.not_launched(child, str(error))
+            return
+        command = [*self._commands[place.role], *arguments(self._orders.control, child)]
+        own = {name: os.environ[name] for name in OWN if name in os.environ}
+        self._host.start(child, command, sockets, environment(self._orders.secret, {**further, **own}))
+
+    # --- what becomes of the children ---
+
+    def launched(self, child: ChildId, pid: int) -> None:
+        self._living.add(child)
+        self._outputs[child] = Output(lambda line: log.info("[%s] %s", child, line))
+        log.info("%s started (pid %d)", child, pid)
+        self._send(protocol.ChildLaunched(child, pid))
+
+    def not_launched(self, child: ChildId, reason: str) -> None:
+        log.error("%s could not be started: %s", child, reason)
+        self._send(protocol.ChildNotLaunched(child, reason))
+
+    def printed(self, child: ChildId, data: bytes) -> None:
+        if data:
+            self._outputs[child].feed(data)
+        else:
+            self._outputs.pop(child).end()
+        if not data or self._link is None or self._link.pending < UNSENT:
+            self._send(protocol.ChildOutput(child, data))
+        self._settle()
+
+    def exited(self, child: ChildId, status: int) -> None:
+        log.log(logging.INFO if self._stopped or status == 0 else logging.ERROR, "%s ended: %s", child, how(status))
+        self._living.discard(child)
+        self._send(protocol.ChildExited(child, status))
+        self._settle()
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    # --- the end ---
+
+    def _end(self, ending: Ending) -> None:
+        """The first reason counts."""
+        if not self._over.done():
+            self._over.set_result(ending)
+
+    def _fail(self, status: int, reason: str) -> None:
+        """End for a reason of our own, which the supervisor is told."""
+        if not self._over.done():
+            self._send(Failed(reason))
+            self._end(Ending(status, reason))
+
+    def _lost(self, reason: str) -> None:
+        self._end(Ending(EXIT_ORPHANED, f"the service at {self._orders.control} is gone: {reason}"))
+        self._at_rest.set()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._over.done():
+            self._at_rest.set()  # The second time: wait for nobody.
+        doing = "" if self._link is not None else f" while waiting for {self._orders.control}"
+        self._fail(128 + number, f"stopped by {number.name}{doing}")
+
+    def _defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """An exception in a callback would otherwise be a log line and a node that nobody can stop."""
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            self._broken(error)
+        else:
+            loop.default_exception_handler(context)
+
+    def _broken(self, error: BaseException) -> None:
+        log.error("%s", "".join(traceback.format_exception(error)))
+        self._fail(EXIT_FAILED, f"{type(error).__name__}: {error}")
+
+    def _settle(self) -> None:
+        if self._stopped and not self._living and not self._outputs:
+            self._at_rest.set()
+
+    async def _depart(self, ending: Ending) -> None:
+        """Children that the supervisor stops get their time; any other ending is theirs as well."""
+        if self._stopped:
+            self._settle()
+            await self._rest(self._grace)
+            for child in list(self._living):
+                log.warning("killing %s: it did not end within %g s", child, self._grace)
+                self._host.signal(child, signal.SIGKILL)
+            await self._rest(LAST_WORDS)
+        if self._link is not None:
+            await self._link.farewell(FAREWELL)
+
+    async def _rest(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._at_rest.wait()
+        except TimeoutError:
+            pass
+
+
+def how(status: int) -> str:
+    """`exit status 3`, `killed by SIGSEGV`."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def spell(places: tuple[Place, ...]) -> str:
+    """`rank 3`, `ranks 8 to 15`, `ranks 3 and 5`, `rank 0 tp 1`."""
+    ranks = sorted(place.index for place in places if not place.worker)
+    parts = [f"rank {place.index} tp {place.worker}" for place in places if place.worker]
+    if len(ranks) > 2 and ranks == list(range(ranks[0], ranks[-1] + 1)):
+        parts.insert(0, f"ranks {ranks[0]} to {ranks[-1]}")
+    elif ranks:
+        parts.insert(0, f"rank{'s' if len(ranks) > 1 else ''} {' and '.join(map(str, ranks))}")
+    return ", ".join(parts)

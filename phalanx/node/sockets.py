@@ -1,0 +1,102 @@
+"""The listening sockets of a node's children: bound before anybody is told of them, held until its end (law 1)."""
+
+import contextlib
+import ipaddress
+import logging
+import socket
+from collections.abc import Collection
+from types import TracebackType
+
+from phalanx.config import Config
+from phalanx.protocol import Place, RankId, Role, ServedAt
+from phalanx.transport.audit import told
+from phalanx.transport.listener import WILDCARDS, address_of, bind_http, bind_tcp
+
+log = logging.getLogger(__name__)
+
+
+class Sockets:
+    """A context manager; leaving it closes everything."""
+
+    def __init__(self, config: Config, places: Collection[Place], serves: bool, host: str) -> None:
+        """Bind everything.
+
+        Args:
+            places: the ranks and workers of this node.
+            serves: it holds API servers, as many as the service wants on a node.
+            host: the address of this machine that the others reach.
+
+        Raises:
+            OSError: the HTTP port is taken here, by whom, or the HTTP host cannot be listened on.
+        """
+        self.host = host
+        self._stack = contextlib.ExitStack()
+        self._seat: dict[int, int] = {}
+        """API server number to its place among `_http` and `_engine`."""
+        count = (config.parallel.api_servers_per_node or 0) if serves else 0
+        leads = [p.index for p in places if p.worker == 0] if config.parallel.tensor_parallel_size > 1 else []
+        try:
+            http = bind_http(http_host(config.http.host, host), config.http.port, count) if count else []
+            self._http = [self._stack.enter_context(sock) for sock in http]
+            self._engine = [self._stack.enter_context(bind_tcp(host)) for _ in http]
+            self._workers = {RankId(rank): self._stack.enter_context(bind_tcp(host)) for rank in leads}
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def api_servers(self) -> tuple[ServedAt, ...]:
+        return tuple(
+            ServedAt(f"http://{self._told(http).removeprefix('tcp:')}", self._told(engine))
+            for http, engine in zip(self._http, self._engine, strict=True)
+        )
+
+    @property
+    def leaders(self) -> dict[RankId, str]:
+        return {rank: self._told(sock) for rank, sock in self._workers.items()}
+
+    def of(self, place: Place) -> list[tuple[str, socket.socket]]:
+        """What the child in a place inherits, each incarnation the same.
+
+        The numbers of the API servers are the supervisor's to give: a new one gets the first sockets not yet taken.
+
+        Raises:
+            LookupError: there is no room for one more API server.
+        """
+        if place.role is Role.API:
+            seat = self._seat.get(place.index, len(self._seat))
+            if seat >= len(self._http):
+                raise LookupError(f"this node has sockets for {len(self._http)} API servers, and {place} is one more")
+            self._seat[place.index] = seat
+            return [("http", self._http[seat]), ("engine", self._engine[seat])]
+        if place.worker == 0 and place.index in self._workers:
+            return [("workers", self._workers[RankId(place.index)])]
+        return []
+
+    def _told(self, sock: socket.socket) -> str:
+        return told(address_of(sock, self.host))
+
+    def __enter__(self) -> "Sockets":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def http_host(wanted: str, own: str) -> str:
+    """Where a node's API servers listen when the service's do at `wanted`; `own` is the node's address."""
+    if wanted in WILDCARDS:
+        return wanted
+    if not _is_loopback(wanted) or _is_loopback(own):
+        return own
+    log.warning("the service's --host is %s: this machine's API servers can be reached from this machine only", wanted)
+    return "127.0.0.1"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(socket.getaddrinfo(host, None)[0][4][0]).is_loopback
+    except (OSError, ValueError):
+        return False  # A name that only the service's own machine knows.

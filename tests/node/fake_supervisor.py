@@ -1,0 +1,101 @@
+"""The supervisor's end of the control plane, in the hands of a test: real listener, real handshake, no decisions."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from phalanx import checkpoint
+from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
+from phalanx.protocol import ChildId, Incarnation, Membership, Message, Place, Role, ToSupervisor, Welcome
+from phalanx.transport.frames import FrameError
+from phalanx.transport.listener import address_of, bind_tcp
+from phalanx.transport.stream import Connection, serve
+
+SECRET = "a launch secret of some length"
+DEADLINE = 60.0
+decoder: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
+M = TypeVar("M")
+
+
+class Peer:
+    """One connection that has proved the secret: what it said, in order."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.messages: asyncio.Queue[ToSupervisor] = asyncio.Queue()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def received(self, body: bytes) -> None:
+        try:
+            self.messages.put_nowait(decoder.decode(body))
+        except msgspec.DecodeError as error:
+            raise FrameError(f"does not decode: {error}") from None
+
+    def closed(self, reason: str) -> None:
+        self.ended.set_result(reason)
+
+    def send(self, message: Message) -> None:
+        self.connection.send(message)
+
+    async def next(self, kind: type[M]) -> M:
+        """The next message of a kind; drops others before it."""
+        async with asyncio.timeout(DEADLINE):
+            while not isinstance(message := await self.messages.get(), kind):
+                pass
+            return message
+
+
+class FakeSupervisor:
+    def __init__(self) -> None:
+        self.address = ""
+        self._peers: asyncio.Queue[Peer] = asyncio.Queue()
+
+    def accept(self, connection: Connection) -> Peer:
+        peer = Peer(connection)
+        self._peers.put_nowait(peer)
+        return peer
+
+    async def peer(self) -> Peer:
+        """The next connection."""
+        async with asyncio.timeout(DEADLINE):
+            return await self._peers.get()
+
+
+@contextlib.asynccontextmanager
+async def supervising(secret: str = SECRET, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[FakeSupervisor]:
+    supervisor = FakeSupervisor()
+    sock = bind_tcp(host, port)
+    supervisor.address = address_of(sock)
+    server = await serve(sock, secret.encode(), supervisor.accept)
+    try:
+        yield supervisor
+    finally:
+        server.close()
+
+
+def configuration(folder: Path, **options: Any) -> Config:
+    """The configuration of a synthetic service; `options` are fields of any group."""
+    groups = {
+        "model": ModelOptions(model=str(folder)),
+        "parallel": ParallelOptions(),
+        "engine": EngineOptions(engine="synthetic"),
+        "http": HttpOptions(port=0),
+        "service": ServiceOptions(),
+    }
+    for name, group in groups.items():
+        known = {field: value for field, value in options.items() if field in group.__struct_fields__}
+        groups[name] = msgspec.structs.replace(group, **known)
+    weights = groups["engine"].engine == "model"
+    return Config(facts=checkpoint.read(folder, None, weights=weights), **groups)
+
+
+def welcome(config: Config) -> Welcome:
+    return Welcome(config, Membership(()))
+
+
+def rank(index: int, incarnation: int = 0) -> ChildId:
+    return ChildId(Place(Role.ENGINE, index), Incarnation(incarnation))
