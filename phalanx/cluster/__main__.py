@@ -1,0 +1,84 @@
+"""The Ray driver's process: `python -m phalanx.cluster --control ADDRESS --index 0 --incarnation K`."""
+
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from phalanx.child import EXIT_FAILED, Launch, enlist
+from phalanx.cluster.errors import ClusterError
+from phalanx.protocol import Failed, Membership, Role, StageName, StartNode, Stop, ToChild
+
+
+def main() -> NoReturn:
+    launch = Launch.from_process(sys.argv[1:])
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    way_out = WayOut()
+
+    def hear(message: ToChild) -> None:
+        if isinstance(message, Stop):
+            way_out.within(way_out.limit)
+        if isinstance(message, Stop | StartNode):
+            events.put(message)
+        elif not isinstance(message, Membership):
+            raise TypeError(f"the Ray driver has no use for {type(message).__name__}")
+
+    try:
+        control = enlist(launch, Role.RAY, hear)
+    except OSError as error:
+        print(f"the Ray driver cannot join the service: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    way_out.limit = control.config.service.shutdown_timeout
+    try:
+        control.stage(StageName.STARTED)
+        logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")
+        # After enlisting, so that a failing import is told with its traceback.
+        from phalanx.cluster.driver import Driver
+
+        control.stage(StageName.IMPORTED)
+        driver = Driver(control, events)
+        way_out.before = driver.remove_files
+        try:
+            driver.run()
+        except ClusterError as error:
+            way_out.status = EXIT_FAILED
+            control.send(Failed(str(error)))
+        except Exception as error:
+            way_out.status = EXIT_FAILED
+            control.failed(error)
+        way_out.within(way_out.limit)
+        driver.leave()
+    except BaseException as error:
+        if way_out.status == 0:
+            way_out.status = EXIT_FAILED
+            control.failed(error)
+    way_out.take()
+
+
+class WayOut:
+    """The end of this process, whatever Ray does: its calls may block, and its exit handlers wait for them."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.limit = 5.0
+        """Seconds that leaving the cluster in order may take."""
+        self.before: Callable[[], None] = lambda: None
+
+    def within(self, seconds: float) -> None:
+        """Take it after so many seconds, if it has not been taken by then."""
+        timer = threading.Timer(seconds, self.take)
+        timer.daemon = True
+        timer.start()
+
+    def take(self) -> NoReturn:
+        self.before()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.status)
+
+
+if __name__ == "__main__":
+    main()

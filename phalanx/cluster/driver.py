@@ -1,0 +1,245 @@
+"""The Ray driver's life: join, plan, have the placement groups made, then start and watch nodes until told to stop."""
+
+import contextlib
+import os
+import queue
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
+
+from phalanx.child import EXIT_FAILED, Control
+from phalanx.cluster import census, packing
+from phalanx.cluster.errors import ClusterError, Stopped
+from phalanx.cluster.groups import Groups
+from phalanx.cluster.joining import Joined, join, loopback_trouble, runtime_environment
+from phalanx.cluster.lifeline import Lifeline
+from phalanx.cluster.packing import Demand, Node, Plan, Refusal
+from phalanx.cluster.seats import Finished, Looked, Seats
+from phalanx.config import Config
+from phalanx.protocol import ClusterPlan, Failed, NodeEnded, StageName, StartNode, Stop, ToChild
+
+SETTLING = 3.0
+"""Seconds in which what a job that has just ended held may come free, before a plan is refused."""
+TICK = 0.5
+"""Seconds between two looks at what no event tells."""
+
+
+@dataclass
+class NodeGone:
+    """A node of the cluster does not answer any more."""
+
+    node: str
+    reason: str
+
+
+Event: TypeAlias = ToChild | Looked | Finished | NodeGone
+
+
+class Driver:
+    """The one that talks to Ray. All methods run on the main thread."""
+
+    def __init__(self, control: Control, events: "queue.SimpleQueue[Event]") -> None:
+        self._control = control
+        self._config: Config = control.config
+        self._events = events
+        self._early: list[Event] = []
+        """Orders that came before we were ready for them."""
+        self._joined: Joined | None = None
+        self._groups: Groups | None = None
+        self._seats: Seats | None = None
+        self._leaving = False
+        self._nodes: dict[str, Node] = {}
+        """Living ones of the plan, by address."""
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises ClusterError: what ends the service; `leave` is due in any case."""
+        with contextlib.suppress(Stopped):
+            self._start()
+            self._serve()
+
+    # --- start ---
+
+    def _start(self) -> None:
+        parallel, demand = self._config.parallel, demand_of(self._config)
+        cpus = None
+        if demand.resource == "CPU":
+            # A cluster of our own must not refuse what processes without Ray are allowed: to share cores.
+            cpus = max(os.cpu_count() or 1, int(demand.ranks * demand.workers * demand.amount))
+        environment = runtime_environment(parallel.ray_runtime_env)
+        self._joined = join(parallel.ray_address, environment, cpus, self._tell)
+        self._stopping()
+        Lifeline(*self._joined.head_target, self._head_gone)
+        plan = self._plan(demand)
+        self._check_address(plan)
+        self._nodes = {node.address: node for node in plan.nodes}
+        self._watch_nodes()
+        self._groups = Groups(plan, demand, secrets.token_hex(2))
+        self._groups.wait(parallel.node_timeout, self._progress, self._stopping)
+        self._seats = Seats(
+            self._groups,
+            demand,
+            self._control.secret.decode(),
+            environment.get("env_vars", ()),
+            self._config.service.startup_timeout,
+            self._events.put,
+        )
+        self._control.send(
+            ClusterPlan(
+                address=parallel.data_parallel_address or self._joined.local_address,
+                nodes=tuple(node.address for rank in plan.ranks for node in rank),
+                head=next((node.address for node in census.take(demand.resource) if node.here), ""),
+            )
+        )
+        self._control.ready(str(plan))
+
+    def _plan(self, demand: Demand) -> Plan:
+        """Raises ClusterError: the ranks do not fit, in numbers."""
+        parallel = self._config.parallel
+        deadline = time.monotonic() + SETTLING
+        while True:
+            nodes = census.take(demand.resource)
+            total = sum(node.total for node in nodes)
+            self._tell(f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s")
+            try:
+                return packing.pack(
+                    nodes,
+                    demand,
+                    parallel.data_parallel_pack,
+                    parallel.data_parallel_size_local,
+                    parallel.data_parallel_nodes,
+                )
+            except Refusal as refusal:
+                busy = any(node.free < node.total for node in nodes)
+                if not busy or time.monotonic() > deadline:
+                    raise ClusterError(str(refusal)) from None
+            self._stopping()
+            time.sleep(0.2)
+
+    def _check_address(self, plan: Plan) -> None:
+        assert self._joined is not None
+        if self._config.parallel.data_parallel_address is None:
+            trouble = loopback_trouble(self._joined.local_address, [node.address for node in plan.nodes])
+            if trouble:
+                raise ClusterError(trouble)
+
+    def _tell(self, detail: str) -> None:
+        self._control.stage(StageName.ATTACHED, None, detail)
+
+    def _progress(self, share: float, detail: str) -> None:
+        self._control.stage(StageName.ATTACHED, share, detail)
+
+    def _stopping(self) -> None:
+        """Raises Stopped: the supervisor has said so."""
+        while True:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(event, Stop):
+                raise Stopped
+            self._early.append(event)
+
+    # --- serving ---
+
+    def _serve(self) -> NoReturn:
+        assert self._seats is not None
+        for event in self._early:
+            self._take(event)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                self._take(self._events.get(timeout=TICK))
+            for over in self._seats.overdue():
+                self._control.send(over)
+
+    def _take(self, event: Event) -> None:
+        assert self._seats is not None
+        match event:
+            case StartNode():
+                self._start_node(event)
+            case Looked():
+                if (answer := self._seats.looked(event)) is not None:
+                    self._control.send(answer)
+            case Finished():
+                if (over := self._seats.finished(event)) is not None:
+                    self._control.send(over)
+            case NodeGone(node, reason):
+                self._nodes = {address: other for address, other in self._nodes.items() if other.id != node}
+                for over in self._seats.node_gone(node, reason):
+                    self._control.send(over)
+            case Stop():
+                raise Stopped
+
+    def _start_node(self, order: StartNode) -> None:
+        assert self._groups is not None
+        assert self._seats is not None
+        address = order.host
+        if order.places:
+            (place,) = order.places
+            address = self._groups.plan.ranks[place.index][place.worker].address
+        if address in self._nodes:
+            self._control.send(self._seats.start(order, self._nodes[address]))
+        else:
+            self._control.send(NodeEnded(order.places, f"the Ray node {address} has left the cluster", order.host))
+
+    def _watch_nodes(self) -> None:
+        """Be told at once when one of the plan's nodes dies."""
+        ports = census.ports()
+        for node in self._nodes.values():
+            address, port = ports.get(node.id, (node.address, 0))
+            Lifeline(address, port, self._on_node_gone(node))
+
+    def _on_node_gone(self, node: Node) -> Callable[[str], None]:
+        def gone(reason: str) -> None:
+            self._events.put(NodeGone(node.id, f"the Ray node {node.address} is gone: its raylet {reason}"))
+
+        return gone
+
+    def _head_gone(self, reason: str) -> None:
+        """On a thread of its own: the main thread may be waiting for the very head that is gone.
+
+        Ray itself would end this process after a minute, with a stack trace.
+        """
+        if self._leaving or self._joined is None:
+            return
+        with contextlib.suppress(OSError):
+            self._control.send(Failed(f"the Ray head at {self._joined.head} is gone: it {reason}"))
+        self._joined.remove_files()
+        os._exit(EXIT_FAILED)
+
+    # --- end ---
+
+    def leave(self) -> None:
+        """Let nodes end, kill those that do not, and leave the cluster as if we had never been there.
+
+        Bounded by the caller: any call to Ray may block while its head is in trouble.
+        """
+        self._leaving = True
+        if self._seats is not None:
+            # The supervisor tells nodes to stop; what they have to say last arrives meanwhile.
+            deadline = time.monotonic() + self._config.service.shutdown_timeout / 2
+            while self._seats.open and time.monotonic() < deadline:
+                with contextlib.suppress(queue.Empty):
+                    event = self._events.get(timeout=0.1)
+                    if isinstance(event, Finished):
+                        self._seats.finished(event)
+            for seat in self._seats.open:
+                self._seats.drop(seat)
+        if self._groups is not None:
+            self._groups.remove()
+        if self._joined is not None:
+            self._joined.leave()
+
+    def remove_files(self) -> None:
+        """All that is left to do where leaving takes too long."""
+        if self._joined is not None:
+            self._joined.remove_files()
+
+
+def demand_of(config: Config) -> Demand:
+    """What the ranks ask of the cluster."""
+    ranks, workers = config.parallel.data_parallel_size, config.parallel.tensor_parallel_size
+    if config.engine.device == "cuda":
+        return Demand(ranks, workers, "GPU")
+    return Demand(ranks, workers, "CPU", config.engine.cpu_threads or 1)

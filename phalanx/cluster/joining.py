@@ -1,0 +1,204 @@
+"""Join the Ray cluster that was asked for, or the one on this machine, or start one for this service alone."""
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported. A head that answers late is waited for by us, by name, not by Ray in silence.
+os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "10")
+
+import ray
+from ray._private import services
+from ray._private.utils import read_ray_address
+
+from phalanx.cluster.errors import ClusterError, in_short
+from phalanx.cluster.lifeline import dial
+from phalanx.transport.listener import PrivateFolder
+
+OBJECT_STORE = 80 * 2**20
+"""Bytes; nothing is ever put into a store that we start. Ray's minimum is 75 MiB."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which cluster: `address` is None to start one, and `source` says who asked for it."""
+
+    address: str | None
+    source: str
+    must: bool = True
+    """False: it may be gone; then one is started."""
+
+
+def wish(option: str | None, environment: str | None, running: str | None) -> Wish:
+    """`--ray-address`, else RAY_ADDRESS, else the cluster that was last started on this machine, else a new one."""
+    for address, source in ((option, "--ray-address"), (environment, "RAY_ADDRESS")):
+        if not address or address == "auto":
+            continue
+        if address == "local":
+            return Wish(None, source)
+        if "://" in address:
+            raise ClusterError(f"{source} {address}: give HOST:PORT of the Ray head; Ray Client is not used")
+        return Wish(address, source)
+    return Wish(running, "the cluster last started on this machine", must=False)
+
+
+@dataclass
+class Joined:
+    """Our membership of a cluster."""
+
+    head: str
+    """HOST:PORT of the Ray head."""
+    local_address: str
+    """This machine's address, as a connection towards the head has it."""
+    folder: PrivateFolder | None
+    """Of a cluster of our own: where it keeps its files."""
+
+    @property
+    def head_target(self) -> tuple[str, int]:
+        return _split(self.head)
+
+    def leave(self) -> None:
+        """Leave, or end what was started; nothing of it is left. May block while the cluster is in trouble."""
+        try:
+            ray.shutdown(wait_for_processes=True)
+        finally:
+            self.remove_files()
+
+    def remove_files(self) -> None:
+        if self.folder is not None:
+            self.folder.close()
+            self.folder = None
+
+
+def join(option: str | None, environment: dict[str, Any], cpus: int | None, tell: Callable[[str], None]) -> Joined:
+    """Be a driver of the cluster.
+
+    `environment` is Ray's runtime environment of all actors; `cpus`: how many a cluster of our own shall count, None:
+    those there are.
+
+    Raises:
+        ClusterError: nobody answers there, or it does not let us in; says which and why.
+    """
+    wanted = wish(option, os.environ.pop("RAY_ADDRESS", None), read_ray_address(None))
+    settings: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "namespace": "phalanx",
+        "runtime_env": environment,
+    }
+    head = None
+    if wanted.address is not None:
+        head = _canonical(wanted)
+        tell(f"joining the Ray cluster at {head}")
+        try:
+            dial(*_split(head)).close()
+        except OSError as error:
+            if wanted.must:
+                raise ClusterError(
+                    f"{wanted.source} {wanted.address}: no Ray cluster answers there ({error.strerror or error})"
+                ) from None
+            head = None
+    folder = None
+    if head is not None:
+        settings["address"] = head
+    else:
+        tell("starting a Ray cluster on this machine")
+        # Short: Ray keeps socket files 80 characters below it, and the kernel allows 107.
+        folder = PrivateFolder(Path("/tmp"))
+        settings |= {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": cpus,
+            "object_store_memory": OBJECT_STORE,
+            "_temp_dir": str(folder.path),
+        }
+        if "RAY_AUTH_MODE" not in os.environ:
+            # Ray's default is a token too, but one that it writes into the home folder.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    try:
+        ray.init(**settings)
+        head = str(ray.get_runtime_context().gcs_address)
+        with contextlib.closing(dial(*_split(head))) as sock:
+            local_address = sock.getsockname()[0]
+    except Exception as error:
+        if folder is not None:
+            ray.shutdown()
+            folder.close()
+            raise ClusterError(f"a Ray cluster could not be started on this machine: {in_short(error)}") from error
+        raise ClusterError(_why_not(head or "", wanted, error)) from error
+    return Joined(head, local_address, folder)
+
+
+def loopback_trouble(address: str, nodes: list[str]) -> str:
+    """What is wrong with telling nodes to dial us at `address`, or nothing."""
+    elsewhere = [node for node in nodes if not _is_loopback(node)]
+    if not _is_loopback(address) or not elsewhere:
+        return ""
+    return (
+        f"the Ray head is reached from {address}, where {elsewhere[0]} cannot dial this machine: "
+        "say --data-parallel-address"
+    )
+
+
+def _why_not(head: str, wanted: Wish, error: Exception) -> str:
+    """What Ray's refusal means, and what to do."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    words = " ".join(str(each) for each in chain)
+    where = f"the Ray cluster at {head}"
+    if "Version mismatch" in words:
+        return f"{where} runs another release than this machine: {in_short(error)}"
+    if "uthentic" in words or "auth token" in words.lower():
+        mode = os.environ.get("RAY_AUTH_MODE", "unset")
+        return (
+            f"{where} does not let us in: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the "
+            f"cluster's own (RAY_AUTH_MODE is {mode}): {in_short(error)}"
+        )
+    if "No node info found" in words:
+        return (
+            f"this machine is no node of {where}: run `ray start --address={head}` here, or start from one of its nodes"
+        )
+    return f"{where} ({wanted.source}) cannot be joined: {in_short(chain[-1])}"
+
+
+def _canonical(wanted: Wish) -> str:
+    try:
+        address = services.canonicalize_bootstrap_address(wanted.address)
+        assert address is not None
+        _split(address)
+    except Exception as error:
+        raise ClusterError(f"{wanted.source} {wanted.address}: not HOST:PORT ({error})") from None
+    return str(address)
+
+
+def runtime_environment(option: str | None) -> dict[str, Any]:
+    """`--ray-runtime-env`: JSON, or the name of a file with it. Raises ClusterError."""
+    if option is None:
+        return {}
+    try:
+        found = json.loads(option if option.lstrip().startswith("{") else Path(option).read_text())
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"--ray-runtime-env: {error}") from None
+    if not isinstance(found, dict):
+        raise ClusterError("--ray-runtime-env: not a JSON object")
+    return found
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

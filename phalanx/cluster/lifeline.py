@@ -1,0 +1,63 @@
+"""Notice at once that a process of the cluster has gone: hold a TCP connection to it.
+
+Ray itself takes up to a minute to say that its head or one of its nodes is dead; an end-of-file takes none.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from phalanx.transport.listener import tune
+
+DIAL_TIMEOUT = 3.0
+"""Seconds that a machine of the cluster gets to take a connection."""
+PATIENCE = 2.0
+"""Seconds in which one that closed our connection may take another. A gRPC server closes one that says nothing."""
+
+
+def dial(host: str, port: int, timeout: float = DIAL_TIMEOUT) -> socket.socket:
+    """Connect to a port of the cluster. Raises OSError."""
+    sock = socket.create_connection((host, port), timeout)
+    tune(sock)
+    sock.settimeout(None)
+    return sock
+
+
+class Lifeline:
+    """Calls `gone` with a reason, on a thread of its own, once nobody listens at `host:port` any more."""
+
+    def __init__(self, host: str, port: int, gone: Callable[[str], None]) -> None:
+        self._target = (host, port)
+        self._gone = gone
+        threading.Thread(target=self._hold, name=f"lifeline {host}:{port}", daemon=True).start()
+
+    def _hold(self) -> None:
+        sock = None
+        while True:
+            lost = "closed the connection"
+            if sock is not None:
+                try:
+                    while sock.recv(4096):
+                        pass
+                except OSError as error:
+                    lost = str(error.strerror or error)
+                with contextlib.suppress(OSError):
+                    sock.close()
+            try:
+                sock = self._redial()
+            except OSError as error:
+                host, port = self._target
+                self._gone(f"{lost}; nobody answers at {host}:{port} ({error.strerror or error})")
+                return
+
+    def _redial(self) -> socket.socket:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return dial(*self._target)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)

@@ -1,0 +1,165 @@
+"""A Ray cluster of simulated nodes, each with a loopback address of its own and eight GPUs that are not there.
+
+Nothing of it is shared with another cluster on the machine: its own folder, ports that Ray or the kernel picks, and
+every process leads to this one, which kills them at the end.
+"""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+DEADLINE = 60.0
+"""Seconds any wait may take before the test fails."""
+
+ADDRESSES = ("127.0.0.2", "127.0.0.3")
+"""Not 127.0.0.1: Ray takes that for "whatever address this machine has"."""
+
+GPUS = 8
+CPUS = 8
+OBJECT_STORE = 80 * 2**20
+"""Bytes of shared memory a node; nothing is ever put there. Ray's own minimum is 75 MiB."""
+
+QUIET = {
+    # A token made for one test would be found by the next service of the same user.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The end of a process is seen by its connection; this is for a raylet whose machine is frozen.
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+class RayNode:
+    """One simulated node: `ray start --block` and everything below it."""
+
+    def __init__(self, folder: Path, address: str, head: str | None, gpus: int, cpus: int) -> None:
+        self.address = address
+        self.folder = folder
+        self._log = folder.with_name(f"{folder.name}.log")
+        where = [f"--address={head}"] if head else ["--head", "--port=0", "--include-dashboard=false"]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    *("-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
+                    *where,
+                    f"--node-ip-address={address}",
+                    f"--num-gpus={gpus}",
+                    f"--num-cpus={cpus}",
+                    f"--object-store-memory={OBJECT_STORE}",
+                    f"--temp-dir={folder}",
+                    "--include-log-monitor=false",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, **QUIET},
+                start_new_session=True,
+            )
+
+    def wait_started(self) -> "RayNode":
+        wait_until(lambda: "Ray runtime started" in self.log or self.process.poll() is not None, "a Ray node's start")
+        if self.process.poll() is not None:
+            raise AssertionError(f"ray start at {self.address} has ended:\n{self.log}")
+        return self
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """Everything below `ray start` whose command holds `name`."""
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if name in " ".join(process.cmdline()):
+                        found.append(process)
+        return found
+
+    def kill(self, name: str) -> None:
+        """SIGKILL the processes of this node whose program is `name`: raylet, gcs_server."""
+        victims = [process for process in self.processes() if Path(process.exe()).name == name]
+        assert victims, f"no {name} at {self.address}"
+        for process in victims:
+            process.kill()
+
+    def close(self) -> None:
+        """Kill all of it. Some of Ray's agents outlive their raylet; all of them stay in the session."""
+        while left := [process for process in psutil.process_iter() if self._is_ours(process)]:
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, 1.0)
+        self.process.wait(DEADLINE)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
+
+
+class RayCluster:
+    """Nodes at loopback addresses of their own; the first is the head, and the one a driver here belongs to."""
+
+    def __init__(self, addresses: Sequence[str] = ADDRESSES, gpus: int = GPUS, cpus: int = CPUS) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ph-ray-", dir="/tmp")
+        self._gpus, self._cpus = gpus, cpus
+        self.nodes: list[RayNode] = []
+        try:
+            self.add(addresses[0])
+            for address in addresses[1:]:
+                self.add(address, wait=False)
+            for node in self.nodes:
+                node.wait_started()
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, address: str, wait: bool = True) -> RayNode:
+        """One more node, or one again whose raylet was killed."""
+        head = self.address if self.nodes else None
+        node = RayNode(Path(self._folder.name) / str(len(self.nodes)), address, head, self._gpus, self._cpus)
+        self.nodes.append(node)
+        return node.wait_started() if wait or head is None else node
+
+    @property
+    def address(self) -> str:
+        """What `--ray-address` takes."""
+        found = re.search(r"--address='([^']+)'", self.nodes[0].log)
+        assert found, self.nodes[0].log
+        return found.group(1)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a driver needs to be let in."""
+        return {"RAY_AUTH_MODE": "disabled"}
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            node.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> "RayCluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout:g} s for {what}"
+        time.sleep(0.05)
