@@ -137,7 +137,7 @@ async def measure(arguments: argparse.Namespace) -> None:
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as private:
         engine_socket = bind_unix(Path(private) / "engine")
-        await engine.listen(engine_socket, SECRET)
+        await engine.listen([engine_socket], SECRET)
         server = HttpServer(Application(service))
         serving = asyncio.create_task(server.serve([sock]))
         stand_in = processes.Process(target=rank, args=(address_of(engine_socket), arguments.rate), daemon=True)

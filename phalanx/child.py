@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -23,7 +23,9 @@ from phalanx.protocol import (
     Hello,
     Incarnation,
     Membership,
+    Place,
     Ready,
+    Refused,
     Role,
     Stage,
     StageName,
@@ -52,7 +54,9 @@ class Launch:
     index: int
     incarnation: Incarnation
     secret: bytes = field(repr=False)
-    sockets: dict[str, socket.socket]
+    sockets: Mapping[str, Sequence[socket.socket]]
+    """By name. `engine` may be several: a socket file, and TCP where ranks are on other machines."""
+    worker: int = 0
 
     @staticmethod
     def from_process(arguments: list[str]) -> "Launch":
@@ -64,24 +68,31 @@ class Launch:
         parser.add_argument("--control", required=True, help="the supervisor's control address")
         parser.add_argument("--index", required=True, type=int, help="API server number or rank")
         parser.add_argument("--incarnation", type=int, default=0)
+        parser.add_argument("--worker", type=int, default=0, help="tensor-parallel worker of the rank")
         options = parser.parse_args(arguments)
         secret = os.environ.pop(SECRET_VARIABLE, "")
         if not secret:
             parser.error(f"{SECRET_VARIABLE} is not set: this program is started by `phalanx serve`")
         return Launch(
-            options.control, options.index, Incarnation(options.incarnation), bytes.fromhex(secret), _inherited()
+            options.control,
+            options.index,
+            Incarnation(options.incarnation),
+            secret.encode(),
+            inherited_sockets(),
+            options.worker,
         )
 
 
-def _inherited() -> dict[str, socket.socket]:
+def inherited_sockets() -> dict[str, list[socket.socket]]:
+    """The sockets this process was handed, by name; once."""
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return {}
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     count = int(os.environ.pop("LISTEN_FDS", "0"))
-    sockets = {}
+    sockets: dict[str, list[socket.socket]] = {}
     for name, descriptor in zip(names, range(FIRST_INHERITED, FIRST_INHERITED + count), strict=True):
         os.set_inheritable(descriptor, False)
-        sockets[name] = socket.socket(fileno=descriptor)
+        sockets.setdefault(name, []).append(socket.socket(fileno=descriptor))
     return sockets
 
 
@@ -93,6 +104,7 @@ class Control:
         self.config = welcome.config
         self.membership: Membership = welcome.membership
         """As of Welcome; changes arrive as messages."""
+        self.leader = welcome.leader
         self.secret = launch.secret
 
     def send(self, message: ToSupervisor) -> None:
@@ -121,11 +133,13 @@ def enlist(launch: Launch, role: Role, on_message: Callable[[ToChild], None]) ->
         ConnectionError, TimeoutError: no supervisor at the address, or it refused us; says why.
     """
     faulthandler.enable()
-    setproctitle.setproctitle(f"phalanx {role} {launch.index}")
+    setproctitle.setproctitle(f"phalanx {Place(role, launch.index, launch.worker)}")
     channel = dial(launch.control, launch.secret, DIAL_TIMEOUT)
-    channel.send(Hello(role, launch.index, launch.incarnation, os.getpid()))
+    channel.send(Hello(role, launch.index, launch.incarnation, os.getpid(), launch.worker))
     decoder: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
     welcome = channel.receive(decoder)
+    if isinstance(welcome, Refused):
+        raise ConnectionRefusedError(f"the supervisor refused us: {welcome.reason}")
     if not isinstance(welcome, Welcome):
         raise ConnectionError(f"the supervisor answered Hello with {type(welcome).__name__}")
 

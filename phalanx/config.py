@@ -45,9 +45,72 @@ class ParallelOptions(Group, frozen=True):
     """Parallelism"""
 
     data_parallel_size: Annotated[int, flag("engine ranks", "-dp", ge=1, le=1024)] = 1
-    data_parallel_backend: Annotated[Literal["mp"], flag("mp: ranks are processes on this machine")] = "mp"
-    tensor_parallel_size: Annotated[int, flag("workers a rank; only 1 works so far", "-tp", ge=1, le=1)] = 1
+    data_parallel_size_local: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None,
+        flag(
+            "mp: ranks on this machine, the first ones; the others come by `phalanx join`; absent: all. "
+            "ray with --data-parallel-pack strict: ranks on each node",
+            "-dpl",
+        ),
+    ] = None
+    data_parallel_backend: Annotated[
+        Literal["mp", "ray"],
+        flag("mp: ranks are processes, here or where `phalanx join` runs; ray: actors on a Ray cluster"),
+    ] = "mp"
+    data_parallel_address: Annotated[
+        str | None,
+        flag("address of this machine that the others dial; absent: found by a connection towards them", "-dpa"),
+    ] = None
+    data_parallel_rpc_port: Annotated[
+        int,
+        flag("control port that `phalanx join` dials; 0: one that the system picks, printed", "-dpp", ge=0, le=65535),
+    ] = 0
+    data_parallel_pack: Annotated[
+        Literal["strict", "fill", "span"],
+        flag(
+            "ray: strict: exactly --data-parallel-size-local ranks on each node used; fill: as many as fit, this node "
+            "first; span: one rank's workers may be on several nodes"
+        ),
+    ] = "fill"
+    data_parallel_nodes: Annotated[tuple[str, ...], flag("ray: addresses or names of the only nodes to use")] = ()
+    tensor_parallel_size: Annotated[
+        int, flag("workers a rank; above 1 only with --engine synthetic so far", "-tp", ge=1, le=64)
+    ] = 1
     api_server_count: Annotated[int, flag("API servers behind the HTTP port", "-asc", ge=1, le=256)] = 1
+    api_servers_per_node: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=256)] | None,
+        flag("API servers on every node that holds ranks, behind that node's own HTTP port, and as many here"),
+    ] = None
+    frontend_command: Annotated[
+        str | None, flag("PROGRAM ARGS to run in place of the Python API servers; see docs/external-front-ends.md")
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        flag("HOST:PORT of a running Ray cluster; absent: RAY_ADDRESS, this machine's, or one started for the service"),
+    ] = None
+    ray_runtime_env: Annotated[
+        str | None, flag("ray: runtime environment of the actors, as JSON or the name of a JSON file")
+    ] = None
+    node_timeout: Annotated[
+        float, flag("seconds to wait for other machines: for `phalanx join`, or for a placement group", gt=0)
+    ] = 600.0
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks that the supervisor's own machine holds; on Ray every rank is an actor."""
+        if self.data_parallel_backend == "ray":
+            return 0
+        own = self.data_parallel_size_local
+        return self.data_parallel_size if own is None else own
+
+    @property
+    def own_api_servers(self) -> int:
+        """API servers behind the supervisor's own HTTP port."""
+        return self.api_server_count if self.api_servers_per_node is None else self.api_servers_per_node
+
+    @property
+    def spans_machines(self) -> bool:
+        return self.local_ranks < self.data_parallel_size
 
 
 class EngineOptions(Group, frozen=True):
@@ -57,7 +120,10 @@ class EngineOptions(Group, frozen=True):
         Literal["model", "synthetic"],
         flag("synthetic: no model, set speed, for drills and front-end benchmarks"),
     ] = "model"
-    device: Annotated[Literal["cpu"], flag("where ranks compute")] = "cpu"
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        flag("where ranks compute, and what they ask of a Ray cluster; cuda only with --engine synthetic so far"),
+    ] = "cpu"
     max_num_seqs: Annotated[int, flag("most requests running at once in a rank", ge=1)] = 256
     # On a CPU a step of 512 tokens is as efficient as a longer one, and every other request waits for its end.
     max_num_batched_tokens: Annotated[int, flag("most tokens in one step; longer prompts are chunked", ge=1)] = 512
@@ -116,6 +182,8 @@ class ModelFacts(Group, frozen=True):
     eos_token_ids: tuple[int, ...]
     default_sampling: dict[str, float]
     """temperature, top_p, top_k, ... of generation_config.json: what a request gets where it says nothing."""
+    fingerprints: dict[str, str] = {}
+    """File name to a digest: what another machine's copy of the checkpoint must match: see `checkpoint`."""
 
 
 class Config(Group, frozen=True):

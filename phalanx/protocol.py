@@ -4,7 +4,9 @@ Messages are msgpack arrays, their integer tag first (`array_like` structs: no f
 new field goes at the end with a default, so an older peer's shorter array still decodes; any other change
 raises `PROTOCOL_VERSION`, which is compared in the first frame of every connection.
 
-Control plane (child <-> supervisor): Hello -> Welcome -> Stage* -> Ready -> ... -> Stop.
+Control plane, child <-> supervisor: Hello -> Welcome -> Stage* -> Ready -> ... -> Stop, or Hello -> Refused.
+Control plane, node <-> supervisor: NodeHello -> Welcome -> NodeReady -> (LaunchChild | SignalChild)* <->
+(ChildLaunched | ChildNotLaunched | ChildOutput | ChildExited)* ... -> Stop, or NodeHello -> Refused.
 Engine plane (rank <-> API server, the rank dials): EngineHello -> (Submit | Abort)* <-> StepOutput*.
 """
 
@@ -27,6 +29,8 @@ RequestId = NewType("RequestId", int)
 class Role(enum.StrEnum):
     API = "api"
     ENGINE = "engine"
+    RAY = "ray"
+    """The one process that talks to the Ray cluster."""
 
 
 class StageName(enum.StrEnum):
@@ -45,6 +49,31 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of all messages; subclasses carry the integer tag."""
 
 
+class Place(Message, frozen=True):
+    """A seat in the fleet; stable while the processes that fill it come and go."""
+
+    role: Role
+    index: int
+    """API server number or rank."""
+    worker: int = 0
+    """Tensor-parallel worker of a rank; worker 0 is the rank itself and leads the others."""
+
+    def __str__(self) -> str:
+        if self.role is Role.RAY:
+            return "ray"
+        return f"{self.role} {self.index}" + (f" tp {self.worker}" if self.worker else "")
+
+
+class ChildId(Message, frozen=True):
+    """One start of the process in a place."""
+
+    place: Place
+    incarnation: Incarnation
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+
 # --- control plane: child -> supervisor -----------------------------------------------------------
 
 
@@ -55,6 +84,7 @@ class Hello(Message, tag=1, frozen=True):
     index: int
     incarnation: Incarnation
     pid: int
+    worker: int = 0
 
 
 class Stage(Message, tag=2, frozen=True):
@@ -92,11 +122,108 @@ class MetricsQuery(Message, tag=6, frozen=True):
     query: int
 
 
+# --- control plane: node -> supervisor ------------------------------------------------------------
+
+
+class NodeHello(Message, tag=7, frozen=True):
+    """First message of a node: a process on another machine that starts children there for the supervisor."""
+
+    name: str
+    """Of the machine, for people."""
+    pid: int
+    version: str
+    """`phalanx.__version__`; another one is refused: its ranks might not continue a request as ours would."""
+    places: tuple[Place, ...]
+    """The ranks, or workers of ranks, that it brings; empty where it only holds API servers."""
+    serves: bool
+    """It can hold API servers, `ParallelOptions.api_servers_per_node` of them."""
+    address: str = ""
+    """Its own, where its sockets listen and from where it dials."""
+
+
+class ServedAt(Message, frozen=True):
+    """The sockets of one API server on a node; both listen already."""
+
+    url: str
+    """Where clients find it."""
+    engine: str
+    """Where ranks dial it."""
+
+
+class NodeReady(Message, tag=8, frozen=True):
+    """The node has the service's model and has bound what its children need."""
+
+    folder: str
+    """The checkpoint's, on that machine."""
+    api_servers: tuple[ServedAt, ...] = ()
+    leaders: dict[RankId, str] = {}
+    """Where the tensor-parallel workers of its ranks find worker 0; it listens already."""
+
+
+class ChildLaunched(Message, tag=9, frozen=True):
+    child: ChildId
+    pid: int
+
+
+class ChildNotLaunched(Message, tag=10, frozen=True):
+    child: ChildId
+    reason: str
+
+
+class ChildOutput(Message, tag=11, frozen=True):
+    """What a child printed; empty: its stdout and stderr are closed."""
+
+    child: ChildId
+    data: bytes
+
+
+class ChildExited(Message, tag=12, frozen=True):
+    child: ChildId
+    status: int
+    """As subprocess gives it: exit status, or minus the number of the signal."""
+
+
+# --- control plane: Ray driver -> supervisor ------------------------------------------------------
+
+
+class ClusterPlan(Message, tag=15, frozen=True):
+    """Which of the cluster's machines hold ranks; sent before the driver is READY."""
+
+    address: str
+    """This machine's, as a real connection towards the cluster shows it."""
+    nodes: tuple[str, ...]
+    """The machine of each place, ranks in order and each rank's workers in order."""
+    head: str
+    """This machine's name among `nodes`' machines; empty: it is none of the cluster's."""
+
+
+class NodeStarting(Message, tag=13, frozen=True):
+    """How far the start of a node (a Ray actor) has come. Answers StartNode, repeatedly."""
+
+    places: tuple[Place, ...]
+    waiting_for: str
+    host: str = ""
+    """Where `places` is empty: as in StartNode."""
+
+
+class NodeEnded(Message, tag=14, frozen=True):
+    """An actor that held a node has ended, or could not be started; in Ray's words."""
+
+    places: tuple[Place, ...]
+    reason: str
+    host: str = ""
+    """Where `places` is empty: as in StartNode."""
+
+
 # --- control plane: supervisor -> child -----------------------------------------------------------
 
 
 class Endpoint(Message, frozen=True):
-    """Where ranks dial one API server. The listener exists before this is ever sent."""
+    """Where ranks dial one API server. The listener exists before this is ever sent.
+
+    The same API server has other addresses for other children: a socket file on its own machine, elsewhere a
+    host and port that the child can reach.
+    """
 
     index: ApiServerId
     address: str
@@ -106,11 +233,15 @@ class Membership(Message, tag=20, frozen=True):
     """The API servers there are now. Sent in Welcome and again on every change."""
 
     api_servers: tuple[Endpoint, ...]
+    complete: bool = True
+    """False: more will be named before the service is ready, and no rank is READY before it has reached them."""
 
 
 class Welcome(Message, tag=21, frozen=True):
     config: Config
     membership: Membership
+    leader: str = ""
+    """For a tensor-parallel worker: where worker 0 of its rank listens."""
 
 
 class Stop(Message, tag=22, frozen=True):
@@ -130,8 +261,62 @@ class MetricsGathered(Message, tag=24, frozen=True):
     samples: tuple[bytes, ...]
 
 
-ToSupervisor: TypeAlias = Hello | Stage | Ready | Failed | MetricsReport | MetricsQuery
-ToChild: TypeAlias = Welcome | Membership | Stop | MetricsRequest | MetricsGathered
+class Refused(Message, tag=25, frozen=True):
+    """Answer to a Hello or NodeHello that cannot be; the connection is closed after it."""
+
+    reason: str
+
+
+# --- control plane: supervisor -> node ------------------------------------------------------------
+
+
+class LaunchChild(Message, tag=26, frozen=True):
+    """Start a child; it dials the supervisor itself, at the address that the node dialled."""
+
+    child: ChildId
+    environment: dict[str, str]
+    """Added to the node's own."""
+
+
+class SignalChild(Message, tag=27, frozen=True):
+    """SIGKILL goes to the child's whole session, SIGABRT (print where you stand, and die) to the child."""
+
+    child: ChildId
+    number: int
+
+
+# --- control plane: supervisor -> Ray driver ------------------------------------------------------
+
+
+class StartNode(Message, tag=28, frozen=True):
+    """Start a node in the placement group of these places; one that only holds API servers has none."""
+
+    control: str
+    """Where it dials the supervisor; it listens already."""
+    places: tuple[Place, ...]
+    host: str = ""
+    """Where `places` is empty: the address of the cluster's node it must be on."""
+
+
+ToSupervisor: TypeAlias = (
+    Hello
+    | Stage
+    | Ready
+    | Failed
+    | MetricsReport
+    | MetricsQuery
+    | NodeHello
+    | NodeReady
+    | ChildLaunched
+    | ChildNotLaunched
+    | ChildOutput
+    | ChildExited
+    | ClusterPlan
+    | NodeStarting
+    | NodeEnded
+)
+ToChild: TypeAlias = Welcome | Membership | Stop | MetricsRequest | MetricsGathered | Refused | StartNode
+ToNode: TypeAlias = Welcome | Membership | Stop | Refused | LaunchChild | SignalChild
 
 
 # --- engine plane ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import itertools
 import logging
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -134,15 +134,15 @@ class EngineClient:
         self._links: dict[RankId, _RankLink] = {}
         self._ids = itertools.count(1)
         self._on_change = on_change
-        self._server: asyncio.AbstractServer | None = None
+        self._servers: list[asyncio.AbstractServer] = []
 
-    async def listen(self, sock: socket.socket, secret: bytes) -> None:
-        """Serve ranks on the inherited listener; those that dialled early wait in its backlog."""
-        self._server = await serve(sock, secret, self._accept)
+    async def listen(self, sockets: Sequence[socket.socket], secret: bytes) -> None:
+        """Serve ranks on the inherited listeners; those that dialled early wait in their backlogs."""
+        self._servers += [await serve(sock, secret, self._accept) for sock in sockets]
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for link in list(self._links.values()):
             link.connection.close()
 

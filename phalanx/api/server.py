@@ -138,7 +138,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     settle()
     await engine.listen(launch.sockets["engine"], control.secret)
     try:
-        await server.serve(sockets=[launch.sockets["http"]])
+        await server.serve(sockets=[*launch.sockets["http"]])
     finally:
         engine.close()
         tokenizer.close()

@@ -1,5 +1,7 @@
 """Options that are right one by one and wrong together. Pure: an option that would be ignored is refused instead."""
 
+import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,7 @@ def _contradictions(given: Given) -> Iterator[str]:
     for text in engine.synthetic_stage:
         yield from _synthetic_stage(text, parallel.data_parallel_size)
 
+    yield from _placement(given)
     if model.revision is not None and model.model is None:
         yield f"{origins['revision']} needs a hub name as MODEL; the demo model has no revisions"
     if model.revision is not None and model.model is not None and Path(model.model).is_dir():
@@ -83,6 +86,57 @@ def _contradictions(given: Given) -> Iterator[str]:
         yield f"{origins['served_model_name']}: an empty name"
     if model.chat_template is not None and not Path(model.chat_template).is_file():
         yield f"{origins['chat_template']}: there is no file {model.chat_template}"
+
+
+_RAY_ONLY = ("data_parallel_pack", "data_parallel_nodes", "ray_address", "ray_runtime_env")
+
+
+def _placement(given: Given) -> Iterator[str]:
+    """Which machine holds what."""
+    origins = given.origins
+    engine: EngineOptions = given.groups["engine"]
+    parallel: ParallelOptions = given.groups["parallel"]
+    ranks, local = parallel.data_parallel_size, parallel.data_parallel_size_local
+    if parallel.data_parallel_backend == "ray":
+        from phalanx.cluster.available import HOW_TO_GET_RAY, ray_is_installed
+
+        if not ray_is_installed():
+            yield f"{origins['data_parallel_backend']} ray: {HOW_TO_GET_RAY}"
+        if parallel.data_parallel_pack == "strict" and local is None:
+            yield "--data-parallel-pack strict needs --data-parallel-size-local: how many ranks each node is to hold"
+        if parallel.data_parallel_pack != "strict" and local is not None:
+            yield f"{origins['data_parallel_size_local']} on Ray belongs to --data-parallel-pack strict"
+        if local is not None and (local == 0 or ranks % local):
+            yield f"--data-parallel-size {ranks} is not a multiple of {origins['data_parallel_size_local']} {local}"
+        if parallel.data_parallel_pack == "span" and parallel.tensor_parallel_size == 1:
+            yield "--data-parallel-pack span spreads a rank's workers, and --tensor-parallel-size 1 has one: use fill"
+        if "data_parallel_rpc_port" in origins:
+            yield f"{origins['data_parallel_rpc_port']} is for `phalanx join`; actors are told where to dial"
+    else:
+        for name in _RAY_ONLY:
+            if name in origins:
+                yield f"{origins[name]} needs --data-parallel-backend ray"
+        if local is not None and local > ranks:
+            yield f"{origins['data_parallel_size_local']} {local} is above --data-parallel-size {ranks}"
+        if engine.device == "cuda":
+            yield f"{origins['device']} cuda needs --data-parallel-backend ray so far"
+        for name in ("data_parallel_address", "data_parallel_rpc_port", "api_servers_per_node", "node_timeout"):
+            if name in origins and not parallel.spans_machines:
+                yield f"{origins[name]} has no meaning with every rank on this machine: see --data-parallel-size-local"
+    if "api_servers_per_node" in origins and "api_server_count" in origins:
+        yield f"{origins['api_servers_per_node']} and {origins['api_server_count']} both count API servers: give one"
+    if engine.engine != "synthetic" and engine.device == "cuda":
+        yield f"{origins['device']} cuda runs only --engine synthetic so far"
+    if engine.engine != "synthetic" and parallel.tensor_parallel_size > 1:
+        yield f"{origins['tensor_parallel_size']} {parallel.tensor_parallel_size} runs only --engine synthetic so far"
+    if parallel.frontend_command is not None:
+        try:
+            words = shlex.split(parallel.frontend_command)
+        except ValueError as error:
+            yield f"{origins['frontend_command']}: {error}"
+        else:
+            if not words or shutil.which(words[0]) is None:
+                yield f"{origins['frontend_command']}: there is no program {words[0] if words else ''!r}"
 
 
 def _synthetic_stage(text: str, ranks: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ import argparse
 import difflib
 import math
 import os
+import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -278,6 +279,10 @@ class _HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str, **further: Any) -> None:
         further.setdefault("max_help_position", 36)
         super().__init__(prog, **further)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # An option's name that is broken at a hyphen cannot be found or copied.
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         # `-dp, --data-parallel-size N`: the value once, not after each name.

@@ -8,27 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from phalanx.protocol import Incarnation, Role, StageName
-
-
-class Place(msgspec.Struct, frozen=True, gc=False):
-    """A seat in the fleet; stable while the processes that fill it come and go."""
-
-    role: Role
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.role} {self.index}"
-
-
-class ChildId(msgspec.Struct, frozen=True, gc=False):
-    """One start of the process in a place."""
-
-    place: Place
-    incarnation: Incarnation
-
-    def __str__(self) -> str:
-        return str(self.place)
+from phalanx.protocol import ChildId, Place, StageName
 
 
 class ExitCode(enum.IntEnum):
@@ -47,13 +27,15 @@ class ExitCode(enum.IntEnum):
 
 
 class Cause(enum.StrEnum):
-    """The first sign of a failure."""
+    """The first sign of a failure; a better account of the same end may replace it."""
 
     REPORTED = "reported"
     EXITED = "exited"
     STALLED = "stalled"
     DISCONNECTED = "disconnected"
     NOT_LAUNCHED = "not launched"
+    VANISHED = "vanished"
+    """What it ran on is gone: its node, its actor."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -70,6 +52,8 @@ class Failure(msgspec.Struct, frozen=True):
     without_progress: float
     """Seconds since it last got on."""
     pid: int | None = None
+    where: str = ""
+    """The machine; empty: the supervisor's own."""
     reason: str = ""
     """Its own words, or the launcher's."""
     traceback: str = ""
@@ -100,8 +84,18 @@ class ChildEvent(Event, frozen=True):
     child: ChildId
 
 
+class Waiting(ChildEvent, frozen=True):
+    """What its launch waits for: a node to join, a placement group."""
+
+    name: str
+    limit: float
+    """Seconds it may take."""
+
+
 class Launched(ChildEvent, frozen=True):
     pid: int
+    where: str = ""
+    """The machine; empty: the supervisor's own."""
 
 
 class LaunchFailed(ChildEvent, frozen=True):
@@ -144,6 +138,18 @@ class Exited(ChildEvent, frozen=True):
     """As subprocess gives it: exit status, or minus the number of the signal."""
 
 
+class Vanished(ChildEvent, frozen=True):
+    """Nothing more will be heard of it: what it ran on is gone. May come twice, the second time with better words."""
+
+    reason: str
+
+
+class Added(Event, frozen=True):
+    """Places that the service has from now on; before it is ready."""
+
+    places: tuple[Place, ...]
+
+
 # --- actions --------------------------------------------------------------------------------------
 
 
@@ -155,6 +161,12 @@ class Spawn(Action, frozen=True):
     child: ChildId
 
 
+class CallOff(Action, frozen=True):
+    """Its launch is not wanted any more: answer with LaunchFailed, or with Launched where it is under way."""
+
+    child: ChildId
+
+
 class Welcome(Action, frozen=True):
     """Bind the connection that said Hello to this child and send it the configuration."""
 
@@ -162,7 +174,7 @@ class Welcome(Action, frozen=True):
 
 
 class Refuse(Action, frozen=True):
-    """Close the connection that said Hello."""
+    """Tell the connection that said Hello why it cannot be, and close it."""
 
     reason: str
 
@@ -210,6 +222,7 @@ FleetEvent: TypeAlias = (
     Begin
     | Tick
     | StopRequested
+    | Waiting
     | Launched
     | LaunchFailed
     | Greeted
@@ -219,7 +232,9 @@ FleetEvent: TypeAlias = (
     | ControlEnded
     | OutputEnded
     | Exited
+    | Vanished
+    | Added
 )
 FleetAction: TypeAlias = (
-    Spawn | Welcome | Refuse | Stop | Dump | Kill | AnnounceReady | AnnounceStop | AnnounceFailure | Finish
+    Spawn | CallOff | Welcome | Refuse | Stop | Dump | Kill | AnnounceReady | AnnounceStop | AnnounceFailure | Finish
 )

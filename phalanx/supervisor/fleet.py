@@ -21,15 +21,16 @@ from typing import Any
 
 import msgspec
 
-from phalanx.protocol import Incarnation, StageName
+from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
 from phalanx.supervisor.events import (
+    Added,
     AnnounceFailure,
     AnnounceReady,
     AnnounceStop,
     BecameReady,
     Begin,
+    CallOff,
     Cause,
-    ChildId,
     ControlEnded,
     Dump,
     ExitCode,
@@ -43,7 +44,6 @@ from phalanx.supervisor.events import (
     Launched,
     LaunchFailed,
     OutputEnded,
-    Place,
     Progressed,
     Refuse,
     Reported,
@@ -51,6 +51,8 @@ from phalanx.supervisor.events import (
     Stop,
     StopRequested,
     Tick,
+    Vanished,
+    Waiting,
     Welcome,
 )
 
@@ -87,6 +89,8 @@ class Limits:
     """In one stage without progress."""
     shutdown: float
     """From Stop to the end."""
+    cluster: float = 10.0
+    """The Ray driver gets that much more: it takes actors and placement groups down."""
     dump: float = 1.0
     """For a stuck child to print where it stands."""
     kill: float = 5.0
@@ -110,6 +114,8 @@ class Child:
     life: Life = Life.LAUNCHING
     wait: Wait | None = None
     pid: int | None = None
+    where: str = ""
+    """The machine; empty: the supervisor's own."""
     stage: StageName = StageName.STARTED
     stage_since: float = 0.0
     progress: float | None = None
@@ -156,9 +162,19 @@ class Fleet:
     def _begin(self, event: Begin) -> None:
         self.began_at = event.at
         for child in self.children.values():
-            child.stage_since = event.at
-            self._await(child, "its launch", event.at, self.limits.startup)
-            self._actions.append(Spawn(child.id))
+            self._spawn(child, event.at)
+
+    def _added(self, event: Added) -> None:
+        if self.phase is not Phase.STARTING:
+            return  # It came up while the service goes down.
+        for place in event.places:
+            child = self.children[place] = Child(ChildId(place, Incarnation(0)))
+            self._spawn(child, event.at)
+
+    def _spawn(self, child: Child, at: float) -> None:
+        child.stage_since = at
+        self._await(child, "its launch", at, self.limits.startup)
+        self._actions.append(Spawn(child.id))
 
     def _tick(self, event: Tick) -> None:
         due = [(c.wait.deadline, c) for c in self.children.values() if c.wait and c.wait.deadline <= event.at]
@@ -195,12 +211,13 @@ class Fleet:
             match child.life:
                 case Life.LAUNCHING:
                     self._await(child, "its launch, to end it", at, self.limits.kill)
-                case Life.STARTING:
+                    self._actions.append(CallOff(child.id))
+                case Life.STARTING if child.id.place.role is not Role.RAY:
                     # It serves nobody, so there is nothing to end in order; and it may be deaf while it loads.
                     self._kill(child, at, "")
-                case Life.READY:
+                case Life.STARTING | Life.READY:
                     child.life = Life.STOPPING
-                    self._await(child, "its end", at, self.limits.shutdown)
+                    self._await_end(child, at)
                     self._actions.append(Stop(child.id))
 
     def _settle(self) -> None:
@@ -215,17 +232,30 @@ class Fleet:
 
     # --- one child ---
 
+    def _waiting(self, event: Waiting) -> None:
+        child = self._current(event.child)
+        # What is waited for already gets no more time by being told again.
+        if child is None or child.life is not Life.LAUNCHING or self.phase is Phase.STOPPING:
+            return
+        if child.wait is None or child.wait.name != event.name:
+            child.detail = f"waits for {event.name}"
+            self._await(child, event.name, event.at, event.limit)
+
     def _launched(self, event: Launched) -> None:
         child = self._current(event.child)
-        if child is None or child.life not in (Life.LAUNCHING, Life.LOST):
+        if child is None:
             return
-        child.life = Life.STARTING
-        child.pid = event.pid
+        child.pid, child.where = event.pid, event.where
+        if child.life in (Life.LAUNCHING, Life.LOST):
+            self._started(child, event.at)
+            if self.phase is Phase.STOPPING:
+                self._kill(child, event.at, "")
+
+    def _started(self, child: Child, at: float) -> None:
+        child.life, child.detail = Life.STARTING, ""
         child.output_open = True
-        child.stage_since = event.at
-        self._await(child, "its first message", event.at, self.limits.startup)
-        if self.phase is Phase.STOPPING:
-            self._kill(child, event.at, "")
+        child.stage_since = at
+        self._await(child, "its first message", at, self.limits.startup)
 
     def _launch_failed(self, event: LaunchFailed) -> None:
         child = self._current(event.child)
@@ -241,6 +271,10 @@ class Fleet:
             self._actions.append(Refuse(f"there is no {event.child} of incarnation {event.child.incarnation}"))
         elif child.control_open:
             self._actions.append(Refuse(f"{event.child} is connected already"))
+        elif child.life is Life.LAUNCHING and self.phase is not Phase.STOPPING:
+            # On a node: its own connection was faster than the node's, which is about to tell of its launch.
+            self._started(child, event.at)
+            self._greeted(event)
         elif child.life is Life.STARTING or child.life is Life.ENDED:
             # ENDED too: what it had to say may be behind its Hello.
             child.control_open = True
@@ -305,6 +339,22 @@ class Fleet:
         self._await(child, "its last words", event.at, self.limits.last_words)
         self._heard_out(child)
 
+    def _vanished(self, event: Vanished) -> None:
+        child = self._current(event.child)
+        if child is None:
+            return
+        match child.life:
+            case Life.LAUNCHING:
+                self._launch_failed(LaunchFailed(event.at, event.child, event.reason))
+                return
+            case Life.STARTING | Life.READY:
+                self._fail(child, event.at, Cause.VANISHED, reason=event.reason)
+            case _ if self.failure and self.failure.child == child.id and self.failure.status is None:
+                if self.failure.cause in (Cause.DISCONNECTED, Cause.VANISHED):
+                    self.failure = msgspec.structs.replace(self.failure, cause=Cause.VANISHED, reason=event.reason)
+        child.control_open = child.output_open = False
+        self._gone(child)
+
     def _fail(
         self,
         child: Child,
@@ -324,6 +374,7 @@ class Fleet:
             in_stage=at - child.stage_since,
             without_progress=at - (child.wait.since if child.wait else child.stage_since),
             pid=child.pid,
+            where=child.where,
             reason=reason,
             traceback=traceback,
             status=status,
@@ -342,11 +393,15 @@ class Fleet:
             case Cause.REPORTED:
                 # It is on its way out; Stop is for one that is not.
                 child.life = Life.STOPPING
-                self._await(child, "its end", at, self.limits.shutdown)
+                self._await_end(child, at)
                 self._actions.append(Stop(child.id))
-            case Cause.EXITED | Cause.NOT_LAUNCHED:
+            case Cause.EXITED | Cause.NOT_LAUNCHED | Cause.VANISHED:
                 child.life = Life.ENDED
         self._stop_all(at)
+
+    def _await_end(self, child: Child, at: float) -> None:
+        more = self.limits.cluster if child.id.place.role is Role.RAY else 0.0
+        self._await(child, "its end", at, self.limits.shutdown + more)
 
     def _kill(self, child: Child, at: float, reason: str) -> None:
         child.life = Life.KILLED
@@ -376,6 +431,7 @@ _HANDLERS: dict[type[FleetEvent], Callable[[Fleet, Any], None]] = {
     Begin: Fleet._begin,
     Tick: Fleet._tick,
     StopRequested: Fleet._stop_requested,
+    Waiting: Fleet._waiting,
     Launched: Fleet._launched,
     LaunchFailed: Fleet._launch_failed,
     Greeted: Fleet._greeted,
@@ -385,4 +441,6 @@ _HANDLERS: dict[type[FleetEvent], Callable[[Fleet, Any], None]] = {
     ControlEnded: Fleet._control_ended,
     OutputEnded: Fleet._output_ended,
     Exited: Fleet._exited,
+    Vanished: Fleet._vanished,
+    Added: Fleet._added,
 }

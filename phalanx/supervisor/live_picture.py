@@ -38,9 +38,9 @@ class LivePicture(PlainPicture):
         elif fleet.phase is not Phase.STARTING:
             self.close()
 
-    def ready(self, fleet: Fleet, url: str) -> None:
+    def ready(self, fleet: Fleet, urls: list[str]) -> None:
         self.close()
-        super().ready(fleet, url)
+        super().ready(fleet, urls)
 
     def line(self, text: str) -> None:
         if self._live is None:
@@ -73,10 +73,18 @@ class LivePicture(PlainPicture):
             since = child.stage_since - self._fleet.began_at if child.life is Life.READY else now - child.stage_since
             table.add_row(
                 Text(str(place), style="bold"),
-                Text(child.stage, style=_STYLES.get(child.life, "yellow")),
+                Text(
+                    "launching" if child.life is Life.LAUNCHING else child.stage,
+                    style=_STYLES.get(child.life, "yellow"),
+                ),
                 _bar(child),
                 Text(f"{since:6.1f} s", style="dim"),
-                Text(child.detail, style="dim", no_wrap=True, overflow="ellipsis"),
+                Text(
+                    "  ".join(part for part in (child.where, child.detail) if part),
+                    style="dim",
+                    no_wrap=True,
+                    overflow="ellipsis",
+                ),
             )
         live.update(table, refresh=True)
 

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from phalanx.protocol import StageName
-from phalanx.supervisor.events import Place
+from phalanx.protocol import Place, StageName
 from phalanx.supervisor.fleet import Fleet, Life, Phase
 
-Announce = Callable[[str], None]
-"""Tell the address, once the service serves at it."""
+Announce = Callable[[list[str]], None]
+"""Tell the addresses, once the service serves at them; the first is the service's own."""
 
 
 def say(stream: TextIO, text: str) -> None:
@@ -30,24 +29,28 @@ class PlainPicture:
     def __init__(self, stream: TextIO, announce: Announce) -> None:
         self._stream = stream
         self._announce = announce
-        self._shown: dict[Place, tuple[StageName, Life]] = {}
+        self._shown: dict[Place, tuple[StageName, Life, str]] = {}
 
     def changed(self, fleet: Fleet) -> None:
         if fleet.phase is Phase.STOPPING or fleet.phase is Phase.FINISHED:
             return
         now = time.monotonic()
         for place, child in fleet.children.items():
-            state = (child.stage, child.life)
-            if child.life in (Life.STARTING, Life.READY) and self._shown.get(place) != state:
+            # What a launch waits for is said as it changes; a stage's own details are not.
+            state = (child.stage, child.life, child.detail if child.life is Life.LAUNCHING else "")
+            if child.life is Life.LAUNCHING and not child.detail:
+                continue
+            if child.life in (Life.LAUNCHING, Life.STARTING, Life.READY) and self._shown.get(place) != state:
                 self._shown[place] = state
-                detail = f"  {child.detail}" if child.detail else ""
-                self.line(f"{place!s:<10} {child.stage:<9} {now - fleet.began_at:6.2f} s{detail}")
+                detail = "".join(f"  {part}" for part in (child.where, child.detail) if part)
+                stage = "launching" if child.life is Life.LAUNCHING else child.stage
+                self.line(f"{place!s:<10} {stage:<9} {now - fleet.began_at:6.2f} s{detail}")
 
     def printed(self, place: Place, line: str) -> None:
         self.line(f"[{place}] {line}")
 
-    def ready(self, fleet: Fleet, url: str) -> None:
-        self._announce(url)
+    def ready(self, fleet: Fleet, urls: list[str]) -> None:
+        self._announce(urls)
 
     def line(self, text: str) -> None:
         say(self._stream, text)

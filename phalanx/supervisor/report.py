@@ -9,8 +9,12 @@ from phalanx.supervisor.events import Cause, Failure
 
 def summary(failure: Failure) -> str:
     """One line."""
-    who = f"{failure.child}" + (f" (pid {failure.pid})" if failure.pid else "")
+    pid, where = (f"pid {failure.pid}" if failure.pid else ""), (f"on {failure.where}" if failure.where else "")
+    known = " ".join(part for part in (pid, where) if part)
+    who = f"{failure.child} ({known})" if known else f"{failure.child}"
     match failure.cause:
+        case Cause.STALLED if failure.pid is None:
+            return f"{who} could not be started: waited {failure.without_progress:.1f} s for {failure.waiting_for}"
         case Cause.NOT_LAUNCHED:
             return f"{who} could not be started: {failure.reason}"
         case Cause.STALLED:
@@ -32,12 +36,13 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
     if printed:
         last = "Where it stood, as it was made to print" if failure.cause is Cause.STALLED else "The last it printed"
         lines += ["", f"{last} ({len(printed)} lines):", *("    " + line for line in printed)]
-    if not words and not printed:
+    if not words and not printed and failure.pid is not None:
         lines += ["", "It printed nothing."]
     if failure.status == -signal.SIGKILL:
         lines += ["", "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`."]
     if failure.cause is Cause.STALLED:
-        lines += ["", "If it needs longer there: --startup-timeout SECONDS."]
+        option = "--startup-timeout" if failure.pid is not None else "--node-timeout"
+        lines += ["", f"If it needs longer there: {option} SECONDS."]
     lines += [f"{name} did not end even after SIGKILL." for name in left_behind]
     return "\n".join(lines)
 

@@ -1,21 +1,31 @@
-"""Every listening socket of a service: bound before any child starts, held until all have ended (law 1)."""
+"""Every listening socket of a service on the supervisor's machine: bound first, held until all have ended (law 1)."""
 
 import contextlib
 import socket
 from types import TracebackType
 
-from phalanx.protocol import ApiServerId, Endpoint, Membership
-from phalanx.transport.listener import PrivateFolder, address_of, bind_unix
+from phalanx.config import ParallelOptions
+from phalanx.protocol import ApiServerId, Endpoint, Place, RankId, Role
+from phalanx.transport.listener import PrivateFolder, address_of, bind_tcp, bind_unix
+
+ANYWHERE = "0.0.0.0"
+"""Which of this machine's addresses the others reach is seen when they do. They prove the secret first."""
+
+Named = list[tuple[str, socket.socket]]
+"""Sockets as a child inherits them; a name may occur twice."""
 
 
 class Sockets:
     """A context manager; leaving it closes everything and removes the private folder."""
 
-    def __init__(self, http: list[socket.socket]) -> None:
+    def __init__(self, http: list[socket.socket], parallel: ParallelOptions) -> None:
         """Bind all others, one for the engine plane beside each of `http`, which this owns from now on.
 
+        Where ranks live on other machines, control and engine plane listen on TCP too.
+
         Raises:
-            OSError: no private folder can be made.
+            AddressInUse: the control port is taken.
+            OSError: no private folder can be made, or --data-parallel-address is not this machine's.
         """
         self.http = http
         self._stack = contextlib.ExitStack()
@@ -25,26 +35,47 @@ class Sockets:
             folder = PrivateFolder()
             self._stack.callback(folder.close)
             self.control = self._stack.enter_context(bind_unix(folder.path / "control"))
-            self.engine = [
-                self._stack.enter_context(bind_unix(folder.path / f"api-{index}")) for index in range(len(http))
+            self.remote_control: socket.socket | None = None
+            self._engine: list[list[socket.socket]] = [
+                [self._stack.enter_context(bind_unix(folder.path / f"api-{index}"))] for index in range(len(http))
             ]
+            if parallel.spans_machines:
+                host = parallel.data_parallel_address or ANYWHERE
+                self.remote_control = self._stack.enter_context(bind_tcp(host, parallel.data_parallel_rpc_port))
+                for sockets in self._engine:
+                    sockets.append(self._stack.enter_context(bind_tcp(host)))
+            led = range(parallel.local_ranks) if parallel.tensor_parallel_size > 1 else range(0)
+            self._workers = {
+                RankId(rank): self._stack.enter_context(bind_unix(folder.path / f"workers-{rank}")) for rank in led
+            }
         except BaseException:
             self._stack.close()
             raise
 
     @property
     def control_address(self) -> str:
+        """Where children on this machine dial the supervisor."""
         return address_of(self.control)
 
-    @property
-    def membership(self) -> Membership:
-        return Membership(
-            tuple(Endpoint(ApiServerId(index), address_of(sock)) for index, sock in enumerate(self.engine))
+    def endpoints(self, reached_at: str = "") -> tuple[Endpoint, ...]:
+        """The API servers here, for a child on this machine, or for one that reached us at an address of ours."""
+        which = -1 if reached_at else 0
+        return tuple(
+            Endpoint(ApiServerId(index), address_of(sockets[which], reached_at))
+            for index, sockets in enumerate(self._engine)
         )
 
-    def of_api_server(self, index: int) -> dict[str, socket.socket]:
-        """What API server `index` inherits, each incarnation the same."""
-        return {"http": self.http[index], "engine": self.engine[index]}
+    def leader(self, rank: int) -> str:
+        """Where the tensor-parallel workers of a rank on this machine find worker 0; empty: it has none."""
+        return address_of(self._workers[RankId(rank)]) if rank in self._workers else ""
+
+    def of(self, place: Place) -> Named:
+        """What the child in a place on this machine inherits, each incarnation the same."""
+        if place.role is Role.API:
+            return [("http", self.http[place.index]), *(("engine", sock) for sock in self._engine[place.index])]
+        if place.role is Role.ENGINE and place.worker == 0 and place.index in self._workers:
+            return [("workers", self._workers[RankId(place.index)])]
+        return []
 
     @property
     def url(self) -> str:

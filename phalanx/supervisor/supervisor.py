@@ -1,52 +1,49 @@
 """The thin shell around `fleet.py`: sockets, processes and signals become events; actions become I/O."""
 
 import asyncio
-import contextlib
 import logging
-import os
 import resource
 import secrets
 import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from phalanx import protocol
-from phalanx.child import SECRET_VARIABLE
 from phalanx.config import Config
-from phalanx.protocol import Hello, Incarnation, Role, ToSupervisor
+from phalanx.hosting import children
+from phalanx.hosting.host import Host
+from phalanx.hosting.output import Output
+from phalanx.protocol import ChildId, Hello, Incarnation, Membership, NodeHello, Place, Role, ToSupervisor
 from phalanx.supervisor import events, report
-from phalanx.supervisor.events import ChildId, Finish, FleetAction, FleetEvent, Place
-from phalanx.supervisor.fleet import Fleet, Limits
-from phalanx.supervisor.launchers.local import LocalProcess, launch
-from phalanx.supervisor.output import Output
+from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
+from phalanx.supervisor.fleet import Fleet, Limits, Phase
+from phalanx.supervisor.nodes import Nodes
 from phalanx.supervisor.scrape import Scrapes
 from phalanx.supervisor.signals import STOP_SIGNALS
 from phalanx.supervisor.sockets import Sockets
 from phalanx.transport import stream
+from phalanx.transport.audit import told
 from phalanx.transport.frames import FrameError
+from phalanx.transport.listener import address_of
 
 log = logging.getLogger(__name__)
-
-COMMANDS: Mapping[Role, Sequence[str]] = {
-    role: (sys.executable, *(("-P",) if sys.flags.safe_path or os.getcwd() not in sys.path else ()), "-m", module)
-    for role, module in {Role.API: "phalanx.api", Role.ENGINE: "phalanx.engine"}.items()
-}
-"""-P: a child must not import from the folder the service was started in, unless this process itself does."""
 
 HURRY = 0.25
 """Seconds a late tick is put off: whoever stopped this process stopped its reading too, not the children's writing."""
 
+NODES_END = 2.0
+"""Seconds nodes get to end once all their children have."""
+
 DESCRIPTORS = 2**20
 """What a process may open where its hard limit allows; programs that close all they might have should not take long."""
 
-_READ = 65536
-
 _decoder: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
+
+
+RAY = Place(Role.RAY, 0)
 
 
 class Watcher(Protocol):
@@ -58,26 +55,43 @@ class Watcher(Protocol):
     def printed(self, place: Place, line: str) -> None:
         """A child printed a line."""
 
-    def ready(self, fleet: Fleet, url: str) -> None:
-        """The service serves."""
+    def ready(self, fleet: Fleet, urls: list[str]) -> None:
+        """The service serves: behind its own HTTP port, the first, and behind those of other machines."""
 
 
 class Supervisor:
     """Runs one service from its sockets' binding to the end of its last child."""
 
     def __init__(
-        self, config: Config, sockets: Sockets, watcher: Watcher, commands: Mapping[Role, Sequence[str]] = COMMANDS
+        self,
+        config: Config,
+        sockets: Sockets,
+        watcher: Watcher,
+        commands: children.Commands | None = None,
+        secret: str | None = None,
     ) -> None:
+        """`secret`: what nodes prove that they know; absent: one of the service's own, which nobody else learns."""
+        parallel = config.parallel
         self._config = config
         self._sockets = sockets
         self._watcher = watcher
-        self._commands = commands
-        self._secret = secrets.token_bytes(32)
-        api_servers = [Place(Role.API, index) for index in range(config.parallel.api_server_count)]
-        ranks = [Place(Role.ENGINE, index) for index in range(config.parallel.data_parallel_size)]
+        self._commands = commands or children.own_commands(parallel.frontend_command)
+        self._secret = secret or secrets.token_hex(32)
+        api_servers = [Place(Role.API, index) for index in range(parallel.own_api_servers)]
+        workers = [
+            Place(Role.ENGINE, rank, worker)
+            for rank in range(parallel.data_parallel_size)
+            for worker in range(parallel.tensor_parallel_size)
+        ]
+        local = [place for place in workers if place.index < parallel.local_ranks]
+        remote = [place for place in workers if place.index >= parallel.local_ranks]
+        driver = [RAY] if parallel.data_parallel_backend == "ray" else []
         limits = Limits(startup=config.service.startup_timeout, shutdown=config.service.shutdown_timeout)
-        self._fleet = Fleet.of(api_servers + ranks, limits)
-        self._processes: dict[ChildId, LocalProcess] = {}
+        self._fleet = Fleet.of(driver + api_servers + workers, limits)
+        self._host = Host(self)
+        self._nodes = Nodes(parallel, config.service, remote, local)
+        self._nodes.belong_to(self)
+        self._reached_at = ""
         self._outputs: dict[ChildId, Output] = {}
         self._connections: dict[ChildId, stream.Connection] = {}
         self._greeting: ControlHandler | None = None
@@ -95,19 +109,22 @@ class Supervisor:
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        server = await stream.serve(self._sockets.control, self._secret, lambda conn: ControlHandler(self, conn))
+        listeners = [sock for sock in (self._sockets.control, self._sockets.remote_control) if sock is not None]
+        servers = [
+            await stream.serve(sock, self._secret.encode(), lambda conn: ControlHandler(self, conn))
+            for sock in listeners
+        ]
         try:
             self.take(events.Begin(time.monotonic()))
-            return await self._finished
+            finish = await self._finished
+            await self._nodes.close(NODES_END)
+            return finish
         finally:
             # The exit code is settled; a further Ctrl-C must not change it while the rest is put in order.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-            server.close()
-            for process in self._processes.values():
-                process.kill()
-                loop.remove_reader(process.output)
-                loop.remove_reader(process.ended)
-                process.close()
+            for server in servers:
+                server.close()
+            self._host.close()
 
     def last_words(self, child: ChildId) -> list[str]:
         """The last lines it printed."""
@@ -124,6 +141,8 @@ class Supervisor:
             for action in actions:
                 self._perform(action)
             self._events.popleft()
+        if self._fleet.phase is Phase.STOPPING:
+            self._nodes.stop_idle()
         self._arm()
 
     # --- actions ---
@@ -132,10 +151,12 @@ class Supervisor:
         match action:
             case events.Spawn(child):
                 self._spawn(child)
+            case events.CallOff(child):
+                self._nodes.call_off(child)
             case events.Welcome(child):
                 assert self._greeting is not None
                 self._connections[child] = self._greeting.bind(child)
-                self._connections[child].send(protocol.Welcome(self._config, self._sockets.membership))
+                self._welcome(child)
             case events.Refuse(reason):
                 assert self._greeting is not None
                 self._greeting.refuse(reason)
@@ -143,14 +164,13 @@ class Supervisor:
                 if child in self._connections:
                     self._connections[child].send(protocol.Stop())
             case events.Dump(child):
-                self._dump(child)
+                self._signal(child, signal.SIGABRT)
             case events.Kill(child, reason):
                 if reason:
                     log.warning("killing %s: %s", child, reason)
-                if child in self._processes:
-                    self._processes[child].kill()
+                self._signal(child, signal.SIGKILL)
             case events.AnnounceReady():
-                self._watcher.ready(self._fleet, self._sockets.url)
+                self._watcher.ready(self._fleet, [self._sockets.url, *self._nodes.urls])
             case events.AnnounceStop(reason):
                 log.info("%s: stopping", reason)
             case events.AnnounceFailure(failure):
@@ -161,41 +181,51 @@ class Supervisor:
 
     def _spawn(self, child: ChildId) -> None:
         place = child.place
-        command = [
-            *self._commands[place.role],
-            *("--control", self._sockets.control_address),
-            *("--index", str(place.index), "--incarnation", str(child.incarnation)),
-        ]
-        inherited = self._sockets.of_api_server(place.index) if place.role is Role.API else {}
-        try:
-            process = launch(command, inherited, self._child_environment())
-        except OSError as error:
-            self.take(events.LaunchFailed(time.monotonic(), child, str(error)))
-            return
-        self._processes[child] = process
         self._outputs[child] = Output(lambda line: self._watcher.printed(place, line))
-        loop = asyncio.get_running_loop()
-        loop.add_reader(process.output, self._read_output, child)
-        loop.add_reader(process.ended, self._reap, child)
-        self.take(events.Launched(time.monotonic(), child, process.pid))
+        if self._nodes.bring(place):
+            self._nodes.start(child)
+            return
+        command = [*self._commands[place.role], *children.arguments(self._sockets.control_address, child)]
+        self._host.start(child, command, self._sockets.of(place), children.environment(self._secret))
 
-    def _child_environment(self) -> dict[str, str]:
-        environment = {
-            name: value for name, value in os.environ.items() if name not in ("PHALANX_API_KEY", "NOTIFY_SOCKET")
-        }
-        return environment | {
-            SECRET_VARIABLE: self._secret.hex(),
-            # Last words must not sit in a buffer when the process dies, nor a native crash die silently.
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONFAULTHANDLER": "1",
-        }
+    def _signal(self, child: ChildId, number: signal.Signals) -> None:
+        if self._nodes.bring(child.place):
+            self._nodes.signal(child, number)
+        else:
+            self._host.signal(child, number)
 
-    def _dump(self, child: ChildId) -> None:
-        process = self._processes[child]
-        with contextlib.suppress(OSError):
-            # SIGABRT would write a core of everything it has loaded.
-            resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
-        process.signal(signal.SIGABRT)
+    def _welcome(self, child: ChildId) -> None:
+        connection, place = self._connections[child], child.place
+        config, folder = self._config, self._nodes.folder(place)
+        if folder is not None:
+            facts = msgspec.structs.replace(config.facts, folder=folder)
+            config = msgspec.structs.replace(config, facts=facts)
+        leader = (self._sockets.leader(place.index) or self._nodes.leader(place.index)) if place.worker else ""
+        connection.send(protocol.Welcome(config, self._membership(connection), told(leader) if leader else ""))
+
+    def _membership(self, connection: stream.Connection) -> Membership:
+        """The API servers, each where this peer can dial it."""
+        endpoints = (*self._sockets.endpoints(connection.local_host), *self._nodes.endpoints)
+        for endpoint in endpoints:
+            told(endpoint.address)
+        return Membership(endpoints, self._nodes.complete)
+
+    # --- for nodes ---
+
+    def welcome_node(self, connection: stream.Connection) -> None:
+        """A node learns the configuration; the API servers are its children's affair."""
+        connection.send(protocol.Welcome(self._config, Membership(())))
+
+    def membership_changed(self) -> None:
+        """API servers have been added on a node, or no more will be."""
+        if self._config.parallel.api_servers_per_node is not None:
+            for connection in self._connections.values():
+                connection.send(self._membership(connection))
+
+    def node_greeted(self, handler: "ControlHandler", hello: NodeHello) -> None:
+        """A connection said which ranks it brings."""
+        if refusal := self._nodes.greeted(handler.connection, hello):
+            handler.refuse(refusal)
 
     def _send_to_api_server(self, index: int, message: protocol.Message) -> None:
         child = self._fleet.children[Place(Role.API, index)].id
@@ -207,7 +237,7 @@ class Supervisor:
     def greeted(self, handler: "ControlHandler", hello: Hello) -> None:
         """A connection said who it is."""
         self._greeting = handler
-        child = ChildId(Place(hello.role, hello.index), Incarnation(hello.incarnation))
+        child = ChildId(Place(hello.role, hello.index, hello.worker), Incarnation(hello.incarnation))
         self.take(events.Greeted(time.monotonic(), child))
         self._greeting = None
 
@@ -219,6 +249,10 @@ class Supervisor:
                 self.take(events.Progressed(now, child, stage, progress, detail))
             case protocol.Ready(detail):
                 self.take(events.BecameReady(now, child, detail))
+                if child.place == RAY:
+                    assert self._sockets.remote_control is not None
+                    control = address_of(self._sockets.remote_control, self._reached_at)
+                    self._nodes.driver_ready(control, self._connections[child].send)
             case protocol.Failed(reason, traceback):
                 self.take(events.Reported(now, child, reason, traceback))
             case protocol.MetricsQuery(query):
@@ -228,8 +262,15 @@ class Supervisor:
                 self._scrapes.query(child.place.index, query, others)
             case protocol.MetricsReport():
                 self._scrapes.report(child.place.index, message)
-            case Hello():
-                raise FrameError(f"{child} said Hello twice")
+            case protocol.ClusterPlan() if child.place == RAY:
+                self._reached_at = message.address
+                self._nodes.planned(message)
+            case protocol.NodeStarting() if child.place == RAY:
+                self._nodes.starting(message)
+            case protocol.NodeEnded() if child.place == RAY:
+                self._nodes.ended(message)
+            case _:
+                raise FrameError(f"{child} said {type(message).__name__}, which is not its to say")
 
     def disconnected(self, child: ChildId, reason: str) -> None:
         """The control connection of a child is over."""
@@ -238,26 +279,23 @@ class Supervisor:
             self._scrapes.gone(child.place.index)
         self.take(events.ControlEnded(time.monotonic(), child, reason))
 
-    def _read_output(self, child: ChildId) -> None:
-        """Everything it has printed; its end is an event."""
-        process, output = self._processes[child], self._outputs[child]
-        try:
-            data = os.read(process.output, _READ)
-        except BlockingIOError:
-            return
+    def launched(self, child: ChildId, pid: int) -> None:
+        self.take(events.Launched(time.monotonic(), child, pid))
+
+    def not_launched(self, child: ChildId, reason: str) -> None:
+        self.take(events.LaunchFailed(time.monotonic(), child, reason))
+
+    def printed(self, child: ChildId, data: bytes) -> None:
+        """A child printed something, or, with nothing, never will again."""
+        output = self._outputs[child]
         if data:
             output.feed(data)
-            return
-        output.end()
-        asyncio.get_running_loop().remove_reader(process.output)
-        self.take(events.OutputEnded(time.monotonic(), child))
+        else:
+            output.end()
+            self.take(events.OutputEnded(time.monotonic(), child))
 
-    def _reap(self, child: ChildId) -> None:
-        process = self._processes[child]
-        status = process.reap()
-        if status is not None:
-            asyncio.get_running_loop().remove_reader(process.ended)
-            self.take(events.Exited(time.monotonic(), child, status))
+    def exited(self, child: ChildId, status: int) -> None:
+        self.take(events.Exited(time.monotonic(), child, status))
 
     def _signalled(self, number: signal.Signals) -> None:
         self.take(events.StopRequested(time.monotonic(), number.name))
@@ -305,16 +343,17 @@ class ControlHandler:
 
     def __init__(self, supervisor: Supervisor, connection: stream.Connection) -> None:
         self._supervisor = supervisor
-        self._connection = connection
+        self.connection = connection
         self._child: ChildId | None = None
 
     def bind(self, child: ChildId) -> stream.Connection:
         self._child = child
-        return self._connection
+        return self.connection
 
     def refuse(self, reason: str) -> None:
         log.warning("refused a control connection: %s", reason)
-        self._connection.close()
+        self.connection.send(protocol.Refused(reason))
+        self.connection.close()
 
     def received(self, body: bytes) -> None:
         try:
@@ -325,6 +364,8 @@ class ControlHandler:
             self._supervisor.received(self._child, message)
         elif isinstance(message, Hello):
             self._supervisor.greeted(self, message)
+        elif isinstance(message, NodeHello):
+            self._supervisor.node_greeted(self, message)
         else:
             raise FrameError(f"a peer sent {type(message).__name__} before Hello")
 

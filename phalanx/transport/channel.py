@@ -13,23 +13,25 @@ from phalanx.protocol import Message
 from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
 from phalanx.transport.handshake import Dialer, Refusal, Refused
-from phalanx.transport.listener import connect_target, tune
+from phalanx.transport.listener import connect_target, host_of, tune
 
 __all__ = ["Channel", "Closed", "FrameError", "Refused", "dial"]
 
 T = TypeVar("T")
 READ_SIZE = 1 << 18
+_IP_BIND_ADDRESS_NO_PORT = 24  # of <linux/in.h>; Python names it from 3.12 on
 
 
 class Closed(ConnectionError):
     """The peer has gone: end-of-file or a reset."""
 
 
-def dial(address: str, secret: bytes, timeout: float) -> "Channel":
+def dial(address: str, secret: bytes, timeout: float, source: str = "") -> "Channel":
     """Connect and prove ourselves; blocks until the peer has accepted us.
 
     A listener that nobody serves yet keeps us waiting in its backlog, up to `timeout` seconds: a caller that
-    has other work dials from a thread.
+    has other work dials from a thread. `source` is the address of this machine to dial from; empty: the
+    system's choice.
 
     Raises:
         ConnectionError, FileNotFoundError: nothing listens there.
@@ -41,6 +43,10 @@ def dial(address: str, secret: bytes, timeout: float) -> "Channel":
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
+        if source:
+            # The port is chosen by `connect`, which knows the peer: ports in use towards others are free for it.
+            sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((source, 0))
         sock.connect(target)
         tune(sock)
         channel = Channel(sock, address)
@@ -85,8 +91,18 @@ class Channel:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    @property
+    def local_host(self) -> str:
+        """The address of this machine that the connection uses; empty for a socket file."""
+        return host_of(self._socket.getsockname())
+
     def setblocking(self, blocking: bool) -> None:
         self._socket.setblocking(blocking)
+
+    def end_sending(self) -> None:
+        """Nothing more comes from here; what was sent still arrives, and we can still receive."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._socket.close()
@@ -187,7 +203,10 @@ class Channel:
     def _naming_the_peer(self) -> Iterator[None]:
         try:
             yield
-        except (BlockingIOError, TimeoutError, Closed):
+        except (BlockingIOError, Closed):
             raise
         except OSError as error:
+            # Our own timeout has no number; ETIMEDOUT is the kernel's word that the peer's machine is gone.
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise
             raise Closed(f"{self.peer}: {error.strerror or error}") from error

@@ -18,11 +18,13 @@ from typing import Any
 BACKLOG = 2048
 """The kernel cuts it to net.core.somaxconn. A dead server's connections wait here for its successor."""
 
+WILDCARDS = ("0.0.0.0", "::")
+
 _FOLDER_PREFIX = "phalanx-"
 
 
 class AddressInUse(OSError):
-    """Somebody listens on the HTTP port already; says who where /proc shows it."""
+    """Somebody listens on the port already; says who where /proc shows it."""
 
 
 def bind_unix(path: Path) -> socket.socket:
@@ -39,16 +41,21 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def bind_tcp(host: str, port: int = 0) -> socket.socket:
-    """Listen on an address of this machine that others can dial; port 0 lets the kernel choose."""
+    """Listen on an address of this machine that others can dial; port 0 lets the kernel choose.
+
+    Raises:
+        AddressInUse: the port is taken.
+        OSError: the host is not an address of this machine, or the port needs privileges.
+    """
     family, target = _resolve(host, port)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(target)
         sock.listen(BACKLOG)
-    except BaseException:
+    except OSError as error:
         sock.close()
-        raise
+        raise _refusal(error, host, target[1]) from None
     return sock
 
 
@@ -79,20 +86,39 @@ def bind_http(host: str, port: int, count: int) -> list[socket.socket]:
     except OSError as error:
         for sock in sockets:
             sock.close()
-        if error.errno == errno.EADDRINUSE:
-            holder = _holder_of_port(target[1]) or "another process"
-            raise AddressInUse(errno.EADDRINUSE, f"{host}:{target[1]} is in use by {holder}") from None
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise _refusal(error, host, target[1]) from None
     return sockets
 
 
-def address_of(sock: socket.socket) -> str:
-    """How to dial a listening socket."""
+def _refusal(error: OSError, host: str, port: int) -> OSError:
+    if error.errno == errno.EADDRINUSE:
+        holder = _holder_of_port(port) or "another process"
+        return AddressInUse(errno.EADDRINUSE, f"{host}:{port} is in use by {holder}")
+    return OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}")
+
+
+def address_of(sock: socket.socket, reached_at: str = "") -> str:
+    """How to dial a listening socket.
+
+    One that listens on every address of this machine is dialled at `reached_at`, an address of it.
+
+    Raises:
+        ValueError: it listens on every address, and none is named.
+    """
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
     host, port = name[0], name[1]
-    return f"tcp:[{host}]:{port}" if sock.family == socket.AF_INET6 else f"tcp:{host}:{port}"
+    if host in WILDCARDS:
+        if not reached_at or reached_at in WILDCARDS:
+            raise ValueError(f"{host} is where to listen, not where to dial")
+        host = reached_at
+    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+
+def host_of(name: Any) -> str:
+    """The host in what `getsockname` or `getpeername` gives; empty for a socket file."""
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def connect_target(address: str) -> tuple[socket.AddressFamily, Any]:
@@ -130,8 +156,9 @@ class PrivateFolder:
     removes it.
     """
 
-    def __init__(self) -> None:
-        base = _runtime_folder()
+    def __init__(self, base: Path | None = None) -> None:
+        """In `base`, or where socket files of this user belong."""
+        base = base or _runtime_folder()
         _sweep(base)
         # The lock is taken under another name first: a folder that can be swept always has its lock held.
         staging = Path(tempfile.mkdtemp(prefix=".phalanx-new-", dir=base))

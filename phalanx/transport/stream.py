@@ -10,7 +10,7 @@ from phalanx.protocol import Message
 from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
 from phalanx.transport.handshake import TIMEOUT, Listener, Refusal, Refused
-from phalanx.transport.listener import tune
+from phalanx.transport.listener import host_of, tune
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,15 @@ class Connection(asyncio.Protocol):
     def pending(self) -> int:
         """Bytes queued that the kernel has not taken yet."""
         return self._transport.get_write_buffer_size()
+
+    @property
+    def local_host(self) -> str:
+        """The address of this machine that the peer dialled; empty for a socket file."""
+        return host_of(self._transport.get_extra_info("sockname"))
+
+    @property
+    def peer_host(self) -> str:
+        return host_of(self._transport.get_extra_info("peername"))
 
     def hand_over(self, handler: Handler) -> None:
         """Frames and the end of this connection go to another handler from now on."""

@@ -242,7 +242,7 @@ class ServedApi:
             max_model_len=self.config.facts.max_model_len,
         )
         self.server = HttpServer(Application(self.service), on_start=self._started.set)
-        await self.engine.listen(self._engine_socket, SECRET)
+        await self.engine.listen([self._engine_socket], SECRET)
         try:
             await self.server.serve(sockets=[self._socket])
         finally:

@@ -79,7 +79,7 @@ class Rank:
 @contextlib.asynccontextmanager
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     stage = Scene(bind_unix(tmp_path / "engine"))
-    await stage.client.listen(stage.listener, SECRET)
+    await stage.client.listen([stage.listener], SECRET)
     try:
         yield stage
     finally:

@@ -11,11 +11,14 @@ from phalanx.config import OPTION_GROUPS
 from phalanx.supervisor.events import ExitCode
 
 FLAGS = """
--asc -dp -h -tp
---api-key --api-server-count --block-size --chat-template --config --cpu-threads --data-parallel-backend
---data-parallel-size --device --dtype --enable-prefix-caching --enforce-eager --engine --gpu-memory-utilization
+-asc -dp -dpa -dpl -dpp -h -tp
+--api-key --api-server-count --api-servers-per-node --block-size --chat-template --config --cpu-threads
+--data-parallel-address --data-parallel-backend --data-parallel-nodes --data-parallel-pack --data-parallel-rpc-port
+--data-parallel-size --data-parallel-size-local --device --dtype --enable-prefix-caching --enforce-eager --engine
+--frontend-command --gpu-memory-utilization
 --help --host --kv-cache-tokens --load-format --log-level --max-batch --max-body-bytes --max-logprobs
---max-model-len --max-num-batched-tokens --max-num-seqs --no-enable-prefix-caching --no-enforce-eager --port
+--max-model-len --max-num-batched-tokens --max-num-seqs --no-enable-prefix-caching --no-enforce-eager --node-timeout
+--port --ray-address --ray-runtime-env
 --revision --seed --served-model-name --shutdown-timeout --startup-timeout --synthetic-rate --synthetic-stage
 --tensor-parallel-size
 """
@@ -87,8 +90,16 @@ def test_what_was_typed_arrives() -> None:
         (["--port", "http"], "--port: 'http' is not a whole number from 0 to 65535"),
         (["--port", "65536"], "from 0 to 65535"),
         (["--port", "-1"], "from 0 to 65535"),
-        (["-tp", "2"], "only 1 works so far"),
-        (["--data-parallel-backend", "ray"], "'ray' is not mp"),
+        (["-tp", "2"], "--tensor-parallel-size 2 runs only --engine synthetic so far"),
+        (["--device", "cuda"], "--device cuda needs --data-parallel-backend ray so far"),
+        (["--data-parallel-backend", "slurm"], "'slurm' is not one of mp, ray"),
+        (["--ray-address", "h:1"], "--ray-address needs --data-parallel-backend ray"),
+        (["--data-parallel-pack", "fill"], "--data-parallel-pack needs --data-parallel-backend ray"),
+        (["-dp", "2", "--data-parallel-size-local", "3"], "--data-parallel-size-local 3 is above"),
+        (["--data-parallel-rpc-port", "7"], "no meaning with every rank on this machine"),
+        (["--frontend-command", "no-such-program x"], "there is no program 'no-such-program'"),
+        (["--frontend-command", "'"], "--frontend-command: No closing quotation"),
+        (["-dp", "2", "-dpl", "1", "-asc", "2", "--api-servers-per-node", "1"], "both count API servers"),
         (["--block-size", "17"], "one of 16, 32, 64"),
         (["--gpu-memory-utilization", "nan"], "--gpu-memory-utilization: 'nan'"),
         (["--startup-timeout", "inf"], "not a finite number"),

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from phalanx.protocol import Incarnation, Role, StageName
+from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
 from phalanx.supervisor.events import (
     AnnounceFailure,
     AnnounceReady,
@@ -18,7 +18,6 @@ from phalanx.supervisor.events import (
     BecameReady,
     Begin,
     Cause,
-    ChildId,
     ControlEnded,
     Dump,
     ExitCode,
@@ -30,7 +29,6 @@ from phalanx.supervisor.events import (
     Launched,
     LaunchFailed,
     OutputEnded,
-    Place,
     Progressed,
     Refuse,
     Reported,
@@ -48,7 +46,7 @@ MOST_LATE = 1.0
 STAGES = tuple(StageName)[:-1]
 RESTING = (Life.READY, Life.GONE, Life.LOST)
 DOWN_TO_EARTH = (Phase.STOPPING, Phase.FINISHED)
-PLACES = [[Place(role, index) for index in range(6)] for role in Role]
+PLACES = [[Place(role, index) for index in range(6)] for role in (Role.API, Role.ENGINE)]
 
 
 @dataclass(slots=True)

@@ -44,8 +44,8 @@ def main() -> None:
             control.stage(name, 0.5, f"detail of {name}")
             do(deed if stage == name else "", control)
         if role is Role.API:
-            assert launch.sockets["http"].getsockname()[1] > 0
-            assert launch.sockets["engine"].getsockname()
+            assert launch.sockets["http"][0].getsockname()[1] > 0
+            assert launch.sockets["engine"][0].getsockname()
         signal.signal(signal.SIGUSR1, lambda *_: control.send(MetricsQuery(7)))
         control.ready("at your service")
         if stage == "ready":

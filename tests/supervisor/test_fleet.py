@@ -1,6 +1,6 @@
 """Single decisions of the fleet; its long random histories are in tests/simulation."""
 
-from phalanx.protocol import Incarnation, Role, StageName
+from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
 from phalanx.supervisor import report
 from phalanx.supervisor.events import (
     AnnounceFailure,
@@ -8,7 +8,6 @@ from phalanx.supervisor.events import (
     BecameReady,
     Begin,
     Cause,
-    ChildId,
     ControlEnded,
     Dump,
     ExitCode,
@@ -19,7 +18,6 @@ from phalanx.supervisor.events import (
     Kill,
     Launched,
     OutputEnded,
-    Place,
     Progressed,
     Refuse,
     Reported,

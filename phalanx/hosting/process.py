@@ -68,9 +68,9 @@ class LocalProcess:
 
 
 def launch(
-    command: Sequence[str], sockets: Mapping[str, socket.socket], environment: Mapping[str, str]
+    command: Sequence[str], sockets: Sequence[tuple[str, socket.socket]], environment: Mapping[str, str]
 ) -> LocalProcess:
-    """Start `command` with `sockets`, by name, and `environment` as its whole environment.
+    """Start `command` with `sockets`, each with its name, and `environment` as its whole environment.
 
     Returns once the program has been executed. Must be called on the main thread: the child is killed when the
     thread that started it ends.
@@ -86,7 +86,7 @@ def launch(
     for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         environment.pop(variable, None)
     if sockets:
-        environment |= {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(sockets)}
+        environment |= {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(name for name, _ in sockets)}
 
     output_read, output_write = os.pipe()
     error_read, error_write = os.pipe()
@@ -96,7 +96,9 @@ def launch(
     try:
         pid = os.fork()
         if pid == 0:
-            _become(program, command, environment, [*sockets.values()], targets, output_write, error_write, parent)
+            _become(
+                program, command, environment, [sock for _, sock in sockets], targets, output_write, error_write, parent
+            )
     except OSError as error:
         os.close(output_read)
         os.close(error_read)
@@ -132,7 +134,7 @@ def _become(
         # Every source is first copied above the targets, so that no dup2 overwrites one that is still to come.
         above = targets.stop
         error = fcntl.fcntl(error, fcntl.F_DUPFD_CLOEXEC, above + 1)
-        _die_with_parent(parent)
+        die_with_parent(parent)
         os.setsid()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
@@ -157,7 +159,7 @@ def _become(
     os._exit(127)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, even by SIGKILL."""
     if _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.supervisor.launchers.local import LaunchError, LocalProcess, launch
+from phalanx.hosting.process import LaunchError, LocalProcess, launch
 
 
 @contextlib.contextmanager
 def launched(program: str, sockets: Mapping[str, socket.socket] | None = None, **env: str) -> Iterator[LocalProcess]:
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    process = launch(command, sockets or {}, {**os.environ, "PYTHONUNBUFFERED": "1", **env})
+    process = launch(command, [*(sockets or {}).items()], {**os.environ, "PYTHONUNBUFFERED": "1", **env})
     try:
         yield process
     finally:
@@ -119,7 +119,7 @@ def test_what_a_child_started_ends_with_it() -> None:
 def test_a_child_dies_with_the_process_that_started_it() -> None:
     starter = """
         import os, signal, sys
-        from phalanx.supervisor.launchers.local import launch
+        from phalanx.hosting.process import launch
         process = launch([sys.executable, "-c", "import time; time.sleep(1000)"], {}, os.environ)
         print(process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

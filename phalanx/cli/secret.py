@@ -1,0 +1,40 @@
+"""The launch secret that two people or scripts share: `phalanx serve` and every `phalanx join`."""
+
+import os
+
+from phalanx.child import SECRET_VARIABLE
+from phalanx.cli.options import UsageError
+from phalanx.config import ParallelOptions
+
+SHORTEST = 16
+"""Characters. It is all that keeps strangers out of the control port."""
+
+
+def given_secret() -> str | None:
+    """PHALANX_SECRET; leaves the environment here, so nothing this process starts or prints inherits it.
+
+    Raises:
+        UsageError: it is too short to be one.
+    """
+    secret = os.environ.pop(SECRET_VARIABLE, "")
+    if secret and len(secret) < SHORTEST:
+        raise UsageError(
+            f"{SECRET_VARIABLE} has {len(secret)} characters, it takes at least {SHORTEST}: "
+            "for example `openssl rand -hex 32`"
+        )
+    return secret or None
+
+
+def service_secret(parallel: ParallelOptions) -> str | None:
+    """Of a service; None: it makes its own, since nobody else needs to know it.
+
+    Raises:
+        UsageError: others are to join and could not know it.
+    """
+    secret = given_secret()
+    if secret is None and parallel.spans_machines and parallel.data_parallel_backend == "mp":
+        raise UsageError(
+            f"ranks {parallel.local_ranks} to {parallel.data_parallel_size - 1} are to join from other machines: set "
+            f"{SECRET_VARIABLE}, the same here and there, for example to `openssl rand -hex 32`"
+        )
+    return secret

@@ -1,0 +1,57 @@
+"""What a child is started with: its program, the one address it is told, and its environment."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from phalanx.child import SECRET_VARIABLE
+from phalanx.protocol import ChildId, Role
+from phalanx.transport.audit import told
+
+MODULES: Mapping[Role, str] = {
+    Role.API: "phalanx.api",
+    Role.ENGINE: "phalanx.engine",
+    Role.RAY: "phalanx.cluster",
+}
+
+Commands = Mapping[Role, Sequence[str]]
+"""The program of each role, with the arguments that come first."""
+
+
+def own_commands(frontend: str | None = None) -> Commands:
+    """Each role's module, run by this interpreter; `frontend` is a command line to run as API server instead."""
+    commands: dict[Role, Sequence[str]] = {role: python(module) for role, module in MODULES.items()}
+    if frontend is not None:
+        commands[Role.API] = shlex.split(frontend)
+    return commands
+
+
+def python(module: str) -> tuple[str, ...]:
+    """-P: a child must not import from the folder the service was started in, unless this process itself does."""
+    safe = ("-P",) if sys.flags.safe_path or os.getcwd() not in sys.path else ()
+    return (sys.executable, *safe, "-m", module)
+
+
+def arguments(control: str, child: ChildId) -> list[str]:
+    """What follows the program: the control address, which listens already, and which child this is."""
+    place = child.place
+    worker = ["--worker", str(place.worker)] if place.worker else []
+    return [
+        *("--control", told(control)),
+        *("--index", str(place.index), "--incarnation", str(child.incarnation)),
+        *worker,
+    ]
+
+
+def environment(secret: str, further: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A child's whole environment: this process's, `further`, and the launch secret."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PHALANX_API_KEY", "NOTIFY_SOCKET")}
+    return {
+        **kept,
+        **(further or {}),
+        SECRET_VARIABLE: secret,
+        # Last words must not sit in a buffer when the process dies, nor a native crash die silently.
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }

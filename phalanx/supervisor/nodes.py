@@ -1,0 +1,327 @@
+"""Children on other machines: started, read and signalled through the node that brought their place."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+import phalanx
+from phalanx import protocol
+from phalanx.config import ParallelOptions, ServiceOptions
+from phalanx.hosting.host import Audience
+from phalanx.protocol import ApiServerId, ChildId, Endpoint, NodeHello, Place, RankId, Role, StartNode, ToSupervisor
+from phalanx.supervisor import events
+from phalanx.supervisor.claims import objection
+from phalanx.transport.audit import told
+from phalanx.transport.frames import FrameError
+from phalanx.transport.stream import Connection
+
+log = logging.getLogger(__name__)
+
+FORWARDED = ("PHALANX_", "HF_", "HUGGINGFACE_", "TORCH_", "CUDA_", "NCCL_", "OMP_", "MKL_", "TOKENIZERS_")
+NOT_FORWARDED = {"PHALANX_SECRET", "PHALANX_API_KEY", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "HF_HOME"}
+"""Secrets do not travel in the clear, and which devices and folders a machine has is its own affair."""
+
+_decoder: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
+
+
+class Owner(Audience, Protocol):
+    """The supervisor, as far as nodes need it."""
+
+    def take(self, event: events.FleetEvent) -> None: ...
+
+    def welcome_node(self, connection: Connection) -> None:
+        """Send it the configuration."""
+
+    def membership_changed(self) -> None:
+        """API servers have been added on a node, or no more will be."""
+
+
+class Link:
+    """The connection to one node."""
+
+    def __init__(self, nodes: "Nodes", connection: Connection, hello: NodeHello) -> None:
+        self._nodes = nodes
+        self.connection = connection
+        self.hello = hello
+        self.where = hello.address or connection.peer_host
+        self.name = f"{hello.name} ({self.where})"
+        self.ready: protocol.NodeReady | None = None
+        self.children: set[ChildId] = set()
+        """Started, and not over."""
+        self.last_words = ""
+        self.stopped = False
+
+    def received(self, body: bytes) -> None:
+        try:
+            message = _decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise FrameError(f"node {self.name} sent what is no message: {error}") from error
+        self._nodes.received(self, message)
+
+    def closed(self, reason: str) -> None:
+        self._nodes.closed(self, self.last_words or f"the connection to its node {self.name} ended: {reason}")
+
+
+class Nodes:
+    """Every node of the service, and the places whose children live on one."""
+
+    def __init__(
+        self, parallel: ParallelOptions, service: ServiceOptions, remote: Iterable[Place], local: Iterable[Place]
+    ) -> None:
+        """`remote`: the ranks and workers that nodes bring; `local`: those on this machine."""
+        self._parallel = parallel
+        self._startup = service.startup_timeout
+        self._remote = frozenset(remote)
+        self._local = frozenset(local)
+        self._owner: Owner
+        self._links: list[Link] = []
+        self._held: dict[Place, Link] = {}
+        self._waiting: dict[Place, ChildId] = {}
+        self._ended = asyncio.Event()
+        self._open = True
+        self._leaders: dict[RankId, str] = {}
+        self._api_servers: dict[ApiServerId, protocol.ServedAt] = {}
+        self._next_api_server = parallel.own_api_servers
+        self._seats: dict[str, list[Place]] = {}
+        """API servers that a Ray node of that address is to hold."""
+        self._driver: Callable[[StartNode], None] | None = None
+        self._control = ""
+
+    def belong_to(self, owner: Owner) -> None:
+        self._owner = owner
+
+    # --- what the supervisor asks ---
+
+    def bring(self, place: Place) -> bool:
+        """Whether the child in a place lives on a node."""
+        return place in self._remote or (place.role is Role.API and place.index >= self._parallel.own_api_servers)
+
+    def folder(self, place: Place) -> str | None:
+        """Where the checkpoint is on the machine of a place; None: where it is here."""
+        link = self._held.get(place)
+        return link.ready.folder if link is not None and link.ready is not None else None
+
+    def leader(self, rank: int) -> str:
+        """Where workers of a rank find worker 0; empty where the rank is not on a node."""
+        return self._leaders.get(RankId(rank), "")
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The API servers on nodes."""
+        return tuple(Endpoint(index, served.engine) for index, served in sorted(self._api_servers.items()))
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients find them, one a node."""
+        return sorted({served.url for served in self._api_servers.values()})
+
+    @property
+    def complete(self) -> bool:
+        """Whether all API servers of the service are known."""
+        if self._parallel.api_servers_per_node is None:
+            return True
+        if self._parallel.data_parallel_backend == "ray":
+            return self._driver is not None and all(place in self._held for place in self._all_seats())
+        return all(place in self._held and self._held[place].ready is not None for place in self._remote)
+
+    def start(self, child: ChildId) -> None:
+        """Start a child as soon as its node is there."""
+        self._waiting[child.place] = child
+        link = self._held.get(child.place)
+        if link is not None and link.ready is not None:
+            self._launch_waiting()
+        elif self._parallel.data_parallel_backend == "mp":
+            name = f"a node to join with it (phalanx join --data-parallel-start-rank {child.place.index})"
+            self._tell_waiting(child.place, name, self._parallel.node_timeout)
+        elif self._driver is not None:
+            self._ask_driver([child.place])
+        else:
+            # The Ray driver has deadlines of its own and knows better what it waits for.
+            self._tell_waiting(child.place, "the Ray driver", self._parallel.node_timeout + 4 * self._startup)
+
+    def call_off(self, child: ChildId) -> None:
+        """Its launch is not wanted any more."""
+        if self._waiting.get(child.place) == child:
+            del self._waiting[child.place]
+            self._owner.not_launched(child, "called off")
+
+    def signal(self, child: ChildId, number: signal.Signals) -> None:
+        link = self._held.get(child.place)
+        if link is not None:
+            link.connection.send(protocol.SignalChild(child, number))
+
+    def stop_idle(self) -> None:
+        """The service ends: nodes without children may go, and nobody may come."""
+        self._open = False
+        for link in self._links:
+            if not link.children and not link.stopped:
+                link.stopped = True
+                link.connection.send(protocol.Stop())
+
+    async def close(self, timeout: float) -> None:
+        """Tell all nodes to end and wait until they have gone, at most `timeout` seconds."""
+        for link in self._links:
+            link.children.clear()
+        self.stop_idle()
+        try:
+            async with asyncio.timeout(timeout):
+                while self._links:
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError:
+            log.warning("nodes that did not end in time: %s", ", ".join(link.name for link in self._links))
+
+    # --- the Ray driver ---
+
+    def planned(self, plan: protocol.ClusterPlan) -> None:
+        """The driver has placed the ranks; which of the cluster's machines are used is known from now on."""
+        if self._parallel.api_servers_per_node is None:
+            return
+        for host in dict.fromkeys(plan.nodes):
+            if host != plan.head:
+                self._seats[host] = self._new_seats()
+        self._owner.take(events.Added(time.monotonic(), tuple(self._all_seats())))
+
+    def driver_ready(self, control: str, send: Callable[[StartNode], None]) -> None:
+        """The placement groups are there. `control` is where the cluster's machines reach the supervisor."""
+        self._control, self._driver = control, send
+        self._ask_driver(list(self._waiting))
+        self._owner.membership_changed()
+
+    def starting(self, message: protocol.NodeStarting) -> None:
+        for place in self._meant(message.places, message.host):
+            self._tell_waiting(place, message.waiting_for, self._startup)
+
+    def ended(self, message: protocol.NodeEnded) -> None:
+        """An actor is gone, or never was; its node's connection may have told so already."""
+        for place in self._meant(message.places, message.host):
+            if place in self._waiting:
+                self._owner.not_launched(self._waiting.pop(place), message.reason)
+            else:
+                self._vanished(place, message.reason)
+
+    def _ask_driver(self, places: list[Place]) -> None:
+        assert self._driver is not None
+        for place in places:
+            if place in self._remote:
+                self._tell_waiting(place, "its actor", self._startup)
+                self._driver(StartNode(told(self._control), (place,)))
+        for host, seats in self._seats.items():
+            if any(place in places for place in seats):
+                for place in seats:
+                    self._tell_waiting(place, f"a node on {host}", self._startup)
+                self._driver(StartNode(told(self._control), (), host))
+
+    def _meant(self, places: tuple[Place, ...], host: str) -> list[Place]:
+        return list(places) or list(self._seats.get(host, ()))
+
+    # --- what nodes say ---
+
+    def greeted(self, connection: Connection, hello: NodeHello) -> str:
+        """A node wants to join; returns why it cannot, or hands its connection over to a link."""
+        holders = {place: link.name for place, link in self._held.items()}
+        refusal = objection(hello, phalanx.__version__, self._remote, self._local, holders, self._open)
+        if refusal:
+            log.warning("turned away node %s (%s): %s", hello.name, connection.peer_host, refusal)
+            return refusal
+        link = Link(self, connection, hello)
+        self._links.append(link)
+        for place in (*hello.places, *(self._seats.get(hello.address, ()) if hello.serves else ())):
+            self._held[place] = link
+        connection.hand_over(link)
+        self._owner.welcome_node(connection)
+        return ""
+
+    def received(self, link: Link, message: ToSupervisor) -> None:
+        match message:
+            case protocol.NodeReady():
+                self._node_ready(link, message)
+            case protocol.ChildLaunched(child, pid):
+                self._owner.take(events.Launched(time.monotonic(), child, pid, link.where))
+            case protocol.ChildNotLaunched(child, reason):
+                link.children.discard(child)
+                self._owner.not_launched(child, reason)
+            case protocol.ChildOutput(child, data):
+                self._owner.printed(child, data)
+            case protocol.ChildExited(child, status):
+                link.children.discard(child)
+                self._owner.exited(child, status)
+            case protocol.Failed(reason):
+                link.last_words = f"its node {link.name} gave up: {reason}"
+            case _:
+                raise FrameError(f"node {link.name} sent {type(message).__name__}, which is not a node's to say")
+
+    def closed(self, link: Link, reason: str) -> None:
+        """A node is gone. One that never got ready has turned itself away, or been; others may still come."""
+        self._links.remove(link)
+        self._ended.set()
+        held = [place for place, holder in self._held.items() if holder is link]
+        if link.ready is None and self._parallel.data_parallel_backend == "mp":
+            log.warning("%s", reason)
+            for place in held:
+                del self._held[place]
+            return
+        for place in held:
+            if place in self._waiting:
+                self._owner.not_launched(self._waiting.pop(place), reason)
+            else:
+                self._vanished(place, reason)
+
+    def _node_ready(self, link: Link, ready: protocol.NodeReady) -> None:
+        link.ready = ready
+        self._leaders |= ready.leaders
+        if ready.api_servers:
+            seats = self._seats.get(link.hello.address) or self._new_seats()
+            for place, served in zip(seats, ready.api_servers, strict=True):
+                self._held[place] = link
+                self._api_servers[ApiServerId(place.index)] = served
+            if link.hello.address not in self._seats:
+                self._owner.take(events.Added(time.monotonic(), tuple(seats)))
+        self._launch_waiting()
+        self._owner.membership_changed()
+
+    # --- inside ---
+
+    def _all_seats(self) -> list[Place]:
+        return [place for seats in self._seats.values() for place in seats]
+
+    def _new_seats(self) -> list[Place]:
+        first, count = self._next_api_server, self._parallel.api_servers_per_node or 0
+        self._next_api_server += count
+        return [Place(Role.API, index) for index in range(first, first + count)]
+
+    def _launch_waiting(self) -> None:
+        for place, child in list(self._waiting.items()):
+            link = self._held.get(place)
+            if link is None or link.ready is None or (place.worker and place.index not in self._leaders):
+                continue
+            del self._waiting[place]
+            link.children.add(child)
+            self._tell(child, "its launch", self._startup)
+            link.connection.send(protocol.LaunchChild(child, forwarded_environment()))
+
+    def _tell_waiting(self, place: Place, name: str, limit: float) -> None:
+        if place in self._waiting:
+            self._tell(self._waiting[place], name, limit)
+
+    def _tell(self, child: ChildId, name: str, limit: float) -> None:
+        self._owner.take(events.Waiting(time.monotonic(), child, name, limit))
+
+    def _vanished(self, place: Place, reason: str) -> None:
+        link = self._held.get(place)
+        for child in list(link.children) if link is not None else ():
+            if child.place == place:
+                self._owner.take(events.Vanished(time.monotonic(), child, reason))
+
+
+def forwarded_environment() -> dict[str, str]:
+    """What of this process's environment a child on another machine gets too."""
+    return {
+        name: value for name, value in os.environ.items() if name.startswith(FORWARDED) and name not in NOT_FORWARDED
+    }
