@@ -20,12 +20,15 @@ class Service:
     """`phalanx serve --port 0 FLAGS` as a process of its own, in an empty working folder. A context manager:
     leaving it stops it."""
 
+    takes_port = True
+
     def __init__(self, *flags: str, command: Sequence[str] = SERVE, env: dict[str, str] | None = None) -> None:
         # Everything the service starts inherits its working folder: how what it leaves behind is found. (Not its
         # environment: a process that changes its title writes over that.)
         self._home = tempfile.TemporaryDirectory(prefix="ph-home-", dir="/tmp")
         self._runtime = tempfile.TemporaryDirectory(prefix="ph-run-", dir="/tmp")
-        port = [] if any(flag.startswith("--port") for flag in flags) else ["--port", "0"]
+        own_port = not self.takes_port or any(flag.startswith("--port") for flag in flags)
+        port = [] if own_port else ["--port", "0"]
         self.process = subprocess.Popen(
             [*command, *flags, *port],
             stdin=subprocess.DEVNULL,

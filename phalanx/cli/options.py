@@ -163,7 +163,8 @@ class Parser(argparse.ArgumentParser):
                 raise UsageError(f"{name} is not an option{nearest(name, known)}")
         namespace, rest = self.parse_known_args(arguments)
         if rest:
-            raise UsageError(f"unexpected argument {rest[0]!r}: there is one MODEL")
+            takes_model = any(action.dest == POSITIONAL and not action.option_strings for action in self._actions)
+            raise UsageError(f"unexpected argument {rest[0]!r}" + (": there is one MODEL" if takes_model else ""))
         return {name: value for name, value in vars(namespace).items() if value is not None}
 
 

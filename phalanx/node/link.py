@@ -28,6 +28,8 @@ class Link:
         self._loop = asyncio.get_running_loop()
         channel.setblocking(False)
         self._loop.add_reader(channel, self._read)
+        # What came right behind the handshake has been read with it; the socket will not announce it again.
+        self._loop.call_soon(self._read)
 
     def send(self, message: Message) -> None:
         """Queue one message; never blocks. Does nothing once the connection is over, or we have said farewell."""
@@ -63,6 +65,8 @@ class Link:
         self._channel.close()
 
     def _read(self) -> None:
+        if self.ended.is_set():
+            return
         try:
             messages = self._channel.drain(_decoder)
         except ConnectionError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,12 +27,13 @@ class Peer:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.messages: asyncio.Queue[ToSupervisor] = asyncio.Queue()
+        self._messages: asyncio.Queue[ToSupervisor] = asyncio.Queue()
+        self._kept: list[ToSupervisor] = []
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def received(self, body: bytes) -> None:
         try:
-            self.messages.put_nowait(decoder.decode(body))
+            self._messages.put_nowait(decoder.decode(body))
         except msgspec.DecodeError as error:
             raise FrameError(f"does not decode: {error}") from None
 
@@ -42,10 +44,14 @@ class Peer:
         self.connection.send(message)
 
     async def next(self, kind: type[M]) -> M:
-        """The next message of a kind; drops others before it."""
+        """The next message of a kind; those of other kinds stay for who asks for them."""
+        found = next((message for message in self._kept if isinstance(message, kind)), None)
+        if found is not None:
+            self._kept.remove(found)
+            return found
         async with asyncio.timeout(DEADLINE):
-            while not isinstance(message := await self.messages.get(), kind):
-                pass
+            while not isinstance(message := await self._messages.get(), kind):
+                self._kept.append(message)
             return message
 
 
@@ -66,9 +72,10 @@ class FakeSupervisor:
 
 
 @contextlib.asynccontextmanager
-async def supervising(secret: str = SECRET, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[FakeSupervisor]:
+async def supervising(secret: str = SECRET, sock: socket.socket | None = None) -> AsyncIterator[FakeSupervisor]:
+    """Serves control connections on a listening socket; its own by default."""
     supervisor = FakeSupervisor()
-    sock = bind_tcp(host, port)
+    sock = sock or bind_tcp("127.0.0.1")
     supervisor.address = address_of(sock)
     server = await serve(sock, secret.encode(), supervisor.accept)
     try:

@@ -1,0 +1,40 @@
+"""Where a node's sockets listen."""
+
+import logging
+
+import pytest
+
+from phalanx.node.node import spell
+from phalanx.node.sockets import http_host
+from phalanx.protocol import Place, Role
+
+
+@pytest.mark.parametrize(
+    ("wanted", "own", "expected"),
+    [
+        ("0.0.0.0", "192.0.2.7", "0.0.0.0"),
+        ("::", "192.0.2.7", "::"),
+        ("192.0.2.1", "192.0.2.7", "192.0.2.7"),
+        ("head.invalid", "192.0.2.7", "192.0.2.7"),
+        ("127.0.0.1", "127.0.0.2", "127.0.0.2"),
+        ("localhost", "::1", "::1"),
+    ],
+)
+def test_api_servers_listen_as_widely_as_the_services_own(wanted: str, own: str, expected: str) -> None:
+    assert http_host(wanted, own) == expected
+
+
+def test_a_service_for_its_own_machine_stays_so_on_every_machine(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert http_host("127.0.0.1", "192.0.2.7") == "127.0.0.1"
+    assert "from this machine only" in caplog.text
+
+
+def test_places_are_spelt_for_people() -> None:
+    def places(*ranks: int) -> tuple[Place, ...]:
+        return tuple(Place(Role.ENGINE, rank) for rank in ranks)
+
+    assert spell(places(3)) == "rank 3"
+    assert spell(places(3, 4)) == "ranks 3 and 4"
+    assert spell(places(8, 9, 10)) == "ranks 8 to 10"
+    assert spell((*places(1), Place(Role.ENGINE, 1, 2))) == "rank 1, rank 1 tp 2"
