@@ -1,0 +1,265 @@
+//! What one front-end counts, how siblings' counts add up, and the text that Prometheus reads.
+//!
+//! Names, bounds and the form that travels between API servers are those of the Python API server, so a scrape of any
+//! one gives the whole service, whatever its siblings are written in.
+
+use crate::engine::Engine;
+use crate::messages::Blob;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const LATENCY: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0];
+const STEP: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0];
+const REQUEST: &[f64] = &[
+    0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0,
+];
+const TOKENS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
+const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
+
+/// Only go up. The strings of a `Series` are the values of the counter's labels.
+#[derive(Clone, Copy)]
+pub enum Counter {
+    PromptTokens,
+    GenerationTokens,
+    Finished,
+    Http,
+}
+
+/// Name, help, label names.
+const COUNTERS: [(&str, &str, &[&str]); 4] = [
+    ("vllm:prompt_tokens", "Prompt tokens of requests that got a first token.", &[]),
+    ("vllm:generation_tokens", "Tokens generated.", &[]),
+    ("vllm:request_success", "Completions that ended, by reason; abort: the client left.", &["finished_reason"]),
+    ("http_requests", "HTTP requests answered.", &["handler", "method", "status"]),
+];
+
+#[derive(Clone, Copy)]
+pub enum Histogram {
+    FirstToken,
+    InterToken,
+    PerToken,
+    Latency,
+    RequestPrompt,
+    RequestOutput,
+    AskedTokens,
+    AskedChoices,
+}
+
+/// Name, help, upper bounds.
+const HISTOGRAMS: [(&str, &str, &[f64]); 8] = [
+    ("vllm:time_to_first_token_seconds", "From the request's arrival to its first token.", LATENCY),
+    ("vllm:inter_token_latency_seconds", "Time between two tokens.", STEP),
+    ("vllm:request_time_per_output_token_seconds", "A request's mean time a token after the first.", STEP),
+    ("vllm:e2e_request_latency_seconds", "From the request's arrival to its last token.", REQUEST),
+    ("vllm:request_prompt_tokens", "Prompt tokens a completion.", TOKENS),
+    ("vllm:request_generation_tokens", "Generated tokens a completion.", TOKENS),
+    ("vllm:request_params_max_tokens", "max_tokens a completion.", TOKENS),
+    ("vllm:request_params_n", "Completions a prompt.", CHOICES),
+];
+
+type Series = BTreeMap<Vec<String>, f64>;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    counters: Vec<Series>,
+    /// Observations by bucket, the last above all bounds; and their sum.
+    histograms: Vec<(Vec<u64>, f64)>,
+}
+
+/// One API server's values at one moment, as they travel.
+#[derive(Serialize, Deserialize)]
+struct Samples {
+    counters: BTreeMap<String, Vec<(Vec<String>, f64)>>,
+    histograms: BTreeMap<String, (Vec<u64>, f64)>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let empty = |(_, _, labels): &(&str, &str, &[&str])| match labels {
+            [] => Series::from([(Vec::new(), 0.0)]),
+            _ => Series::new(),
+        };
+        Self {
+            counters: COUNTERS.iter().map(empty).collect(),
+            histograms: HISTOGRAMS.iter().map(|(_, _, bounds)| (vec![0; bounds.len() + 1], 0.0)).collect(),
+        }
+    }
+}
+
+impl Metrics {
+    pub fn add(&mut self, counter: Counter, amount: usize) {
+        *self.counters[counter as usize].entry(Vec::new()).or_default() += amount as f64;
+    }
+
+    pub fn add_to(&mut self, counter: Counter, labels: &[&str]) {
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        *self.counters[counter as usize].entry(labels).or_default() += 1.0;
+    }
+
+    pub fn observe(&mut self, histogram: Histogram, value: f64, times: usize) {
+        let bounds = HISTOGRAMS[histogram as usize].2;
+        let (counts, total) = &mut self.histograms[histogram as usize];
+        counts[bounds.partition_point(|&bound| bound < value)] += times as u64;
+        *total += value * times as f64;
+    }
+
+    /// For a sibling that is being scraped.
+    pub fn samples(&self) -> Vec<u8> {
+        let counters = COUNTERS.iter().zip(&self.counters);
+        let histograms = HISTOGRAMS.iter().zip(&self.histograms);
+        let samples = Samples {
+            counters: counters
+                .map(|((name, _, _), series)| ((*name).into(), series.clone().into_iter().collect()))
+                .collect(),
+            histograms: histograms.map(|((name, _, _), values)| ((*name).into(), values.clone())).collect(),
+        };
+        rmp_serde::to_vec(&samples).expect("samples are plain data")
+    }
+
+    /// The sum of this front-end's and its siblings' values. What a sibling counts and we do not is left out.
+    pub fn merged(&self, siblings: &[Blob]) -> Result<Self, rmp_serde::decode::Error> {
+        let mut merged = self.clone();
+        for sibling in siblings {
+            let samples: Samples = rmp_serde::from_slice(&sibling.0)?;
+            for ((name, _, _), series) in COUNTERS.iter().zip(&mut merged.counters) {
+                for (labels, value) in samples.counters.get(*name).into_iter().flatten() {
+                    *series.entry(labels.clone()).or_default() += value;
+                }
+            }
+            for ((name, _, _), (counts, total)) in HISTOGRAMS.iter().zip(&mut merged.histograms) {
+                if let Some((theirs, sum)) = samples.histograms.get(*name) {
+                    counts.iter_mut().zip(theirs).for_each(|(count, more)| *count += more);
+                    *total += sum;
+                }
+            }
+        }
+        Ok(merged)
+    }
+
+    /// Prometheus' text form 0.0.4. `servers`: how many are in it; what ranks report every API server hears, so it
+    /// comes from this one alone.
+    pub fn exposition(&self, engine: &Engine, servers: usize, model: &str) -> String {
+        let mut text = Text { out: String::new(), model };
+        for ((name, help, labels), series) in COUNTERS.iter().zip(&self.counters) {
+            let name = format!("{name}_total");
+            text.head(&name, help, "counter");
+            for (values, amount) in series {
+                let pairs: Vec<_> = labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+                text.sample(&name, &pairs, *amount);
+            }
+        }
+        for ((name, help, bounds), (counts, total)) in HISTOGRAMS.iter().zip(&self.histograms) {
+            text.head(name, help, "histogram");
+            let (bucket, mut seen) = (format!("{name}_bucket"), 0);
+            let bounds = bounds.iter().map(|bound| format!("{bound:?}")).chain(["+Inf".into()]);
+            for (bound, count) in bounds.zip(counts) {
+                seen += count;
+                text.sample(&bucket, &[("le", &bound)], seen as f64);
+            }
+            text.sample(&format!("{name}_count"), &[], seen as f64);
+            text.sample(&format!("{name}_sum"), &[], *total);
+        }
+        text.ranks(engine, servers);
+        text.out
+    }
+}
+
+/// Name, help and kind of what ranks report.
+const OF_RANKS: [(&str, &str, &str); 7] = [
+    ("vllm:num_requests_running", "Requests that the rank runs.", "gauge"),
+    ("vllm:num_requests_waiting", "Requests that wait in the rank.", "gauge"),
+    ("vllm:kv_cache_usage_perc", "Share of the rank's KV cache in use; 1 is all of it.", "gauge"),
+    ("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", "counter"),
+    ("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", "counter"),
+    ("vllm:num_preemptions_total", "Running requests put back to free KV cache.", "counter"),
+    ("phalanx:engine_steps_total", "Steps of the rank.", "counter"),
+];
+
+struct Text<'a> {
+    out: String,
+    model: &'a str,
+}
+
+impl Text<'_> {
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
+        let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let _ = write!(self.out, "{name}{{model_name=\"{}\"", escaped(self.model));
+        for (label, value) in labels {
+            let _ = write!(self.out, ",{label}=\"{}\"", escaped(value));
+        }
+        let _ = writeln!(self.out, "}} {value:?}");
+    }
+
+    fn ranks(&mut self, engine: &Engine, servers: usize) {
+        let mut rows = Vec::new();
+        let mut attached = 0;
+        engine.each_rank(|hello, view| {
+            attached += 1;
+            if let Some(load) = &view.load {
+                let share = load.kv_used_tokens as f64 / load.kv_total_tokens.max(1) as f64;
+                let counts = [load.prefix_query_tokens, load.prefix_hit_tokens, load.preemptions, load.steps];
+                let counts = counts.map(|count| count as f64);
+                let [queries, hits, preemptions, steps] = counts;
+                let values =
+                    [load.running as f64, load.waiting as f64, share, queries, hits, preemptions, steps];
+                rows.push((hello.rank.to_string(), values));
+            }
+        });
+        for (column, (name, help, kind)) in OF_RANKS.iter().enumerate() {
+            self.head(name, help, kind);
+            for (rank, values) in &rows {
+                self.sample(name, &[("engine", rank)], values[column]);
+            }
+        }
+        self.head("phalanx:api_servers", "API servers whose counts are in this.", "gauge");
+        let _ = writeln!(self.out, "phalanx:api_servers {servers}.0");
+        self.head("phalanx:ranks", "Engine ranks attached.", "gauge");
+        let _ = writeln!(self.out, "phalanx:ranks {attached}.0");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Metrics {
+        let mut metrics = Metrics::default();
+        metrics.add(Counter::GenerationTokens, 5);
+        metrics.add_to(Counter::Finished, &["stop"]);
+        metrics.observe(Histogram::FirstToken, 0.001, 1);
+        metrics.observe(Histogram::FirstToken, 99.0, 2);
+        metrics
+    }
+
+    #[test]
+    fn siblings_add_up() {
+        let merged = some().merged(&[Blob(some().samples()), Blob(some().samples())]).unwrap();
+        let text = merged.exposition(&Engine::new(0), 3, "m\"x");
+        for line in [
+            "vllm:generation_tokens_total{model_name=\"m\\\"x\"} 15.0",
+            "vllm:request_success_total{model_name=\"m\\\"x\",finished_reason=\"stop\"} 3.0",
+            "vllm:time_to_first_token_seconds_bucket{model_name=\"m\\\"x\",le=\"0.001\"} 3.0",
+            "vllm:time_to_first_token_seconds_bucket{model_name=\"m\\\"x\",le=\"+Inf\"} 9.0",
+            "vllm:time_to_first_token_seconds_count{model_name=\"m\\\"x\"} 9.0",
+            "phalanx:api_servers 3.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn samples_that_do_not_decode_are_an_error() {
+        assert!(some().merged(&[Blob(vec![1, 2, 3])]).is_err());
+    }
+}
