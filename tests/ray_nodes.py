@@ -22,6 +22,9 @@ DEADLINE = 60.0
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 """Not 127.0.0.1: Ray takes that for "whatever address this machine has"."""
 
+STARTED = "This command will now block"
+"""The last that `ray start --block` says; its address stands before it."""
+
 GPUS = 8
 CPUS = 8
 OBJECT_STORE = 80 * 2**20
@@ -68,7 +71,7 @@ class RayNode:
             )
 
     def wait_started(self) -> "RayNode":
-        wait_until(lambda: "Ray runtime started" in self.log or self.process.poll() is not None, "a Ray node's start")
+        wait_until(lambda: STARTED in self.log or self.process.poll() is not None, "a Ray node's start")
         if self.process.poll() is not None:
             raise AssertionError(f"ray start at {self.address} has ended:\n{self.log}")
         return self
@@ -100,7 +103,7 @@ class RayNode:
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(left, 1.0)
+            time.sleep(0.02)
         self.process.wait(DEADLINE)
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -129,7 +132,7 @@ class RayCluster:
 
     def add(self, address: str, wait: bool = True) -> RayNode:
         """One more node, or one again whose raylet was killed."""
-        head = self.address if self.nodes else None
+        head = self.address if self.nodes else None  # that of a node that has started
         node = RayNode(Path(self._folder.name) / str(len(self.nodes)), address, head, self._gpus, self._cpus)
         self.nodes.append(node)
         return node.wait_started() if wait or head is None else node

@@ -40,7 +40,7 @@ def main() -> NoReturn:
 
         control.stage(StageName.IMPORTED)
         driver = Driver(control, events)
-        way_out.before = driver.remove_files
+        way_out.before = driver.let_go
         try:
             driver.run()
         except ClusterError as error:

@@ -14,7 +14,7 @@ from phalanx.cluster import census, packing
 from phalanx.cluster.errors import ClusterError, Stopped
 from phalanx.cluster.groups import Groups
 from phalanx.cluster.joining import Joined, join, loopback_trouble, runtime_environment
-from phalanx.cluster.lifeline import Lifeline
+from phalanx.cluster.lifeline import PATIENCE, Lifeline
 from phalanx.cluster.packing import Demand, Node, Plan, Refusal
 from phalanx.cluster.seats import Finished, Looked, Seats
 from phalanx.config import Config
@@ -70,7 +70,7 @@ class Driver:
         environment = runtime_environment(parallel.ray_runtime_env)
         self._joined = join(parallel.ray_address, environment, cpus, self._tell)
         self._stopping()
-        Lifeline(*self._joined.head_target, self._head_gone)
+        Lifeline(*self._joined.head_target, PATIENCE, self._head_gone)
         plan = self._plan(demand)
         self._check_address(plan)
         self._nodes = {node.address: node for node in plan.nodes}
@@ -188,11 +188,11 @@ class Driver:
         ports = census.ports()
         for node in self._nodes.values():
             address, port = ports.get(node.id, (node.address, 0))
-            Lifeline(address, port, self._on_node_gone(node))
+            Lifeline(address, port, 0, self._on_node_gone(node))
 
     def _on_node_gone(self, node: Node) -> Callable[[str], None]:
         def gone(reason: str) -> None:
-            self._events.put(NodeGone(node.id, f"the Ray node {node.address} is gone: its raylet {reason}"))
+            self._events.put(NodeGone(node.id, f"the Ray node {node.address} is gone: {reason}"))
 
         return gone
 
@@ -204,8 +204,8 @@ class Driver:
         if self._leaving or self._joined is None:
             return
         with contextlib.suppress(OSError):
-            self._control.send(Failed(f"the Ray head at {self._joined.head} is gone: it {reason}"))
-        self._joined.remove_files()
+            self._control.send(Failed(f"the Ray head is gone: {reason}"))
+        self._joined.let_go()
         os._exit(EXIT_FAILED)
 
     # --- end ---
@@ -231,10 +231,10 @@ class Driver:
         if self._joined is not None:
             self._joined.leave()
 
-    def remove_files(self) -> None:
+    def let_go(self) -> None:
         """All that is left to do where leaving takes too long."""
         if self._joined is not None:
-            self._joined.remove_files()
+            self._joined.let_go()
 
 
 def demand_of(config: Config) -> Demand:

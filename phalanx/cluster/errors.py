@@ -3,8 +3,9 @@
 REASON_LIMIT = 400
 """Characters of Ray's own words that are passed on; its messages run to pages."""
 
-_BEFORE_GUESSES = ("There are some potential root causes", "This can be caused by", "\nTo reduce the likelihood")
+_BEFORE_GUESSES = ("Some common causes include", "There are some potential root causes", "This can be caused by")
 """Where Ray's account of what happened ends and its list of guesses begins."""
+_SAYS_NOTHING = "The actor died unexpectedly before finishing this task."
 
 
 class ClusterError(Exception):
@@ -17,7 +18,7 @@ class Stopped(Exception):
 
 def in_short(error: BaseException) -> str:
     """Ray's words for an error, without its tables of ids and its guesses."""
-    text = str(error)
+    text = str(error).replace(_SAYS_NOTHING, "")
     for mark in _BEFORE_GUESSES:
         text = text.partition(mark)[0]
     # Rows of the table of ids that Ray's messages carry are indented.

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "10")
 
 import ray
-from ray._private import services
+from ray._private import services, worker
 from ray._private.utils import read_ray_address
 
+from phalanx.cluster import warden
 from phalanx.cluster.errors import ClusterError, in_short
 from phalanx.cluster.lifeline import dial
 from phalanx.transport.listener import PrivateFolder
@@ -57,8 +59,8 @@ class Joined:
     """HOST:PORT of the Ray head."""
     local_address: str
     """This machine's address, as a connection towards the head has it."""
-    folder: PrivateFolder | None
-    """Of a cluster of our own: where it keeps its files."""
+    own: "Own | None"
+    """What is to be ended with us, where the cluster was started for us alone."""
 
     @property
     def head_target(self) -> tuple[str, int]:
@@ -69,12 +71,37 @@ class Joined:
         try:
             ray.shutdown(wait_for_processes=True)
         finally:
-            self.remove_files()
+            self.let_go()
 
-    def remove_files(self) -> None:
-        if self.folder is not None:
-            self.folder.close()
-            self.folder = None
+    def let_go(self) -> None:
+        """Leave what is left of a cluster of our own to its warden, and wait for that."""
+        if self.own is not None:
+            self.own.end()
+            self.own = None
+
+
+class Own:
+    """A cluster that this process starts for itself: its folder, and the warden over what outlives us."""
+
+    def __init__(self) -> None:
+        # Short: Ray keeps socket files 80 characters below it, and the kernel allows 107.
+        self._folder = PrivateFolder(Path("/tmp"))
+        self._warden = warden.post(self._folder.path)
+        self.settings = {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+            "_temp_dir": str(self._folder.path),
+        }
+        # Ray lets only holders of a token in, and would write a lasting one into the home folder.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+    def end(self) -> None:
+        assert self._warden.stdin is not None
+        self._warden.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._warden.wait(warden.LIMIT)
+        self._folder.close()
 
 
 def join(option: str | None, environment: dict[str, Any], cpus: int | None, tell: Callable[[str], None]) -> Joined:
@@ -105,35 +132,27 @@ def join(option: str | None, environment: dict[str, Any], cpus: int | None, tell
                     f"{wanted.source} {wanted.address}: no Ray cluster answers there ({error.strerror or error})"
                 ) from None
             head = None
-    folder = None
+    own = None
     if head is not None:
         settings["address"] = head
     else:
         tell("starting a Ray cluster on this machine")
-        # Short: Ray keeps socket files 80 characters below it, and the kernel allows 107.
-        folder = PrivateFolder(Path("/tmp"))
-        settings |= {
-            "address": "local",
-            "include_dashboard": False,
-            "num_cpus": cpus,
-            "object_store_memory": OBJECT_STORE,
-            "_temp_dir": str(folder.path),
-        }
-        if "RAY_AUTH_MODE" not in os.environ:
-            # Ray's default is a token too, but one that it writes into the home folder.
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        own = Own()
+        settings |= {**own.settings, "num_cpus": cpus}
+    # Told not to pass logs on, Ray still prints what its raylets complain of, with the last 20 lines of their logs.
+    # What concerns a rank comes as an exception, and is told by name.
+    worker._worker_logs_enabled = False
     try:
         ray.init(**settings)
         head = str(ray.get_runtime_context().gcs_address)
         with contextlib.closing(dial(*_split(head))) as sock:
             local_address = sock.getsockname()[0]
     except Exception as error:
-        if folder is not None:
-            ray.shutdown()
-            folder.close()
+        if own is not None:
+            own.end()
             raise ClusterError(f"a Ray cluster could not be started on this machine: {in_short(error)}") from error
         raise ClusterError(_why_not(head or "", wanted, error)) from error
-    return Joined(head, local_address, folder)
+    return Joined(head, local_address, own)
 
 
 def loopback_trouble(address: str, nodes: list[str]) -> str:

@@ -14,7 +14,7 @@ from phalanx.transport.listener import tune
 DIAL_TIMEOUT = 3.0
 """Seconds that a machine of the cluster gets to take a connection."""
 PATIENCE = 2.0
-"""Seconds in which one that closed our connection may take another. A gRPC server closes one that says nothing."""
+"""Seconds in which a process may be replaced by another at the same port, as a Ray head with external storage is."""
 
 
 def dial(host: str, port: int, timeout: float = DIAL_TIMEOUT) -> socket.socket:
@@ -26,34 +26,31 @@ def dial(host: str, port: int, timeout: float = DIAL_TIMEOUT) -> socket.socket:
 
 
 class Lifeline:
-    """Calls `gone` with a reason, on a thread of its own, once nobody listens at `host:port` any more."""
+    """Calls `gone` with a reason, on a thread of its own, once nobody listens at `host:port` any more.
 
-    def __init__(self, host: str, port: int, gone: Callable[[str], None]) -> None:
+    A connection that ends proves nothing yet (a gRPC server closes one that says nothing): that there is no other
+    within `patience` seconds does.
+    """
+
+    def __init__(self, host: str, port: int, patience: float, gone: Callable[[str], None]) -> None:
         self._target = (host, port)
+        self._patience = patience
         self._gone = gone
         threading.Thread(target=self._hold, name=f"lifeline {host}:{port}", daemon=True).start()
 
     def _hold(self) -> None:
-        sock = None
         while True:
-            lost = "closed the connection"
-            if sock is not None:
-                try:
+            try:
+                with contextlib.closing(self._redial()) as sock, contextlib.suppress(OSError):
                     while sock.recv(4096):
                         pass
-                except OSError as error:
-                    lost = str(error.strerror or error)
-                with contextlib.suppress(OSError):
-                    sock.close()
-            try:
-                sock = self._redial()
             except OSError as error:
                 host, port = self._target
-                self._gone(f"{lost}; nobody answers at {host}:{port} ({error.strerror or error})")
+                self._gone(f"nobody answers at {host}:{port} any more ({error.strerror or error})")
                 return
 
     def _redial(self) -> socket.socket:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 return dial(*self._target)

@@ -1,0 +1,56 @@
+"""Outlive the driver that started a Ray cluster of its own, to end what is left of the cluster and its files.
+
+`python -m phalanx.cluster.warden FOLDER`, with a pipe as stdin whose other end only the driver holds. Killed itself, a
+driver takes Ray's main processes with it, but not Ray's agents, which go on for minutes.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LIMIT = 10.0
+"""Seconds to keep looking for processes that are on their way out."""
+
+
+def post(folder: Path) -> "subprocess.Popen[bytes]":
+    """Start a warden over a folder; closing its stdin, or dying, calls it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "phalanx.cluster.warden", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # The supervisor kills the driver's whole session.
+        start_new_session=True,
+    )
+
+
+def main(folder: Path) -> None:
+    while os.read(0, 4096):
+        pass
+    deadline = time.monotonic() + LIMIT
+    while (left := _processes_with_files_in(folder)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes_with_files_in(folder: Path) -> list[int]:
+    """Every process of a Ray cluster keeps its log open. (They change their names, so commands tell nothing.)"""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if any(os.readlink(entry).startswith(f"{folder}/") for entry in (process / "fd").iterdir()):
+                    found.append(int(process.name))
+    return found
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
