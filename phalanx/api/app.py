@@ -20,6 +20,7 @@ class Application:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._routing = Routing()
+        self._signature = (b"x-phalanx-api-server", str(service.engine.index).encode())
         # Digests are of equal length, so comparing them tells nothing of a key's length either.
         self._keys = [_digest(key.encode()) for key in service.config.http.api_key]
 
@@ -27,6 +28,7 @@ class Application:
         if scope["type"] != "http":
             raise ValueError(f"this server speaks HTTP, not {scope['type']}")
         exchange = Exchange(scope, receive, send)
+        exchange.signature.append(self._signature)
         methods = self._routing.methods(exchange.path)
         route = methods.get(exchange.method)
         try:

@@ -68,6 +68,11 @@ class Generation:
         self.on_output: Callable[[], None] | None = None
         """Called, in place of waking `next`, when `take` has something; must not raise."""
 
+    @property
+    def rank(self) -> RankId:
+        """Where it runs."""
+        return self._placement.rank
+
     async def next(self) -> RequestOutput:
         """Wait for new tokens; all that came since the last call are merged into one output.
 
@@ -129,6 +134,7 @@ class EngineClient:
     """All ranks attached to this API server."""
 
     def __init__(self, index: ApiServerId, on_change: Callable[[], None] = lambda: None) -> None:
+        self.index = index
         # Different in every API server: equal choices must not fall alike everywhere.
         self._router = Router(random.Random(f"phalanx api {index}"))
         self._links: dict[RankId, _RankLink] = {}

@@ -56,7 +56,7 @@ class BodyTooLarge(ApiError):
 class Exchange:
     """A request being answered. Handlers read `body()`, then either `reply` once or `begin_events` and `send` on."""
 
-    __slots__ = ("_receive", "arrival", "method", "path", "scope", "send", "status")
+    __slots__ = ("_receive", "arrival", "method", "path", "scope", "send", "signature", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -67,6 +67,8 @@ class Exchange:
         self.arrival = perf_counter()
         self.status = 0
         """Of the answer; 0 while none has begun."""
+        self.signature: list[tuple[bytes, bytes]] = []
+        """Headers that say which processes answered."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
@@ -127,7 +129,7 @@ class Exchange:
     async def begin_events(self) -> None:
         """Start a stream of server-sent events; each is then one `http.response.body` through `send`."""
         self.status = 200
-        await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + self.signature})
 
     @property
     def outlet(self) -> Outlet | None:
@@ -146,7 +148,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": event})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]], length: int) -> None:
-        headers.append((b"content-length", str(length).encode()))
+        headers += [(b"content-length", str(length).encode()), *self.signature]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     @asynccontextmanager

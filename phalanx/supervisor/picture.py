@@ -29,15 +29,14 @@ class PlainPicture:
     def __init__(self, stream: TextIO, announce: Announce) -> None:
         self._stream = stream
         self._announce = announce
-        self._shown: dict[Place, tuple[StageName, Life, str]] = {}
+        self._shown: dict[Place, tuple[StageName, Life]] = {}
 
     def changed(self, fleet: Fleet) -> None:
         if fleet.phase is Phase.STOPPING or fleet.phase is Phase.FINISHED:
             return
         now = time.monotonic()
         for place, child in fleet.children.items():
-            # What a launch waits for is said as it changes; a stage's own details are not.
-            state = (child.stage, child.life, child.detail if child.life is Life.LAUNCHING else "")
+            state = (child.stage, child.life)
             if child.life is Life.LAUNCHING and not child.detail:
                 continue
             if child.life in (Life.LAUNCHING, Life.STARTING, Life.READY) and self._shown.get(place) != state:

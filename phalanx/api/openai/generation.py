@@ -80,6 +80,11 @@ class Branch:
             sampling = msgspec.structs.replace(sampling, max_tokens=1)
         self._generation = service.engine.generate(self.prompt, sampling, priority)
 
+    @property
+    def rank(self) -> int | None:
+        """Where it runs; None: nowhere, there is nothing to generate."""
+        return None if self._generation is None else self._generation.rank
+
     async def advance(self) -> str:
         """Wait for the next tokens; give the text to show. The end is where `choice.finish_reason` is set.
 
@@ -237,6 +242,8 @@ async def run(
     try:
         for branch in branches:
             branch.submit(service, request.priority or 0)
+        ranks = {branch.rank for branch in branches if branch.rank is not None}
+        exchange.signature.append((b"x-phalanx-ranks", ",".join(map(str, sorted(ranks))).encode()))
         if request.stream:
             options = request.stream_options or StreamOptions()
             await _stream(exchange, branches, form, options, request.n or 1)
