@@ -1,0 +1,147 @@
+"""Ranks as Ray actors on a simulated cluster of two nodes: no address that nobody listens at, no start that hangs."""
+
+import contextlib
+import http.client
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from ray_nodes import RayCluster, RayNode, wait_until
+from service import Service
+
+STAGES = ("started", "imported", "weights", "cache", "warm-up", "attached")
+BOUND = 30.0
+"""Seconds from a fault to the end of the service, at most; what a half-open connection takes to be noticed included."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with RayCluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def on_ray(cluster: RayCluster, start_service: Callable[..., Service]) -> Callable[..., Service]:
+    def start(*flags: str, env: dict[str, str] | None = None) -> Service:
+        ray = ("--data-parallel-backend", "ray", "--ray-address", cluster.address, "--device", "cuda")
+        return start_service("--engine", "synthetic", *ray, *flags, env={**cluster.environment, **(env or {})})
+
+    return start
+
+
+def answers(address: str, pairs: int) -> set[tuple[str | None, str | None]]:
+    """(API server, rank) of chats until `pairs` different ones have answered."""
+    seen: set[tuple[str | None, str | None]] = set()
+    body = json.dumps({"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 4})
+    for _ in range(60 * pairs):
+        # A connection of its own for each: the kernel spreads connections over the API servers.
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+        assert answer.status == 200, text
+        assert json.loads(text)["choices"][0]["message"]["content"]
+        seen.add((answer.headers["x-phalanx-api-server"], answer.headers["x-phalanx-ranks"]))
+        if len(seen) == pairs:
+            break
+    return seen
+
+
+def process_of(cluster: RayCluster, name: str) -> psutil.Process:
+    wait_until(lambda: name in below(cluster, name), f"the process of {name}")
+    return below(cluster, name)[name]
+
+
+def below(cluster: RayCluster, title: str) -> dict[str, psutil.Process]:
+    """Processes on the cluster's nodes that call themselves `phalanx TITLE...`, by the rest of their name."""
+    found = {}
+    for node in cluster.nodes:
+        for process in node.processes(f"phalanx {title}"):
+            with_title = " ".join(process.cmdline()).strip()
+            if with_title.startswith("phalanx "):
+                found[with_title.removeprefix("phalanx ")] = process
+    return found
+
+
+def assert_nothing_left(cluster: RayCluster) -> None:
+    wait_until(lambda: not below(cluster, ""), "the end of every node and rank")
+
+
+def listening(process: psutil.Process) -> set[tuple[str, int]]:
+    return {(c.laddr.ip, c.laddr.port) for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+def dialled(process: psutil.Process) -> set[tuple[str, int]]:
+    established = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
+    return {(c.raddr.ip, c.raddr.port) for c in established}
+
+
+@pytest.mark.parametrize(("ranks", "servers"), [(8, 2), (16, 8)], ids=["TP1DP8 on one node", "TP1DP16 on two"])
+def test_each_rank_reaches_each_api_server_at_a_real_address_and_answers_through_it(
+    ranks: int, servers: int, cluster: RayCluster, on_ray: Callable[..., Service], tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit"
+    flags = ("-dp", str(ranks), "--api-server-count", str(servers))
+    service = on_ray(*flags, env={"PHALANX_AUDIT_LISTENERS": str(audit)}).wait_ready()
+    found = below(cluster, "engine")
+    assert sorted(found) == sorted(f"engine {rank}" for rank in range(ranks))
+    nodes = [{int(name.split()[1]) for name in below_one(node)} for node in cluster.nodes]
+    assert [len(held) for held in nodes] == [8, ranks - 8]
+
+    api = [psutil.Process(service.pid_of(f"api {index}")) for index in range(servers)]
+    ports = [{port for _, port in listening(process)} for process in api]
+    for process in found.values():
+        # Each at an address of its own, none of it deferred: the kernel shows both ends of the connection.
+        reached = dialled(process)
+        assert all(any(port in held for _, port in reached) for held in ports)
+        assert not {("0.0.0.0", port) for _, port in reached} & reached
+    assert len({process.environ()["CUDA_VISIBLE_DEVICES"] + process.name() for process in found.values()}) >= 8
+    told = audit.read_text().splitlines()
+    assert len(told) > ranks * servers
+    assert {line.partition(" ")[2] for line in told} == {"listens"}
+
+    pairs = {(str(server), str(rank)) for server in range(servers) for rank in range(ranks)}
+    assert answers(service.address, len(pairs)) == pairs
+    assert service.stop() == 0
+    assert_nothing_left(cluster)
+
+
+def below_one(node: RayNode) -> list[str]:
+    titles = [" ".join(process.cmdline()).strip() for process in node.processes("phalanx engine")]
+    return [title.removeprefix("phalanx ") for title in titles if title.startswith("phalanx ")]
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "ready"])
+def test_an_actor_that_is_killed_is_named_and_ends_the_service(
+    stage: str, cluster: RayCluster, on_ray: Callable[..., Service]
+) -> None:
+    service = on_ray("-dp", "2", "--synthetic-stage", f"1:{stage}=hang", "--startup-timeout", "60")
+    service.wait_ready() if stage == "ready" else service.wait_for(f"engine 1   {stage}")
+    actor = process_of(cluster, "engine 1").parents()[1]
+    actor.kill()
+    assert service.wait(BOUND) == 1
+    assert re.search(r"engine 1 \(pid \d+ on 127\.0\.0\.2\) failed", service.stderr)
+    assert_nothing_left(cluster)
+    service.assert_nothing_left()
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "ready"])
+def test_a_node_of_the_cluster_that_dies_is_named_and_ends_the_service(
+    stage: str, cluster: RayCluster, on_ray: Callable[..., Service]
+) -> None:
+    doomed = cluster.add("127.0.0.4")
+    flags = ("--data-parallel-pack", "strict", "--data-parallel-size-local", "1", "--startup-timeout", "60")
+    where = ("--data-parallel-nodes", "127.0.0.2", "127.0.0.4")
+    service = on_ray("-dp", "2", *flags, *where, "--synthetic-stage", f"1:{stage}=hang")
+    service.wait_ready() if stage == "ready" else service.wait_for(f"engine 1   {stage}")
+    doomed.kill("raylet")
+    assert service.wait(BOUND) == 1
+    assert re.search(r"engine 1 \(pid \d+ on 127\.0\.0\.4\) failed", service.stderr)
+    assert_nothing_left(cluster)
+    service.assert_nothing_left()
+    doomed.close()
+    cluster.nodes.remove(doomed)
