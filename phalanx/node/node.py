@@ -295,11 +295,11 @@ def how(status: int) -> str:
 
 
 def spell(places: tuple[Place, ...]) -> str:
-    """`rank 3`, `ranks 8 to 15`, `ranks 3 and 5`, `rank 0 tp 1`."""
+    """`rank 3`, `ranks 8 to 15`, `ranks 3, 5`, `rank 0 tp 1`."""
     ranks = sorted(place.index for place in places if not place.worker)
     parts = [f"rank {place.index} tp {place.worker}" for place in places if place.worker]
-    if len(ranks) > 2 and ranks == list(range(ranks[0], ranks[-1] + 1)):
+    if len(ranks) > 1 and ranks == list(range(ranks[0], ranks[-1] + 1)):
         parts.insert(0, f"ranks {ranks[0]} to {ranks[-1]}")
     elif ranks:
-        parts.insert(0, f"rank{'s' if len(ranks) > 1 else ''} {' and '.join(map(str, ranks))}")
+        parts.insert(0, f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}")
     return ", ".join(parts)

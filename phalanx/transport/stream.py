@@ -135,5 +135,5 @@ class Connection(asyncio.Protocol):
 
     def _drop(self, reason: str) -> None:
         self._reason = reason
-        log.warning("dropped a connection: %s", reason)
+        log.warning("dropped a connection%s: %s", f" from {self.peer_host}" if self.peer_host else "", reason)
         self._transport.close()

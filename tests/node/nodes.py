@@ -29,11 +29,19 @@ def stand_in_node(control: str, *ranks: int, flags: tuple[str, ...] = (), env: d
     return Program(*_arguments(control, ranks), *flags, command=STAND_IN_NODE, env=environment)
 
 
-def join(control: str, first: int, count: int, *flags: str, env: dict[str, str] | None = None) -> Program:
-    """`phalanx join`."""
+def join(
+    control: str,
+    first: int,
+    count: int,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    on: tuple[str, ...] = (),
+    program: tuple[str, ...] = JOIN,
+) -> Program:
+    """`phalanx join`; `on` precedes the command, to run it elsewhere."""
     ranks = ("--data-parallel-start-rank", str(first), "--data-parallel-size-local", str(count))
     environment = {"PHALANX_SECRET": SECRET, **(env or {})}
-    return Program("--control", control, *ranks, *flags, command=JOIN, env=environment)
+    return Program("--control", control, *ranks, *flags, command=(*on, *program), env=environment)
 
 
 def _arguments(control: str, ranks: tuple[int, ...]) -> tuple[str, ...]:

@@ -35,6 +35,6 @@ def test_places_are_spelt_for_people() -> None:
         return tuple(Place(Role.ENGINE, rank) for rank in ranks)
 
     assert spell(places(3)) == "rank 3"
-    assert spell(places(3, 4)) == "ranks 3 and 4"
     assert spell(places(8, 9, 10)) == "ranks 8 to 10"
+    assert spell(places(3, 5)) == "ranks 3, 5"
     assert spell((*places(1), Place(Role.ENGINE, 1, 2))) == "rank 1, rank 1 tp 2"
