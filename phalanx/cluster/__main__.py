@@ -31,7 +31,7 @@ def main() -> NoReturn:
     except OSError as error:
         print(f"the Ray driver cannot join the service: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    way_out.limit = control.config.service.shutdown_timeout
+    way_out.limit = 0.8 * control.config.service.shutdown_timeout
     try:
         control.stage(StageName.STARTED)
         logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")
@@ -64,7 +64,7 @@ class WayOut:
     def __init__(self) -> None:
         self.status = 0
         self.limit = 5.0
-        """Seconds that leaving the cluster in order may take."""
+        """Seconds that leaving the cluster in order may take; less than the supervisor waits before it kills."""
         self.before: Callable[[], None] = lambda: None
 
     def within(self, seconds: float) -> None:

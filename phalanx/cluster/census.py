@@ -17,7 +17,7 @@ from ray.util import placement_group_table
 
 from phalanx.cluster.packing import Holder, Node, Resource
 
-COMMAND_LIMIT = 60
+COMMAND_LIMIT = 80
 """Characters of a job's command line that a message quotes."""
 
 
@@ -69,10 +69,16 @@ def _holders(resource: Resource) -> dict[str, list[Holder]]:
     for (node, job), held in by_job.items():
         names = sorted(grip.name for grip in held)
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        command = commands.get(job, "")[:COMMAND_LIMIT]
+        command = _in_short(commands.get(job, ""))
         who = f"{names[0]}{others} of job {job}" + (f" ({command})" if command else "")
         holders[node].append(Holder(who, sum(grip.amount for grip in held)))
     return holders
+
+
+def _in_short(command: str) -> str:
+    """Without the folder of its program, and without the empty words of a process that has renamed itself."""
+    program, _, arguments = command.replace(' ""', "").replace('"', "").partition(" ")
+    return f"{program.rpartition('/')[2]} {arguments}".strip()[:COMMAND_LIMIT]
 
 
 def _groups(resource: Resource) -> Iterator[_Grip]:

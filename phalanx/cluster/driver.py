@@ -218,7 +218,7 @@ class Driver:
         self._leaving = True
         if self._seats is not None:
             # The supervisor tells nodes to stop; what they have to say last arrives meanwhile.
-            deadline = time.monotonic() + self._config.service.shutdown_timeout / 2
+            deadline = time.monotonic() + 0.4 * self._config.service.shutdown_timeout
             while self._seats.open and time.monotonic() < deadline:
                 with contextlib.suppress(queue.Empty):
                     event = self._events.get(timeout=0.1)

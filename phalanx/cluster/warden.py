@@ -30,10 +30,11 @@ def post(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def main(folder: Path) -> None:
+    driver = os.getppid()
     while os.read(0, 4096):
         pass
     deadline = time.monotonic() + LIMIT
-    while (left := _processes_with_files_in(folder)) and time.monotonic() < deadline:
+    while (left := _processes_with_files_in(folder) - {driver}) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -41,14 +42,14 @@ def main(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _processes_with_files_in(folder: Path) -> list[int]:
+def _processes_with_files_in(folder: Path) -> set[int]:
     """Every process of a Ray cluster keeps its log open. (They change their names, so commands tell nothing.)"""
-    found = []
+    found = set()
     for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and int(process.name) != os.getpid():
+        if process.name.isdecimal():
             with contextlib.suppress(OSError):
                 if any(os.readlink(entry).startswith(f"{folder}/") for entry in (process / "fd").iterdir()):
-                    found.append(int(process.name))
+                    found.add(int(process.name))
     return found
 
 

@@ -20,4 +20,4 @@ def desk() -> Iterator[NodeDesk]:
     try:
         yield desk
     finally:
-        desk.close()
+        desk.hang_up()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import psutil
 from engine.rank_process import DEADLINE, EOF, Reader, accept
+from ray_nodes import RayCluster
 
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelFacts, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (
@@ -23,7 +24,6 @@ from phalanx.protocol import (
     Membership,
     NodeEnded,
     NodeHello,
-    NodeStarting,
     Place,
     Ready,
     Role,
@@ -63,6 +63,8 @@ class Driver:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # Ray makes a driver's working folder importable for its actors.
+            cwd=folder,
         )
         self._control = Reader(accept(self._listener, SECRET.encode()), ToSupervisor)
         hello = self._control.until(Hello)
@@ -83,6 +85,26 @@ class Driver:
             assert message is not EOF, f"ended without {kind.__name__}: {self.reports} {self.wait()}"
             assert not isinstance(message, Failed), message
 
+    def reports_until(self, kind: type[T], count: int) -> list[T]:
+        """The reports of a kind so far, waiting until there are `count`."""
+        while len(found := [report for report in self.reports if isinstance(report, kind)]) < count:
+            self.until(kind)
+        return found
+
+    def until_detail(self, detail: str) -> None:
+        while self.until(Stage).detail != detail:
+            pass
+
+    def failed(self) -> str:
+        """The reason it gives up with; it must be told as one, without a traceback."""
+        while True:
+            message = self._control.next()
+            self.reports.append(message)
+            if isinstance(message, Failed):
+                assert not message.traceback, message.traceback
+                return message.reason
+            assert message is not EOF, f"ended without a word: {self.reports} {self.wait()}"
+
     def ready(self) -> "Driver":
         self.until(Ready)
         return self
@@ -101,9 +123,6 @@ class Driver:
 
     def ended(self) -> NodeEnded:
         return self.until(NodeEnded)
-
-    def starting(self) -> NodeStarting:
-        return self.until(NodeStarting)
 
     def stop(self) -> tuple[int, str]:
         self.tell(Stop())
@@ -127,8 +146,13 @@ class Driver:
 
 
 @contextlib.contextmanager
-def running(folder: Path, environment: dict[str, str], **parallel: Any) -> Iterator[Driver]:
-    driver = Driver(folder, config(**parallel), environment)
+def running(
+    folder: Path, cluster: RayCluster | None, environment: dict[str, str] | None = None, **parallel: Any
+) -> Iterator[Driver]:
+    """A driver that has been welcomed; with a cluster, it is told to join that."""
+    if cluster is not None:
+        parallel["ray_address"] = cluster.address
+    driver = Driver(folder, config(**parallel), {**(cluster.environment if cluster else {}), **(environment or {})})
     try:
         yield driver
     finally:
@@ -165,13 +189,15 @@ class NodeDesk:
             found[hello.places[0]] = psutil.Process(hello.pid)
         return found
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
+        """Close all connections, so that the nodes end."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(DEADLINE)
         for reader in self._readers:
             reader.close()
+        self._readers.clear()
 
 
 def rank(index: int, worker: int = 0) -> Place:

@@ -1,0 +1,24 @@
+"""`python late_group.py ADDRESS`: a plan that somebody was faster to take: two groups on a node that has one GPU left.
+
+Prints what is told on the way, and at last why it was given up.
+"""
+
+import dataclasses
+import sys
+
+from phalanx.cluster import census
+from phalanx.cluster.errors import ClusterError
+from phalanx.cluster.groups import Groups
+from phalanx.cluster.joining import join
+from phalanx.cluster.packing import Demand, pack
+
+if __name__ == "__main__":
+    demand = Demand(2, 1, "GPU")
+    joined = join(sys.argv[1], {}, None, lambda detail: None)
+    full = [node for node in census.take("GPU") if not node.here]
+    groups = Groups(pack([dataclasses.replace(full[0], free=2)], demand, "fill"), demand, "late")
+    try:
+        groups.wait(0.5, lambda share, detail: print(share, detail), lambda: None)
+    except ClusterError as error:
+        print(error)
+    joined.leave()
