@@ -1,9 +1,9 @@
 """A port thief: takes every TCP port of the ephemeral range that becomes free, as fast as it can.
 
-It holds most of the range on 127.0.0.1 and goes round the rest for ever, so a port that
-anybody probes and closes is gone before it can be bound again. It lets random ports go as it takes others, so
-that there is always something to take and the machine's other programs still find a port. Ends with its standard
-input. Prints `holding N ports` once it is at work, and at the end how many it has taken.
+It holds most of the range on every address and goes round the rest for ever, so a port that anybody probes and closes
+is gone before it can be bound again. It lets random ports go as it takes others, so that there is always something to
+take and the machine's other programs still find a port. Ends with its standard input. Prints `holding N ports` once
+it is at work, and at the end how many it has taken.
 
     python benchmarks/port_grabber.py
 """
@@ -33,7 +33,7 @@ def main() -> None:
                 continue
             sock = socket.socket()
             try:
-                sock.bind(("127.0.0.1", port))
+                sock.bind(("0.0.0.0", port))
                 sock.listen(1)
             except OSError as error:
                 sock.close()

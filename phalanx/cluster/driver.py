@@ -70,7 +70,7 @@ class Driver:
         environment = runtime_environment(parallel.ray_runtime_env)
         self._joined = join(parallel.ray_address, environment, cpus, self._tell)
         self._stopping()
-        Lifeline(*self._joined.head_target, PATIENCE, self._head_gone)
+        Lifeline(*self._joined.head_target, PATIENCE, self._cut_off("the Ray head"))
         plan = self._plan(demand)
         self._check_address(plan)
         self._nodes = {node.address: node for node in plan.nodes}
@@ -184,11 +184,14 @@ class Driver:
             self._control.send(NodeEnded(order.places, f"the Ray node {address} has left the cluster", order.host))
 
     def _watch_nodes(self) -> None:
-        """Be told at once when one of the plan's nodes dies."""
+        """Be told at once when one of the plan's nodes dies, or this machine's."""
         ports = census.ports()
         for node in self._nodes.values():
-            address, port = ports.get(node.id, (node.address, 0))
-            Lifeline(address, port, 0, self._on_node_gone(node))
+            if not node.here:
+                Lifeline(*ports.get(node.id, (node.address, 0)), 0, self._on_node_gone(node))
+        own = census.here()
+        if own in ports:
+            Lifeline(*ports[own], 0, self._cut_off(f"this machine's Ray node {ports[own][0]}"))
 
     def _on_node_gone(self, node: Node) -> Callable[[str], None]:
         def gone(reason: str) -> None:
@@ -196,17 +199,22 @@ class Driver:
 
         return gone
 
-    def _head_gone(self, reason: str) -> None:
-        """On a thread of its own: the main thread may be waiting for the very head that is gone.
+    def _cut_off(self, what: str) -> Callable[[str], None]:
+        """What to do when something is gone without which there is no driver.
 
-        Ray itself would end this process after a minute, with a stack trace.
+        On a thread of its own: the main thread may be waiting for what is gone. Ray itself would end this process
+        later, without a word to the supervisor.
         """
-        if self._leaving or self._joined is None:
-            return
-        with contextlib.suppress(OSError):
-            self._control.send(Failed(f"the Ray head is gone: {reason}"))
-        self._joined.let_go()
-        os._exit(EXIT_FAILED)
+
+        def gone(reason: str) -> None:
+            if self._leaving:
+                return
+            with contextlib.suppress(OSError):
+                self._control.send(Failed(f"{what} is gone: {reason}"))
+            self.let_go()
+            os._exit(EXIT_FAILED)
+
+        return gone
 
     # --- end ---
 
@@ -222,8 +230,8 @@ class Driver:
             while self._seats.open and time.monotonic() < deadline:
                 with contextlib.suppress(queue.Empty):
                     event = self._events.get(timeout=0.1)
-                    if isinstance(event, Finished):
-                        self._seats.finished(event)
+                    if isinstance(event, Finished) and (over := self._seats.finished(event)) is not None:
+                        self._control.send(over)
             for seat in self._seats.open:
                 self._seats.drop(seat)
         if self._groups is not None:

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.protocol import StageName
-from phalanx.supervisor.fleet import Child, Fleet, Life, Phase
+from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.lives import Child, Life, Phase
 from phalanx.supervisor.picture import Announce, PlainPicture
 
 REFRESH = 0.1

@@ -204,7 +204,8 @@ class Nodes:
             if place in self._waiting:
                 self._owner.not_launched(self._waiting.pop(place), message.reason)
             else:
-                self._vanished(place, message.reason)
+                # Ray's words; those of the connection that ended with it would tell less.
+                self._vanished(place, message.reason, last=True)
 
     def _ask_driver(self, places: list[Place]) -> None:
         assert self._driver is not None
@@ -313,10 +314,12 @@ class Nodes:
     def _tell(self, child: ChildId, name: str, limit: float) -> None:
         self._owner.take(events.Waiting(time.monotonic(), child, name, limit))
 
-    def _vanished(self, place: Place, reason: str) -> None:
+    def _vanished(self, place: Place, reason: str, last: bool = False) -> None:
         link = self._held.get(place)
         for child in list(link.children) if link is not None else ():
             if child.place == place:
+                if link is not None and last:
+                    link.children.discard(child)
                 self._owner.take(events.Vanished(time.monotonic(), child, reason))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from phalanx.protocol import Place, StageName
-from phalanx.supervisor.fleet import Fleet, Life, Phase
+from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.lives import Life, Phase
 
 Announce = Callable[[list[str]], None]
 """Tell the addresses, once the service serves at them; the first is the service's own."""

@@ -19,7 +19,8 @@ from phalanx.hosting.output import Output
 from phalanx.protocol import ChildId, Hello, Incarnation, Membership, NodeHello, Place, Role, ToSupervisor
 from phalanx.supervisor import events, report
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
-from phalanx.supervisor.fleet import Fleet, Limits, Phase
+from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.lives import Limits, Phase
 from phalanx.supervisor.nodes import Nodes
 from phalanx.supervisor.scrape import Scrapes
 from phalanx.supervisor.signals import STOP_SIGNALS

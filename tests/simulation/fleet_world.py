@@ -38,7 +38,8 @@ from phalanx.supervisor.events import (
     Tick,
     Welcome,
 )
-from phalanx.supervisor.fleet import Fleet, Life, Limits, Phase
+from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.lives import Life, Limits, Phase
 
 LIMITS = Limits(startup=10.0, shutdown=3.0)
 MOST_LATE = 1.0

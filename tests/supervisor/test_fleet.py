@@ -26,7 +26,8 @@ from phalanx.supervisor.events import (
     StopRequested,
     Tick,
 )
-from phalanx.supervisor.fleet import Fleet, Limits, Phase
+from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.lives import Limits, Phase
 
 API = ChildId(Place(Role.API, 0), Incarnation(0))
 RANK = ChildId(Place(Role.ENGINE, 0), Incarnation(0))

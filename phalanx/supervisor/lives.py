@@ -1,0 +1,77 @@
+"""The states that `fleet.py` moves children and the fleet through, and how long each may last."""
+
+import enum
+from dataclasses import dataclass
+
+from phalanx.protocol import ChildId, StageName
+
+
+class Life(enum.Enum):
+    LAUNCHING = enum.auto()
+    """Spawn was asked for; no process is known yet."""
+    STARTING = enum.auto()
+    READY = enum.auto()
+    STOPPING = enum.auto()
+    """Told to end."""
+    KILLED = enum.auto()
+    ENDED = enum.auto()
+    """The process is gone; its last words are being read."""
+    GONE = enum.auto()
+    LOST = enum.auto()
+    """Its end was never seen, SIGKILL notwithstanding; given up."""
+
+
+class Phase(enum.Enum):
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    STOPPING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds."""
+
+    startup: float
+    """In one stage without progress."""
+    shutdown: float
+    """From Stop to the end."""
+    cluster: float = 10.0
+    """The Ray driver gets that much more: it takes actors and placement groups down."""
+    dump: float = 1.0
+    """For a stuck child to print where it stands."""
+    kill: float = 5.0
+    """From SIGKILL to the end; only a process stuck in the kernel takes longer."""
+    last_words: float = 1.0
+    """From a child's end to the end of its pipes (a grandchild may hold them open), or the other way round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    name: str
+    since: float
+    deadline: float
+
+
+@dataclass(slots=True)
+class Child:
+    """One incarnation in a place. Read by the start-up picture; changed by Fleet alone."""
+
+    id: ChildId
+    life: Life = Life.LAUNCHING
+    wait: Wait | None = None
+    pid: int | None = None
+    where: str = ""
+    """The machine; empty: the supervisor's own."""
+    stage: StageName = StageName.STARTED
+    stage_since: float = 0.0
+    progress: float | None = None
+    detail: str = ""
+    control_open: bool = False
+    output_open: bool = False
+    ended_by_us: bool = False
+    """It was sent a signal that kills: its exit status says nothing about itself."""
+
+    @property
+    def over(self) -> bool:
+        return self.life is Life.GONE or self.life is Life.LOST
