@@ -26,18 +26,18 @@ def run(arguments: Sequence[str]) -> NoReturn:
     patience = _seconds(given["timeout"])
 
     # Here and not above: `--help` and what is refused need none of it.
-    from phalanx.node import node, program
-    from phalanx.node.errors import NodeError
+    from phalanx.cli.secret import given_secret
+    from phalanx.node import node
+    from phalanx.node.ending import leave
     from phalanx.protocol import Place, Role
 
-    try:
-        secret = program.take_secret()
-    except NodeError as error:
-        raise UsageError(str(error)) from None
+    secret = given_secret()
+    if secret is None:
+        raise UsageError("PHALANX_SECRET is not set: it must hold the same text here as for `phalanx serve`")
     logging.basicConfig(level=given["log_level"].upper(), format="%(message)s")
     places = tuple(Place(Role.ENGINE, rank) for rank in range(first, first + count))
     orders = node.Orders(control, secret, places, given["api_servers"], given.get("model"), patience)
-    program.leave("phalanx join", node.run(orders))
+    leave("phalanx join", node.run(orders))
 
 
 def address(text: str) -> str:

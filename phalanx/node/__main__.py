@@ -2,14 +2,15 @@
 
 import argparse
 import logging
+import os
 from typing import NoReturn
 
 import msgspec
 
+from phalanx.child import SECRET_VARIABLE
 from phalanx.hosting.process import die_with_parent
-from phalanx.node.errors import NodeError
+from phalanx.node.ending import leave
 from phalanx.node.node import Orders, run
-from phalanx.node.program import leave, take_secret
 from phalanx.protocol import Place
 
 
@@ -27,11 +28,12 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         places = msgspec.json.decode(options.places, type=tuple[Place, ...])
-        secret = take_secret()
     except msgspec.MsgspecError as error:
         parser.error(f"--places {options.places}: {error}")
-    except NodeError as error:
-        parser.error(str(error))
+    # It leaves the environment here, so that nothing this process starts or prints inherits it.
+    secret = os.environ.pop(SECRET_VARIABLE, "")
+    if not secret:
+        parser.error(f"{SECRET_VARIABLE} is not set: who starts a node hands it the service's")
     leave(
         "phalanx node", run(Orders(options.control, secret, places, options.serve, options.model, 0.0, options.address))
     )

@@ -8,7 +8,6 @@ import socket
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import setproctitle
 
@@ -20,6 +19,7 @@ from phalanx.hosting.host import Host
 from phalanx.hosting.output import Output
 from phalanx.node import model
 from phalanx.node.arrival import in_thread, reach
+from phalanx.node.ending import Ending
 from phalanx.node.errors import NodeError
 from phalanx.node.link import Link
 from phalanx.node.sockets import Sockets
@@ -60,26 +60,19 @@ class Orders:
     """Of this machine, to dial from; empty: the system's choice."""
 
 
-class Ending(NamedTuple):
-    status: int
-    """Exit status."""
-    words: str
-    """For the person who started the node."""
-
-
 def run(orders: Orders, commands: Commands | None = None) -> Ending:
     """Be a node until the service, the link to it or a signal ends it; leaves no child behind.
 
     On the main thread: a child is killed when the thread that started it ends. `commands` starts other programs.
     """
     setproctitle.setproctitle("phalanx node")
-    return asyncio.run(Node(orders, commands or own_commands()).run())
+    return asyncio.run(Node(orders, commands).run())
 
 
 class Node:
     """Also the audience of its host: what becomes of the children goes to the supervisor."""
 
-    def __init__(self, orders: Orders, commands: Commands) -> None:
+    def __init__(self, orders: Orders, commands: Commands | None) -> None:
         self._orders = orders
         self._commands = commands
         self._host = Host(self)
@@ -141,6 +134,7 @@ class Node:
             raise NodeError(f"{orders.control} took the connection and did not answer within {WELCOME:g} s") from None
         config = welcome.config
         self._grace = config.service.shutdown_timeout
+        self._commands = self._commands or own_commands(config.parallel.frontend_command)
         log.info("the service at %s knows us; checking the model", orders.control)
         folder = await in_thread(lambda: model.find(config, orders.model, holds_ranks=bool(orders.places)))
         try:
@@ -182,7 +176,7 @@ class Node:
     def _launch(self, child: ChildId, further: Mapping[str, str]) -> None:
         place = child.place
         ours = place.role is Role.API or place.index in {held.index for held in self._orders.places}
-        if self._sockets is None or not ours or place.role is Role.RAY:
+        if self._sockets is None or self._commands is None or not ours or place.role is Role.RAY:
             self.not_launched(child, "it is not this node's to start")
             return
         try:

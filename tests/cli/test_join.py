@@ -66,7 +66,7 @@ def test_what_cannot_be_is_one_line(
 def test_a_short_secret_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHALANX_SECRET", "short")
     assert cli.main(["join", *GOOD]) == ExitCode.USAGE
-    assert "PHALANX_SECRET has 5 characters: at least 16 are needed" in capsys.readouterr().err
+    assert "PHALANX_SECRET has 5 characters, it takes at least 16" in capsys.readouterr().err
 
 
 def test_help_says_what_must_be_the_same_at_both_ends(capsys: pytest.CaptureFixture[str]) -> None:

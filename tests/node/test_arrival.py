@@ -124,14 +124,10 @@ def test_a_signal_ends_the_wait_at_once() -> None:
             assert program.stderr.endswith(f"stopped by SIGTERM while waiting for tcp:{host}:{port}\n")
 
 
-@pytest.mark.parametrize(
-    ("secret", "words"),
-    [("", "PHALANX_SECRET is not set"), ("too short", "PHALANX_SECRET has 9 characters: at least 16 are needed")],
-)
-def test_a_node_without_a_good_secret_does_not_start(secret: str, words: str) -> None:
-    with node("tcp:127.0.0.1:1", 0, env={"PHALANX_SECRET": secret}) as program:
+def test_a_node_without_a_secret_does_not_start() -> None:
+    with node("tcp:127.0.0.1:1", 0, env={"PHALANX_SECRET": ""}) as program:
         assert program.wait() == 2
-        assert words in program.stderr
+        assert "PHALANX_SECRET is not set" in program.stderr
 
 
 def test_the_secret_is_in_no_command_line_and_not_in_what_is_printed(checkpoint_folder: Path) -> None:
