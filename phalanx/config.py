@@ -146,7 +146,10 @@ class EngineOptions(Group, frozen=True):
     ] = 0.0
     synthetic_stage: Annotated[
         tuple[str, ...],
-        flag("synthetic engine: STAGE=SECONDS, or STAGE=hang|exit|raise|abort, with RANK: before it for one rank only"),
+        flag(
+            "synthetic engine: STAGE=SECONDS, or STAGE=hang|exit|raise|abort, with RANK: before it for one rank only, "
+            "or RANK.WORKER: for one worker of it"
+        ),
     ] = ()
 
 

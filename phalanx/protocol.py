@@ -8,6 +8,8 @@ Control plane, child <-> supervisor: Hello -> Welcome -> Stage* -> Ready -> ... 
 Control plane, node <-> supervisor: NodeHello -> Welcome -> NodeReady -> (LaunchChild | SignalChild)* <->
 (ChildLaunched | ChildNotLaunched | ChildOutput | ChildExited)* ... -> Stop, or NodeHello -> Refused.
 Engine plane (rank <-> API server, the rank dials): EngineHello -> (Submit | Abort)* <-> StepOutput*.
+Worker plane (worker of a rank <-> its worker 0, the worker dials): WorkerHello -> WorkerWelcome -> Stage* -> Ready ->
+(WorkerStep -> WorkerAnswer)*, or WorkerHello -> Refused.
 """
 
 import enum
@@ -456,3 +458,39 @@ class StepOutput(Message, tag=61, frozen=True):
 
 ToEngine: TypeAlias = Submit | Abort
 ToApi: TypeAlias = EngineHello | StepOutput
+
+
+# --- worker plane ---------------------------------------------------------------------------------
+
+
+class WorkerHello(Message, tag=80, frozen=True):
+    """First message of a tensor-parallel worker to worker 0, which leads its rank."""
+
+    rank: RankId
+    worker: int
+    incarnation: Incarnation
+    """Of the whole rank: its workers start and end together."""
+
+
+class WorkerWelcome(Message, tag=81, frozen=True):
+    """The leader takes the worker. Its stages and its READY are the leader's to hear from now on, too."""
+
+
+class WorkerStep(Message, tag=82, frozen=True):
+    """The worker's share of one step, which may be nothing; answered by WorkerAnswer."""
+
+    step: int
+    """Counter since start, the same for all workers of the rank."""
+    draws: list[tuple[int, int]]
+    """A token each: the digest that names prompt and seed, 0 <= digest < 2**64, and the output position."""
+
+
+class WorkerAnswer(Message, tag=83, frozen=True):
+    step: int
+    """Of the WorkerStep that it answers."""
+    places: list[int]
+    """For each draw, in order, the place of the word drawn in the list of words."""
+
+
+ToWorker: TypeAlias = WorkerWelcome | Refused | WorkerStep
+ToLeader: TypeAlias = WorkerHello | Stage | Ready | WorkerAnswer

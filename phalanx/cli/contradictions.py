@@ -60,7 +60,7 @@ def _contradictions(given: Given) -> Iterator[str]:
                 f"{origins['seed']} is the seed of --load-format dummy; for repeatable text set `seed` in the request"
             )
     for text in engine.synthetic_stage:
-        yield from _synthetic_stage(text, parallel.data_parallel_size)
+        yield from _synthetic_stage(text, parallel.data_parallel_size, parallel.tensor_parallel_size)
 
     yield from _placement(given)
     if model.revision is not None and model.model is None:
@@ -139,14 +139,16 @@ def _placement(given: Given) -> Iterator[str]:
                 yield f"{origins['frontend_command']}: there is no program {words[0] if words else ''!r}"
 
 
-def _synthetic_stage(text: str, ranks: int) -> Iterator[str]:
+def _synthetic_stage(text: str, ranks: int, workers: int) -> Iterator[str]:
     # Here and not above: what is for drills costs an ordinary start nothing.
     from phalanx.engine.drills import parse
 
     try:
-        rank = parse(text).rank
+        drill = parse(text)
     except ValueError as error:
         yield str(error)
     else:
-        if rank is not None and rank >= ranks:
-            yield f"--synthetic-stage {text}: there is no rank {rank}; ranks are 0 to {ranks - 1}"
+        if drill.rank is not None and drill.rank >= ranks:
+            yield f"--synthetic-stage {text}: there is no rank {drill.rank}; ranks are 0 to {ranks - 1}"
+        if drill.worker is not None and drill.worker >= workers:
+            yield f"--synthetic-stage {text}: a rank has no worker {drill.worker}; workers are 0 to {workers - 1}"

@@ -1,4 +1,5 @@
-"""`python -m phalanx.engine --control ADDRESS --index RANK --incarnation K`: a rank's process, from start to end."""
+"""`python -m phalanx.engine --control ADDRESS --index RANK --incarnation K [--worker W]`: a rank's process, or one
+of its tensor-parallel workers', from start to end."""
 
 import logging
 import os
@@ -15,34 +16,53 @@ from phalanx.engine.kv_cache import KvCache
 from phalanx.engine.peers import Mailbox, Peers
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Runner
-from phalanx.protocol import EngineHello, Membership, RankId, Role, StageName, Stop, ToChild
+from phalanx.engine.stages import Stages
+from phalanx.engine.workers import PartnerGone, Workers
+from phalanx.protocol import EngineHello, Membership, RankId, Role, StageName, Stop, ToChild, WorkerHello
 
 STOP_GRACE = 1.0
 """Seconds a stopped rank may take to end its step. Nothing in a step is worth waiting longer for."""
+
+SUPERVISOR_FIRST = 0.5
+"""Seconds the supervisor gets to see the end of a worker's process, and stop the others, before they complain of it."""
 
 
 def main() -> NoReturn:
     launch = Launch.from_process(sys.argv[1:])
     mailbox = Mailbox()
+    stopped = threading.Event()
 
     def hear(message: ToChild) -> None:
+        if not isinstance(message, Membership | Stop):
+            raise TypeError(f"a rank has no use for {type(message).__name__}")
         if isinstance(message, Stop):
+            stopped.set()
             grace = threading.Timer(STOP_GRACE, os._exit, (0,))
             grace.daemon = True
             grace.start()
-        if not isinstance(message, Membership | Stop):
-            raise TypeError(f"a rank has no use for {type(message).__name__}")
-        mailbox.put(message)
+        if launch.worker == 0:
+            mailbox.put(message)
 
     try:
         control = enlist(launch, Role.ENGINE, hear)
     except OSError as error:
-        print(f"rank {launch.index} cannot join the service: {error}", file=sys.stderr)
+        worker = f" worker {launch.worker}" if launch.worker else ""
+        print(f"rank {launch.index}{worker} cannot join the service: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     status = 0
     try:
         logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")
-        serve(control, launch, mailbox)
+        if launch.worker:
+            from phalanx.engine.worker import work  # the synthetic engine alone has workers so far
+
+            work(control, launch)
+        else:
+            serve(control, launch, mailbox)
+    except PartnerGone as error:
+        # Where all were told to stop, one of us is the first to go; else the supervisor names who failed, or we do.
+        if not stopped.wait(SUPERVISOR_FIRST):
+            control.failed(error)
+            status = EXIT_FAILED
     except BaseException as error:
         control.failed(error)  # with its traceback, which the supervisor prints
         status = EXIT_FAILED
@@ -55,11 +75,14 @@ def main() -> NoReturn:
 def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
     """Load, attach to the API servers, serve until stopped. Raises whatever makes that impossible."""
     config = control.config
-    stages = Stages(control, Drills(config.engine.synthetic_stage, launch.index))
-    stages.drills.enter(StageName.STARTED, control.stage)
-    runner = make_runner(config)
+    workers = lead(control, launch, mailbox)
+    stages = Stages(control.send, Drills(config.engine.synthetic_stage, launch.index))
+    stages.begin()
+    runner = make_runner(config, workers)
     stages(StageName.IMPORTED)
     runner.load(stages)
+    if workers is not None:
+        workers.wait(lambda share, detail: stages(StageName.ATTACHED, share, detail))
 
     limits = Limits(
         vocab_size=runner.vocab_size,
@@ -94,31 +117,25 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
     engine.run()
 
 
-def make_runner(config: Config) -> Runner:
+def lead(control: Control, launch: Launch, mailbox: Mailbox) -> Workers | None:
+    """Take in the other workers of this rank, from the start: they report here as they load."""
+    size = control.config.parallel.tensor_parallel_size
+    if size == 1:
+        return None
+    [listener] = launch.sockets["workers"]
+    hello = WorkerHello(RankId(launch.index), 0, launch.incarnation)
+    return Workers(listener, control.secret, hello, size, mailbox.put)
+
+
+def make_runner(config: Config, workers: Workers | None) -> Runner:
     """Imports only what the chosen engine needs: the synthetic one never loads torch."""
     if config.engine.engine == "synthetic":
         from phalanx.engine.synthetic import SyntheticRunner
 
-        return SyntheticRunner(config)
+        return SyntheticRunner(config, workers)
     from phalanx.engine.runner import ModelRunner
 
     return ModelRunner(config)
-
-
-class Stages:
-    """Reports the stages of the start to the supervisor, and holds the drills ordered for them."""
-
-    def __init__(self, control: Control, drills: Drills) -> None:
-        self.control = control
-        self.drills = drills
-
-    def __call__(self, stage: StageName, progress: float | None = None, detail: str = "") -> None:
-        self.control.stage(stage, progress, detail)
-        self.drills.enter(stage, self.control.stage)
-
-    def ready(self, detail: str) -> None:
-        self.control.ready(detail)
-        self.drills.enter(StageName.READY, lambda stage, progress, detail: None)
 
 
 class Attachment:
@@ -141,7 +158,7 @@ class Attachment:
             attached / expected if expected else 1.0,
             f"{detail}; {trouble}" if trouble else detail,
         )
-        if attached == expected:
+        if attached == expected and self._peers.complete:
             self._ready = True
             self._stages.ready(self._description)
 

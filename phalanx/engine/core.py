@@ -8,7 +8,7 @@ from collections.abc import Callable
 from phalanx.engine.intake import Limits, Rejected, sequence_of
 from phalanx.engine.peers import Attached, Event, Lost, Peers, Received, Unreachable
 from phalanx.engine.scheduler import Scheduler
-from phalanx.engine.sequence import Chunk, RequestKey, Runner, Sampled
+from phalanx.engine.sequence import Chunk, RankBroken, RequestKey, Runner, Sampled
 from phalanx.protocol import Abort, ApiServerId, Load, Membership, StepOutput, Stop, Submit
 
 log = logging.getLogger(__name__)
@@ -86,12 +86,15 @@ class Engine:
             case Lost(api_server, reason):
                 dropped = self._scheduler.abort_all(api_server)
                 self._told.pop(api_server, None)
-                log.warning("API server %d is gone, %d requests dropped: %s", api_server, dropped, reason)
+                severity = logging.WARNING if dropped else logging.INFO
+                log.log(severity, "API server %d is gone, %d requests dropped: %s", api_server, dropped, reason)
             case Membership():
                 self._peers.update(event)
                 self._attached("")
             case Stop():
                 self._stopping = True
+            case RankBroken():
+                raise event
 
     def _submit(self, key: RequestKey, submit: Submit) -> None:
         try:
@@ -110,6 +113,8 @@ class Engine:
         """Run one step. Returns the chunks that ran and their results; a request that cannot run is ended."""
         try:
             results = self._runner.execute(chunks)
+        except RankBroken:
+            raise
         except Exception as error:
             log.exception("a step of %d requests failed; each of them runs alone now", len(chunks))
             return self._execute_one_by_one(chunks, error)
@@ -125,6 +130,8 @@ class Engine:
             try:
                 results += self._runner.execute([chunk])
                 ran.append(chunk)
+            except RankBroken:
+                raise
             except Exception as reason:
                 culprits.append((chunk.sequence.key, reason))
         self._failures = 0 if ran else self._failures + 1

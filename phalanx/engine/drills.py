@@ -10,7 +10,7 @@ from phalanx.protocol import StageName
 
 EXIT_STATUS = 3
 REPORT_INTERVAL = 0.1
-FORM = "[RANK:]STAGE=SECONDS or [RANK:]STAGE=hang|exit|raise|abort"
+FORM = "[RANK[.WORKER]:]STAGE=SECONDS or [RANK[.WORKER]:]STAGE=hang|exit|raise|abort"
 
 
 class Drill(NamedTuple):
@@ -19,6 +19,8 @@ class Drill(NamedTuple):
     stage: StageName
     action: str
     seconds: float
+    worker: int | None = None
+    """None: every worker of the rank."""
 
 
 class DrillFailure(RuntimeError):
@@ -32,10 +34,11 @@ def parse(setting: str) -> Drill:
         ValueError: says what is wrong with it and what it may be.
     """
     place, _, action = setting.rpartition("=")
-    rank, _, stage = place.rpartition(":")
+    who, _, stage = place.rpartition(":")
+    rank, dot, worker = who.partition(".")
     known = {name.value.replace("-", "_"): name for name in StageName}
     named = known.get(stage.strip().lower().replace("-", "_"))
-    if named is None or (rank and not rank.isdecimal()):
+    if named is None or (who and not rank.isdecimal()) or (dot and not worker.isdecimal()):
         stages = ", ".join(StageName)
         raise ValueError(f"--synthetic-stage {setting!r} is not of the form {FORM}, where STAGE is one of {stages}")
     seconds = 0.0
@@ -47,17 +50,17 @@ def parse(setting: str) -> Drill:
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"--synthetic-stage {setting!r}: {action!r} is no time; the form is {FORM}")
         action = "wait"
-    return Drill(int(rank) if rank else None, named, action, seconds)
+    return Drill(int(rank) if rank else None, named, action, seconds, int(worker) if worker else None)
 
 
 class Drills:
-    """The drills of one rank."""
+    """The drills of one worker of a rank."""
 
-    def __init__(self, settings: tuple[str, ...], rank: int) -> None:
+    def __init__(self, settings: tuple[str, ...], rank: int, worker: int = 0) -> None:
         """Raises ValueError, see `parse`."""
         drills = [parse(setting) for setting in settings]
-        self._pending = [drill for drill in drills if drill.rank in (None, rank)]
-        self._rank = rank
+        self._pending = [drill for drill in drills if drill.rank in (None, rank) and drill.worker in (None, worker)]
+        self._name = f"rank {rank}" + (f" worker {worker}" if worker else "")
 
     def enter(self, stage: StageName, report: Progress) -> None:
         """Do what was ordered for this stage, once; `report` tells progress while seconds are spent."""
@@ -78,6 +81,6 @@ class Drills:
             case "exit":
                 os._exit(EXIT_STATUS)
             case "raise":
-                raise DrillFailure(f"rank {self._rank} was told to fail in stage {drill.stage}")
+                raise DrillFailure(f"{self._name} was told to fail in stage {drill.stage}")
             case "abort":
                 os.abort()

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from phalanx.engine.sequence import RankBroken
 from phalanx.protocol import (
     ApiServerId,
     Endpoint,
@@ -67,8 +68,8 @@ class Dialled(NamedTuple):
     channel: Channel
 
 
-Event: TypeAlias = Received | Attached | Unreachable | Lost | Membership | Stop
-Notice: TypeAlias = Unreachable | Lost | Membership | Stop | Dialled
+Event: TypeAlias = Received | Attached | Unreachable | Lost | Membership | Stop | RankBroken
+Notice: TypeAlias = Unreachable | Lost | Membership | Stop | RankBroken | Dialled
 
 
 class Mailbox:
@@ -147,6 +148,8 @@ class Peers:
         self._decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
         self._selector = selectors.DefaultSelector()
         self._selector.register(mailbox.fileno(), selectors.EVENT_READ, None)
+        self.complete = True
+        """No more API servers will be named before the service is ready."""
         self._endpoints: dict[ApiServerId, Endpoint] = {}
         self._dials: dict[ApiServerId, Dial] = {}
         self._peers: dict[ApiServerId, _Peer] = {}
@@ -162,6 +165,7 @@ class Peers:
 
     def update(self, membership: Membership) -> None:
         """Dial who is new or has moved; drop who is gone. A connection that is dropped is told as Lost."""
+        self.complete = membership.complete
         named = {endpoint.index: endpoint for endpoint in membership.api_servers}
         for index, endpoint in list(self._endpoints.items()):
             if named.get(index) != endpoint:

@@ -78,6 +78,10 @@ Progress = Callable[[StageName, float | None, str], None]
 """Tell the supervisor: stage, share done (0..1 or None), detail. Each call restarts the stage's deadline."""
 
 
+class RankBroken(Exception):
+    """No request is at fault and none would run any better: the rank itself cannot go on. Its text is for people."""
+
+
 class Runner(Protocol):
     """The device's side of a rank: weights, KV cache, forward pass and sampling.
 
@@ -109,4 +113,5 @@ class Runner(Protocol):
         """Run one step. Returns, for each chunk, its next token, or None where the chunk does not sample.
 
         Block tables already cover start + length tokens. Appending the token to the sequence is the caller's.
+        Raises RankBroken; anything else it raises may be the fault of one of the requests.
         """

@@ -1,9 +1,10 @@
 """A runner without a model: words at a set speed, for drills, start-up tests and front-end benchmarks.
 
 The token at an output position is a function of the prompt, the request's seed and the position alone, so a
-request continues on another rank as it would have. It ends by itself after 16 to 127 tokens, by the same
-function, unless ignore_eos is set. Of the sampling parameters those that say when to end and which log
-probabilities to report are honoured; those that shape a distribution have none to shape.
+request continues on another rank as it would have; with tensor parallelism each worker draws its share of a step's
+tokens. A request ends by itself after 16 to 127 tokens, by the same function, unless ignore_eos is set. Of the
+sampling parameters those that say when to end and which log probabilities to report are honoured; those that shape a
+distribution have none to shape.
 """
 
 import math
@@ -17,6 +18,7 @@ import msgspec
 
 from phalanx.config import Config
 from phalanx.engine.sequence import Chunk, Progress, Sampled, Sequence
+from phalanx.engine.workers import Draw, Workers
 from phalanx.protocol import StageName, TokenLogprobs
 
 CACHE_TOKENS = 262_144
@@ -35,8 +37,10 @@ class SyntheticRunner:
 
     num_blocks: int
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, workers: Workers | None = None) -> None:
+        """`workers`: those that this one leads; absent: it is alone, or a worker itself."""
         self._config = config
+        self._workers = workers
         self.block_size = config.engine.block_size
         self.vocab_size = config.facts.vocab_size
         self.eos_token_ids = config.facts.eos_token_ids
@@ -57,17 +61,31 @@ class SyntheticRunner:
     def describe(self) -> str:
         rate = self._config.engine.synthetic_rate
         speed = f"{rate:g} tokens/s a request" if rate else "unlimited speed"
-        return f"synthetic, KV cache {self.num_blocks * self.block_size:,} tokens, {speed}"
+        workers = f"{self._workers.size} workers, " if self._workers else ""
+        return f"synthetic, {workers}KV cache {self.num_blocks * self.block_size:,} tokens, {speed}"
 
     def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
         self._digests = {chunk.sequence: self._digest(chunk.sequence) for chunk in chunks}
         for chunk in chunks:
             if chunk.sequence.sampling.prompt_logprobs is not None:
                 self._add_prompt_logprobs(chunk)
-        results = [self._next(chunk.sequence) if chunk.samples else None for chunk in chunks]
+        if self._workers is None:
+            results = [self._next(chunk.sequence) if chunk.samples else None for chunk in chunks]
+        else:
+            results = self._share_out(chunks, self._workers)
         if self._step_seconds:
             self._take_time()
         return results
+
+    def draw(self, draws: list[Draw]) -> list[int]:
+        """The place in the list of words that each draws."""
+        return [self._place(digest, position) for digest, position in draws]
+
+    def _share_out(self, chunks: list[Chunk], workers: Workers) -> list[Sampled | None]:
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        draws = [(self._digests[sequence], sequence.generated) for sequence in sampling]
+        places = iter(workers.share(draws, self.draw))
+        return [self._next(chunk.sequence, next(places)) if chunk.samples else None for chunk in chunks]
 
     def _take_time(self) -> None:
         """Steps end at a steady beat while they follow on one another; after an idle time the beat starts anew."""
@@ -85,14 +103,15 @@ class SyntheticRunner:
             digest = int.from_bytes(blake2b(prompt, digest_size=8, salt=seed).digest(), "little")
         return digest
 
-    def _next(self, sequence: Sequence) -> Sampled:
+    def _next(self, sequence: Sequence, drawn: int | None = None) -> Sampled:
+        """`drawn`: the place of its word, where it is known already."""
         sampling, position, digest = sequence.sampling, sequence.generated, self._digests[sequence]
         length = SHORTEST + digest % (LONGEST - SHORTEST + 1)
         if position >= max(length - 1, sampling.min_tokens) and self.eos_token_ids and not sampling.ignore_eos:
             token = self.eos_token_ids[0]
             place = 0
         else:
-            place = self._place(digest, position)
+            place = self._place(digest, position) if drawn is None else drawn
             if position < sampling.min_tokens:
                 while self._words[place] in sampling.stop_token_ids:
                     place = (place + 1) % len(self._words)

@@ -12,10 +12,10 @@ import msgspec
 from phalanx.protocol import Message
 from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
-from phalanx.transport.handshake import Dialer, Refusal, Refused
+from phalanx.transport.handshake import Dialer, Handshake, Listener, Refusal, Refused
 from phalanx.transport.listener import connect_target, host_of, tune
 
-__all__ = ["Channel", "Closed", "FrameError", "Refused", "dial"]
+__all__ = ["Channel", "Closed", "FrameError", "Refused", "accept", "dial"]
 
 T = TypeVar("T")
 READ_SIZE = 1 << 18
@@ -51,24 +51,8 @@ def dial(address: str, secret: bytes, timeout: float, source: str = "") -> "Chan
         tune(sock)
         channel = Channel(sock, address)
         handshake = Dialer(secret)
-        channel._reader.limit = frames.MAX_UNPROVEN_FRAME
         channel.send(handshake.opening())
-        while not handshake.done:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError
-            sock.settimeout(remaining)
-            body = channel._receive_body()
-            try:
-                answer = handshake.receive(body)
-            except Refused as refused:
-                with contextlib.suppress(OSError):
-                    channel.send(Refusal(str(refused)))
-                raise
-            if answer is not None:
-                channel.send(answer)
-        channel._reader.limit = frames.MAX_FRAME
-        sock.settimeout(None)
+        _prove(channel, handshake, deadline)
         return channel
     except TimeoutError:
         sock.close()
@@ -76,6 +60,51 @@ def dial(address: str, secret: bytes, timeout: float, source: str = "") -> "Chan
     except BaseException:
         sock.close()
         raise
+
+
+def accept(sock: socket.socket, secret: bytes, timeout: float, peer: str) -> "Channel":
+    """The other end of `dial`, for a connection that a listener has just accepted; blocks until both are proven.
+
+    The socket is closed where this raises. `peer` is what the channel's errors call the other end.
+
+    Raises:
+        Refused: the secret or the protocol version differ; says at which end.
+        Closed, FrameError, TimeoutError: the peer left, did not speak this protocol, or was silent.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        tune(sock)
+        channel = Channel(sock, peer)
+        _prove(channel, Listener(secret), deadline)
+        return channel
+    except TimeoutError:
+        sock.close()
+        raise TimeoutError(f"{peer} did not prove itself within {timeout:g} s") from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _prove(channel: "Channel", handshake: Handshake, deadline: float) -> None:
+    """Take one side of the handshake to its end. Raises TimeoutError at `deadline` (monotonic seconds)."""
+    sock = channel._socket
+    channel._reader.limit = frames.MAX_UNPROVEN_FRAME
+    while not handshake.done:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        sock.settimeout(remaining)
+        body = channel._receive_body()
+        try:
+            answer = handshake.receive(body)
+        except Refused as refused:
+            with contextlib.suppress(OSError):
+                channel.send(Refusal(str(refused)))
+            raise
+        if answer is not None:
+            channel.send(answer)
+    channel._reader.limit = frames.MAX_FRAME
+    sock.settimeout(None)
 
 
 class Channel:
@@ -98,6 +127,10 @@ class Channel:
 
     def setblocking(self, blocking: bool) -> None:
         self._socket.setblocking(blocking)
+
+    def set_timeout(self, seconds: float) -> None:
+        """From now on a blocking `send` raises TimeoutError after so long, `receive` after so long without a byte."""
+        self._socket.settimeout(seconds)
 
     def end_sending(self) -> None:
         """Nothing more comes from here; what was sent still arrives, and we can still receive."""

@@ -185,7 +185,7 @@ class PlayedApiServer:
 def start_process(control: str, index: int, secret: bytes = SECRET) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "phalanx.engine", "--control", control, "--index", str(index), "--incarnation", "4"],
-        env={**os.environ, "PHALANX_SECRET": secret.hex()},
+        env={**os.environ, "PHALANX_SECRET": secret.decode()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,236 @@
+"""The leader's side of a rank's tensor-parallel workers: worker 0 takes the others in and shares every step out.
+
+A worker dials as soon as it lives, and its stages come here as well as to the supervisor: what a leader waits for
+shows in its own stage, and while a worker makes progress so does its leader.
+"""
+
+import contextlib
+import logging
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from phalanx.engine.sequence import RankBroken
+from phalanx.protocol import (
+    Ready,
+    Refused,
+    Stage,
+    ToLeader,
+    WorkerAnswer,
+    WorkerHello,
+    WorkerStep,
+    WorkerWelcome,
+)
+from phalanx.transport import handshake
+from phalanx.transport.channel import Channel, Closed, FrameError, accept
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT = 30.0
+"""Seconds, once the leader's own share is done, in which a worker must answer, or else is stuck."""
+
+Draw: TypeAlias = tuple[int, int]
+"""As in WorkerStep: digest and output position."""
+
+
+class PartnerGone(RankBroken):
+    """The connection between a worker and its leader has ended.
+
+    The supervisor sees that end too, and knows more about it: exit status and last words.
+    """
+
+
+class WorkerStuck(RankBroken):
+    """A worker's connection stands, and no answer comes."""
+
+
+class _Took(NamedTuple):
+    """A worker is ready; from now on the engine loop's thread talks to it."""
+
+    worker: int
+    channel: Channel
+
+
+class _Reached(NamedTuple):
+    worker: int
+    stage: Stage
+
+
+class Workers:
+    """The workers of one rank besides its leader, which owns this.
+
+    A thread for each connection follows it from its handshake to READY, and from then on sleeps until its end.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        secret: bytes,
+        hello: WorkerHello,
+        size: int,
+        lost: Callable[[RankBroken], None],
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        """Accept from now on.
+
+        Args:
+            listener: where the workers dial; inherited, so the first may wait in its backlog already.
+            hello: the leader's own: rank, worker 0 and incarnation.
+            size: workers of the rank, the leader included.
+            lost: called, on another thread, when a worker's connection ends.
+            answer_timeout: seconds.
+        """
+        self.size = size
+        self._listener = listener
+        self._secret = secret
+        self._hello = hello
+        self._lost = lost
+        self._answer_timeout = answer_timeout
+        self._events: SimpleQueue[_Reached | _Took | RankBroken] = SimpleQueue()
+        self._claims = threading.Lock()
+        self._claimed = {hello.worker}
+        self._channels: dict[int, Channel] = {}
+        self._decoder: msgspec.msgpack.Decoder[WorkerAnswer] = msgspec.msgpack.Decoder(WorkerAnswer)
+        self._step = 0
+        threading.Thread(target=self._accept, name="workers", daemon=True).start()
+
+    def wait(self, report: Callable[[float, str], None]) -> None:
+        """Until all are ready; `report` is told the share that is, and what they do.
+
+        The deadline is the supervisor's, for the stage that `report` reports.
+
+        Raises:
+            PartnerGone: names the worker.
+        """
+        others, doing = self.size - 1, ""
+        while True:
+            ready = len(self._channels)
+            report(ready / others, f"{ready} of {others} workers{doing}")
+            if ready == others:
+                return
+            match self._events.get():
+                case _Took(worker, channel):
+                    channel.set_timeout(self._answer_timeout)
+                    self._channels[worker] = channel
+                    doing = ""
+                case _Reached(worker, stage):
+                    share = f" {stage.progress:.0%}" if stage.progress is not None else ""
+                    doing = f"; worker {worker}: {stage.stage}{share}"
+                case RankBroken() as error:
+                    raise error
+
+    def share(self, draws: list[Draw], own: Callable[[list[Draw]], list[int]]) -> list[int]:
+        """One step: draw i is worker i % size's to answer, `own` answers the leader's. Returns all, in order.
+
+        Raises:
+            PartnerGone, WorkerStuck: names the worker.
+        """
+        self._step += 1
+        for worker, channel in self._channels.items():
+            with self._naming(worker):
+                channel.send(WorkerStep(self._step, draws[worker :: self.size]))
+        places = [0] * len(draws)
+        places[:: self.size] = own(draws[:: self.size])
+        for worker, channel in self._channels.items():
+            places[worker :: self.size] = self._answer(worker, channel, len(draws[worker :: self.size]))
+        return places
+
+    def _answer(self, worker: int, channel: Channel, count: int) -> list[int]:
+        with self._naming(worker):
+            answer = channel.receive(self._decoder)
+            while answer.step < self._step:  # to a step that the leader itself failed in
+                answer = channel.receive(self._decoder)
+            if answer.step != self._step or len(answer.places) != count:
+                raise FrameError(
+                    f"it answered step {answer.step} with {len(answer.places)} places, asked for {count} "
+                    f"in step {self._step}"
+                )
+        return answer.places
+
+    @contextlib.contextmanager
+    def _naming(self, worker: int) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise WorkerStuck(
+                f"{self._name(worker)} is stuck: no answer for {self._answer_timeout:g} s in step {self._step}"
+            ) from None
+        except ConnectionError as error:
+            raise self._gone(worker, error) from None
+
+    # --- on the threads of the connections ---
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                sock, _ = self._listener.accept()
+                threading.Thread(target=self._attend, args=(sock,), name="worker", daemon=True).start()
+        except OSError as error:
+            self._end(RankBroken(f"rank {self._hello.rank} can take no workers in: {error}"))
+
+    def _attend(self, sock: socket.socket) -> None:
+        """The whole life of one connection."""
+        decoder: msgspec.msgpack.Decoder[ToLeader] = msgspec.msgpack.Decoder(ToLeader)
+        try:
+            channel = accept(sock, self._secret, handshake.TIMEOUT, "its end")
+            hello = channel.receive(decoder)
+            if refusal := self._claim(hello):
+                log.warning("refused a worker: %s", refusal)
+                channel.send(Refused(refusal))
+                channel.close()
+                return
+        except OSError as error:
+            # Whoever it was: the supervisor waits for the worker itself, by name.
+            log.warning("dropped a connection from a worker: %s", error)
+            return
+        assert isinstance(hello, WorkerHello)
+        try:
+            channel.send(WorkerWelcome())
+            while isinstance(message := channel.receive(decoder), Stage):
+                self._events.put(_Reached(hello.worker, message))
+            if not isinstance(message, Ready):
+                raise FrameError(f"it said {type(message).__name__} before it was ready")
+            self._events.put(_Took(hello.worker, channel))
+            _sleep_until_end(channel)
+        except ConnectionError as error:
+            self._end(self._gone(hello.worker, error))
+
+    def _claim(self, hello: ToLeader) -> str:
+        """Why the other end of a connection cannot be a worker of this rank; empty: it is one from now on."""
+        own = self._hello
+        if not isinstance(hello, WorkerHello):
+            return f"it said {type(hello).__name__} before WorkerHello"
+        if hello.rank != own.rank:
+            return f"worker {hello.worker} of rank {hello.rank} has come to rank {own.rank}"
+        if hello.incarnation != own.incarnation:
+            return f"{self._name(hello.worker)} is of incarnation {hello.incarnation}, its leader of {own.incarnation}"
+        if not 0 < hello.worker < self.size:
+            return f"there is no {self._name(hello.worker)}: it has {self.size}, from 0 on"
+        with self._claims:
+            if hello.worker in self._claimed:
+                return f"{self._name(hello.worker)} is connected already"
+            self._claimed.add(hello.worker)
+        return ""
+
+    def _gone(self, worker: int, error: ConnectionError) -> PartnerGone:
+        return PartnerGone(f"{self._name(worker)} is gone: {error}")
+
+    def _name(self, worker: int) -> str:
+        return f"worker {worker} of rank {self._hello.rank}"
+
+    def _end(self, error: RankBroken) -> None:
+        self._events.put(error)
+        self._lost(error)
+
+
+def _sleep_until_end(channel: Channel) -> None:
+    """Raises Closed at the end of a connection from which another thread reads."""
+    poll = select.poll()
+    poll.register(channel, select.POLLRDHUP)
+    poll.poll()
+    raise Closed("its end closed the connection")
