@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub struct App {
+    /// This front-end's among the API servers.
+    pub index: u32,
     pub config: Config,
     pub names: Vec<String>,
     pub engine: Rc<Engine>,
@@ -33,8 +35,9 @@ fn digest(key: &[u8]) -> [u8; 32] {
 }
 
 impl App {
-    pub fn new(config: Config, engine: Rc<Engine>, siblings: Siblings) -> Rc<Self> {
+    pub fn new(index: u32, config: Config, engine: Rc<Engine>, siblings: Siblings) -> Rc<Self> {
         Rc::new(Self {
+            index,
             names: config.served_names(),
             keys: config.http.api_key.iter().map(|key| digest(key.as_bytes())).collect(),
             config,
@@ -167,7 +170,7 @@ mod tests {
             "facts": {"vocab_size": 100, "max_model_len": 64, "default_sampling": {}},
         });
         let engine = Engine::new(0);
-        App::new(serde_json::from_value(config).unwrap(), engine, Siblings::new(Outbox::default(), 1))
+        App::new(0, serde_json::from_value(config).unwrap(), engine, Siblings::new(Outbox::default(), 1))
     }
 
     #[test]
@@ -189,6 +192,9 @@ mod tests {
         assert_eq!(app.check_model(None).unwrap(), "m");
         assert_eq!(app.check_model(Some("other/name")).unwrap(), "other/name");
         let error = app.check_model(Some("x")).unwrap_err();
-        assert_eq!((error.status, error.told().0), (404, "The model 'x' does not exist; this server has 'm', 'other/name'."));
+        assert_eq!(
+            (error.status, error.told().0),
+            (404, "The model 'x' does not exist; this server has 'm', 'other/name'.")
+        );
     }
 }

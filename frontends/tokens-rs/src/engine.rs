@@ -16,10 +16,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 /// All ranks attached to this front-end, and the live requests in them.
-pub struct Engine(RefCell<State>);
+pub struct Engine {
+    state: RefCell<State>,
+    rank_gone: Notify,
+}
 
 struct State {
     router: Router,
@@ -66,14 +70,15 @@ pub enum Failure {
 impl Engine {
     /// `index`: of this front-end; equal choices must not fall alike in all of them.
     pub fn new(index: u32) -> Rc<Self> {
-        Rc::new(Self(RefCell::new(State {
+        let state = State {
             router: Router::new(Chance(index.into())),
             links: BTreeMap::new(),
             live: HashMap::new(),
             last_request: 0,
             last_link: 0,
             stopping: false,
-        })))
+        };
+        Rc::new(Self { state: RefCell::new(state), rank_gone: Notify::new() })
     }
 
     /// Choose a rank and submit at once.
@@ -83,7 +88,7 @@ impl Engine {
         sampling: &SamplingParams,
         priority: i64,
     ) -> Result<Generation, Failure> {
-        let state = &mut *self.0.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         if state.stopping {
             return Err(Failure::Stopping);
         }
@@ -95,14 +100,15 @@ impl Engine {
             return Err(Failure::Unsendable(error.0));
         }
         state.last_request = id;
+        let rank = placement.rank;
         let slot = Rc::new(RefCell::new(Slot::default()));
         state.live.insert(id, Live { slot: slot.clone(), placement });
-        Ok(Generation { engine: self.clone(), id, slot })
+        Ok(Generation { rank, engine: self.clone(), id, slot })
     }
 
     /// The attached ranks, by number.
     pub fn each_rank(&self, mut take: impl FnMut(&EngineHello, &RankView)) {
-        let state = self.0.borrow();
+        let state = self.state.borrow();
         for (&rank, link) in &state.links {
             if let Some(view) = state.router.view(rank) {
                 take(&link.hello, view);
@@ -112,23 +118,30 @@ impl Engine {
 
     /// No more requests; those in flight fail.
     pub fn stop(&self) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         state.stopping = true;
         for (_, live) in state.live.drain() {
             live.slot.borrow_mut().fail(Failure::Stopping);
         }
     }
 
+    /// Until every rank has hung up.
+    pub async fn all_gone(&self) {
+        while !self.state.borrow().links.is_empty() {
+            self.rank_gone.notified().await;
+        }
+    }
+
     /// A rank has said who it is. Gives the number of its connection.
     fn attach(&self, hello: EngineHello, outbox: Outbox) -> Result<u64, FrameError> {
         let rank = hello.rank;
-        if let Some(old) = self.0.borrow().links.get(&rank) {
+        if let Some(old) = self.state.borrow().links.get(&rank) {
             if old.hello.incarnation > hello.incarnation {
                 return Err(FrameError(format!("rank {rank}: incarnation {} has been replaced", hello.incarnation)));
             }
         }
         self.detach(rank, None, &format!("rank {rank} came back"));
-        let state = &mut *self.0.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         state.last_link += 1;
         state.links.insert(rank, Link { number: state.last_link, hello, outbox });
         state.router.attach(rank);
@@ -137,12 +150,13 @@ impl Engine {
 
     /// A rank's connection has ended, or another takes its place. `number`: only if it is this one.
     fn detach(&self, rank: RankId, number: Option<u64>, reason: &str) {
-        let state = &mut *self.0.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         match state.links.get(&rank) {
             Some(link) if number.map_or(true, |number| number == link.number) => link.outbox.close(),
             _ => return,
         }
         state.links.remove(&rank);
+        self.rank_gone.notify_one();
         state.router.detach(rank);
         state.live.retain(|_, live| {
             let stays = live.placement.rank != rank;
@@ -155,7 +169,7 @@ impl Engine {
     }
 
     fn step(&self, rank: RankId, number: u64, step: StepOutput) {
-        let state = &mut *self.0.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         if state.links.get(&rank).map(|link| link.number) != Some(number) {
             // An older connection's last words, after its successor has come.
             return;
@@ -179,7 +193,7 @@ impl Engine {
 
     /// Nobody wants the rest of a request; nothing where it has ended.
     fn forget(&self, id: RequestId) {
-        let state = &mut *self.0.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         let Some(live) = state.live.remove(&id) else { return };
         state.router.release(&live.placement, false);
         if let Some(link) = state.links.get(&live.placement.rank) {
@@ -190,6 +204,8 @@ impl Engine {
 
 /// One request in flight; dropping it aborts what has not ended.
 pub struct Generation {
+    /// Where it runs.
+    pub rank: RankId,
     engine: Rc<Engine>,
     id: RequestId,
     slot: Rc<RefCell<Slot>>,
@@ -254,7 +270,11 @@ fn merge(first: &mut RequestOutput, then: RequestOutput) {
 }
 
 /// Serve ranks on an inherited listener; those that dialled early wait in its backlog.
-pub fn listen(engine: &Rc<Engine>, listener: launch::Listener, secret: Rc<[u8]>) -> io::Result<impl Future<Output = ()>> {
+pub fn listen(
+    engine: &Rc<Engine>,
+    listener: launch::Listener,
+    secret: Rc<[u8]>,
+) -> io::Result<impl Future<Output = ()>> {
     enum Accepting {
         Tcp(TcpListener),
         Unix(UnixListener),
@@ -328,7 +348,8 @@ struct Attached<'a> {
 
 impl Attached<'_> {
     async fn steps(&self, receiver: &mut Receiver) -> io::Result<()> {
-        let odd = |error: FrameError| io::Error::new(io::ErrorKind::InvalidData, format!("rank {}: {error}", self.rank));
+        let odd =
+            |error: FrameError| io::Error::new(io::ErrorKind::InvalidData, format!("rank {}: {error}", self.rank));
         while let Some(body) = receiver.receive().await? {
             if messages::tag(&body).map_err(odd)? == tag::STEP_OUTPUT {
                 self.engine.step(self.rank, self.number, messages::decode(&body).map_err(odd)?);

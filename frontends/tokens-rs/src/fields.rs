@@ -164,7 +164,9 @@ mod tests {
     fn odd_bodies_are_refused() {
         let deep = "[".repeat(1 << 20);
         let many: String = (0..100_000).map(|number| format!("\"f{number}\":1,")).collect();
-        for body in ["", "[]", "3", "{", "{\"a\": }", "{\"a\": nan}", &deep, &format!("{{\"a\":{deep}"), &format!("{{{many}")] {
+        for body in
+            ["", "[]", "3", "{", "{\"a\": }", "{\"a\": nan}", &deep, &format!("{{\"a\":{deep}"), &format!("{{{many}")]
+        {
             assert!(Fields::of_body(body.as_bytes()).is_err());
         }
         assert!(Fields::of_body(b"{\"a\": \"\xff\"}").is_err());

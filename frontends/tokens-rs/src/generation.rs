@@ -6,15 +6,20 @@ use crate::app::App;
 use crate::body::{Answer, Events};
 use crate::engine::{Failure, Generation};
 use crate::errors::ApiError;
-use crate::messages::{finish, RequestOutput, SamplingParams, TokenId, TokenLogprobs};
+use crate::messages::{finish, RankId, RequestOutput, SamplingParams, TokenId, TokenLogprobs};
 use crate::metrics::{Counter, Histogram};
 use crate::sampling::choice_seed;
 use bytes::Bytes;
+use hyper::http::HeaderValue;
 use hyper::{header, Response};
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
+
+/// Says which ranks ran a request.
+const RANKS: &str = "x-phalanx-ranks";
 
 /// What one HTTP request asks of the engine.
 pub struct Plan {
@@ -97,8 +102,12 @@ impl Branch {
                 return Err(ApiError::server(format!("The engine could not run this request: {reason}.")));
             }
         };
-        let mut piece =
-            Piece { tokens: output.tokens, logprobs: output.logprobs, prompt_logprobs: output.prompt_logprobs, is_first };
+        let mut piece = Piece {
+            tokens: output.tokens,
+            logprobs: output.logprobs,
+            prompt_logprobs: output.prompt_logprobs,
+            is_first,
+        };
         if self.max_tokens == 0 {
             // One token was generated because the engine scores a prompt on the way to it.
             piece.tokens.clear();
@@ -180,21 +189,33 @@ pub trait Form: 'static {
 /// Answer a request; whatever happens, none of its branches is left running in the engine.
 pub async fn run<F: Form>(app: &Rc<App>, plan: Plan, form: F) -> Result<Response<Answer>, ApiError> {
     let mut branches = submit(app, &plan)?;
+    let ranks = ranks_of(&branches);
     if plan.stream {
         let mut stream = Stream { branches, form, waiting: Vec::new(), ended: false };
         stream.waiting = poll_fn(|context| stream.poll_begin(context)).await?;
-        return Ok(Response::builder()
+        let mut response = Response::builder()
             .header(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")
             .header(header::CACHE_CONTROL, "no-cache")
             // Tells nginx not to collect the events.
             .header("x-accel-buffering", "no")
             .body(Answer::Events(Box::new(stream)))
-            .expect("these headers are sound"));
+            .expect("these headers are sound");
+        response.headers_mut().insert(RANKS, ranks);
+        return Ok(response);
     }
     let mut pieces: Vec<Option<Piece>> = branches.iter().map(|_| None).collect();
     poll_fn(|context| poll_to_the_end(&mut branches, &mut pieces, context)).await?;
     let pieces: Vec<Piece> = pieces.into_iter().flatten().collect();
-    Ok(crate::body::json(200, form.whole(&branches, &pieces)))
+    let mut response = crate::body::json(200, form.whole(&branches, &pieces));
+    response.headers_mut().insert(RANKS, ranks);
+    Ok(response)
+}
+
+/// The ranks that run a request, by number, in a header of its answer.
+fn ranks_of(branches: &[Branch]) -> HeaderValue {
+    let ranks: BTreeSet<RankId> = branches.iter().filter_map(|branch| Some(branch.generation.as_ref()?.rank)).collect();
+    let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+    ranks.join(",").try_into().expect("digits and commas")
 }
 
 fn submit(app: &Rc<App>, plan: &Plan) -> Result<Vec<Branch>, ApiError> {

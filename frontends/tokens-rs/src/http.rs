@@ -105,7 +105,9 @@ impl Server {
     }
 
     async fn serve(&self, stream: Box<dyn Connection>) {
+        let begun = Cell::new(false);
         let service = service_fn(|request| {
+            begun.set(true);
             let app = self.app.clone();
             async move { Ok::<_, Infallible>(answer(&app, request).await) }
         });
@@ -119,6 +121,10 @@ impl Server {
             if !told && stopped.as_mut().poll(context).is_ready() {
                 told = true;
                 connection.as_mut().graceful_shutdown();
+                // hyper would wait for the first request of a connection.
+                if !begun.get() {
+                    return Poll::Ready(Ok(()));
+                }
             }
             connection.as_mut().poll(context)
         })
@@ -133,6 +139,8 @@ impl Server {
             while self.open.get() > 0 {
                 self.closed.notified().await;
             }
+            // They are being stopped too, and would report a front-end that leaves before them as lost.
+            self.app.engine.all_gone().await;
         };
         let _ = timeout(grace, all_closed).await;
     }
@@ -208,7 +216,8 @@ async fn answer(app: &Rc<App>, request: Request<Body>) -> Response<Answer> {
         (counted.handler, counted.method) = (name, method);
     }
     let response = respond(app, request, route.map(|(route, _)| route)).await;
-    let response = response.unwrap_or_else(|error| body::refusal(&error));
+    let mut response = response.unwrap_or_else(|error| body::refusal(&error));
+    response.headers_mut().insert("x-phalanx-api-server", app.index.into());
     counted.status = match response.status().as_u16() / 100 {
         2 => "2xx",
         4 => "4xx",
@@ -231,11 +240,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn respond(
-    app: &Rc<App>,
-    request: Request<Body>,
-    route: Option<Route>,
-) -> Result<Response<Answer>, ApiError> {
+async fn respond(app: &Rc<App>, request: Request<Body>, route: Option<Route>) -> Result<Response<Answer>, ApiError> {
     let arrival = Instant::now();
     let header = |name| request.headers().get(name).map(hyper::http::HeaderValue::as_bytes);
     if !route.map_or(false, Route::is_open) {

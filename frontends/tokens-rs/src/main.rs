@@ -77,7 +77,7 @@ async fn run(launch: Launch) {
 async fn serve(launch: Launch, welcome: Welcome, mut orders: Orders, control: Outbox) -> io::Result<()> {
     let engine = Engine::new(launch.index);
     let siblings = Siblings::new(control.clone(), welcome.membership.api_servers.len());
-    let app = App::new(welcome.config, engine.clone(), siblings);
+    let app = App::new(launch.index, welcome.config, engine.clone(), siblings);
     let secret: Rc<[u8]> = launch.secret.into();
     for listener in launch.engine {
         spawn_local(engine::listen(&engine, listener, secret.clone())?);

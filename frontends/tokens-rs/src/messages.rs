@@ -310,18 +310,26 @@ impl<'a> Outgoing<'a> {
 /// The tag of a message, without reading the rest.
 pub fn tag(body: &[u8]) -> Result<u64, FrameError> {
     let rest = match body.first() {
-        Some(0x91..=0x9f) => 1,
-        Some(0xdc) => 3,
-        Some(0xdd) => 5,
-        _ => body.len(),
+        Some(0x91..=0x9f) => body.get(1..),
+        Some(0xdc) => body.get(3..),
+        Some(0xdd) => body.get(5..),
+        _ => None,
     };
-    match body.get(rest) {
-        // Tags are below 128, which msgpack writes as one byte.
-        Some(&tag @ 0..=127) => Ok(tag.into()),
+    // An integer may be written wider than it needs to be.
+    match rest {
+        Some([tag @ 0..=127, ..] | [0xcc | 0xd0, tag, ..] | [0xcd | 0xd1, 0, tag, ..]) => Ok((*tag).into()),
+        Some([0xce | 0xd2, 0, 0, 0, tag, ..] | [0xcf | 0xd3, 0, 0, 0, 0, 0, 0, 0, tag, ..]) => Ok((*tag).into()),
         _ => Err(FrameError("what came is not a message of this protocol".into())),
     }
 }
 
+/// A whole message; what is missing of it or follows it is an error.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
-    rmp_serde::from_slice(body).map_err(|error| FrameError(format!("a message does not decode: {error}")))
+    let failed = |error| FrameError(format!("a message does not decode: {error}"));
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
+    let message = T::deserialize(&mut deserializer).map_err(failed)?;
+    match bool::deserialize(&mut deserializer) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(message),
+        _ => Err(FrameError("bytes follow a message".into())),
+    }
 }

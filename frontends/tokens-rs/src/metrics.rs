@@ -13,11 +13,9 @@ const LATENCY: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0];
 const STEP: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0];
-const REQUEST: &[f64] = &[
-    0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0,
-];
-const TOKENS: &[f64] =
-    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
+const REQUEST: &[f64] =
+    &[0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0];
+const TOKENS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
 const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
 
 /// Only go up. The strings of a `Series` are the values of the counter's labels.
@@ -207,8 +205,7 @@ impl Text<'_> {
                 let counts = [load.prefix_query_tokens, load.prefix_hit_tokens, load.preemptions, load.steps];
                 let counts = counts.map(|count| count as f64);
                 let [queries, hits, preemptions, steps] = counts;
-                let values =
-                    [load.running as f64, load.waiting as f64, share, queries, hits, preemptions, steps];
+                let values = [load.running as f64, load.waiting as f64, share, queries, hits, preemptions, steps];
                 rows.push((hello.rank.to_string(), values));
             }
         });

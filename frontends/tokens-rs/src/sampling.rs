@@ -232,7 +232,10 @@ mod tests {
         let asked = read(r#"{"max_tokens": 54}"#, &[]).unwrap();
         assert_eq!(asked.for_prompt(10, 64, &NAMES).unwrap().max_tokens, 54);
         let told = asked.for_prompt(11, 64, &NAMES).unwrap_err();
-        assert_eq!(told.told().0, "The model's maximum context length is 64 tokens. A prompt of 11 tokens and 54 to produce are 65.");
+        assert_eq!(
+            told.told().0,
+            "The model's maximum context length is 64 tokens. A prompt of 11 tokens and 54 to produce are 65."
+        );
         let open = read("{}", &[]).unwrap();
         assert_eq!(open.for_prompt(60, 64, &NAMES).unwrap().max_tokens, 4);
         assert_eq!(open.for_prompt(64, 64, &NAMES).unwrap_err().told().1, Some("prompt"));
