@@ -161,6 +161,15 @@ ENGINE: dict[str, p.Message] = {
     ),
 }
 
+WORKER: dict[str, p.Message] = {
+    "WorkerHello": p.WorkerHello(p.RankId(3), 1, p.Incarnation(2)),
+    "WorkerWelcome": p.WorkerWelcome(),
+    "WorkerStep": p.WorkerStep(128, [(BIG, 0), (7, 2047)]),
+    "WorkerStep, nothing to do": p.WorkerStep(0, []),
+    "WorkerAnswer": p.WorkerAnswer(128, [0, 2047]),
+    "WorkerAnswer, nothing done": p.WorkerAnswer(0, []),
+}
+
 
 def view(value: Any) -> Any:
     """A message as JSON: an object by field names; bytes as hexadecimal digits; map keys as text."""
@@ -284,6 +293,7 @@ def files() -> dict[str, Any]:
     return {
         "control.json": [entry(name, message) for name, message in CONTROL.items()],
         "engine.json": [entry(name, message) for name, message in ENGINE.items()],
+        "worker.json": [entry(name, message) for name, message in WORKER.items()],
         "compatible.json": others(),
         "rejected.json": rejected(),
         "handshake.json": {
