@@ -86,6 +86,10 @@ class Node:
         self._welcomed: asyncio.Future[Welcome]
         self._over: asyncio.Future[Ending]
         self._stopped = False
+        self._signalled_children: set[ChildId] = set()
+        self._casualty = ""
+        """The first child that failed by itself, and how."""
+        self._muted = False
         self._grace = 0.0
 
     async def run(self) -> Ending:
@@ -166,10 +170,15 @@ class Node:
             case protocol.LaunchChild(child, further):
                 self._launch(child, further)
             case protocol.SignalChild(child, number):
+                self._signalled_children.add(child)
                 self._host.signal(child, signal.Signals(number))
             case protocol.Stop():
                 self._stopped = True
-                self._end(Ending(0, "the service ended"))
+                if self._casualty:
+                    # Status 0 would tell whoever watches this program that all went well.
+                    self._end(Ending(EXIT_FAILED, f"the service ended; {self._casualty}"))
+                else:
+                    self._end(Ending(0, "the service ended"))
             case protocol.Membership() | Welcome():
                 pass  # Children hear of it themselves.
 
@@ -205,12 +214,19 @@ class Node:
             self._outputs[child].feed(data)
         else:
             self._outputs.pop(child).end()
-        if not data or self._link is None or self._link.pending < UNSENT:
+        muted = bool(data) and self._link is not None and self._link.pending >= UNSENT
+        if not muted:
             self._send(protocol.ChildOutput(child, data))
+        elif not self._muted:
+            log.warning("the supervisor does not read: what children print is not kept for it")
+        self._muted = muted
         self._settle()
 
     def exited(self, child: ChildId, status: int) -> None:
-        log.log(logging.INFO if self._stopped or status == 0 else logging.ERROR, "%s ended: %s", child, how(status))
+        failed = status != 0 and not self._stopped and child not in self._signalled_children
+        log.log(logging.ERROR if failed else logging.INFO, "%s ended: %s", child, how(status))
+        if failed and not self._casualty:
+            self._casualty = f"{child} failed here: {how(status)}"
         self._living.discard(child)
         self._send(protocol.ChildExited(child, status))
         self._settle()

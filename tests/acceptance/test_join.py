@@ -210,7 +210,8 @@ def test_a_rank_on_a_node_that_fails_is_named_with_its_machine_and_last_words(ch
         assert service.wait() == ExitCode.FAILED
         assert re.search(r"\nengine 1 \(pid \d+ on 127.0.0.1\) failed in stage cache, ", service.stderr)
         assert "DrillFailure: rank 1 was told to fail" in service.stderr
-        assert joined.wait() == 0
+        assert joined.wait() == 1
+        assert joined.stderr.endswith("the service ended; engine 1 failed here: exit status 1\n")
         joined.assert_nothing_left()
         service.assert_nothing_left()
 

@@ -18,6 +18,7 @@ from node.nodes import NODE, Program, node, stand_in_node
 
 import phalanx
 from phalanx.child import EXIT_ORPHANED
+from phalanx.node.node import UNSENT
 from phalanx.protocol import (
     ChildExited,
     ChildId,
@@ -113,9 +114,27 @@ def test_what_a_child_prints_and_how_it_ends_is_told_on_both_sides(checkpoint_fo
             assert await peer.next(ChildExited) == ChildExited(rank(7), 3)
             assert await peer.next(ChildExited) == ChildExited(rank(7, 1), -signal.SIGSEGV)
             peer.send(Stop())
-            assert await ended(program) == 0
+            assert await ended(program) == 1
+            assert program.stderr.endswith("the service ended; engine 7 failed here: exit status 3\n")
             for words in ("[engine 7] one\n", "no end\n", "engine 7 ended: exit status 3", "killed by SIGSEGV"):
                 assert words in program.stderr
+
+    run(scene())
+
+
+def test_a_supervisor_that_does_not_read_holds_nobody_up(checkpoint_folder: Path) -> None:
+    async def scene() -> None:
+        async with joined(checkpoint_folder, 0) as (_, program, peer, _):
+            peer.connection._transport.pause_reading()
+            peer.send(LaunchChild(rank(0), {"DEED": "flood"}))
+            await asyncio.to_thread(program.wait_for, "engine 0 ended: exit status 0")
+            assert program.stderr.count("the supervisor does not read") == 1
+            peer.connection._transport.resume_reading()
+            kept = await output_of(peer, rank(0))
+            assert UNSENT <= len(kept) < 8192 * 4096
+            assert await peer.next(ChildExited) == ChildExited(rank(0), 0)
+            peer.send(Stop())
+            assert await ended(program) == 0
 
     run(scene())
 
@@ -169,7 +188,7 @@ def test_the_listener_audit_sees_every_address_a_node_tells(checkpoint_folder: P
             peer,
             ready,
         ):
-            peer.send(LaunchChild(rank(0), {"DEED": "print"}))
+            peer.send(LaunchChild(rank(0), {"DEED": "tell"}))
             await peer.next(ChildExited)
             told = {line.split()[0] for line in report.read_text().splitlines()}
             served = ready.api_servers[0]
