@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterable
 
+from phalanx.hosting.words import ending
 from phalanx.protocol import StageName
 from phalanx.supervisor.events import Cause, Failure
 
@@ -45,16 +46,6 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
         lines += ["", f"If it needs longer there: {option} SECONDS."]
     lines += [f"{name} did not end even after SIGKILL." for name in left_behind]
     return "\n".join(lines)
-
-
-def ending(status: int) -> str:
-    """`exit status 3`, `killed by SIGSEGV`."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
 
 
 def _where(failure: Failure) -> str:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
 from phalanx.supervisor.events import (
+    Added,
     AnnounceFailure,
     AnnounceReady,
     AnnounceStop,
     BecameReady,
     Begin,
+    CallOff,
     Cause,
     ControlEnded,
     Dump,
@@ -36,12 +38,16 @@ from phalanx.supervisor.events import (
     Stop,
     StopRequested,
     Tick,
+    Vanished,
+    Waiting,
     Welcome,
 )
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Life, Limits, Phase
 
 LIMITS = Limits(startup=10.0, shutdown=3.0)
+NODE_LIMIT = 20.0
+"""Seconds that a launch may wait for a node."""
 MOST_LATE = 1.0
 """Seconds by which a tick may come late."""
 STAGES = tuple(StageName)[:-1]
@@ -55,6 +61,10 @@ class Process:
     """What is true of one child, and what the fleet has been told of it."""
 
     id: ChildId
+    remote: bool = False
+    """On a node: its launch may take long, and it may vanish."""
+    answered: bool = False
+    """The launcher has said what became of its launch."""
     launched: bool = False
     doomed: bool = False
     """Its end is on its way to the fleet; it does nothing more."""
@@ -88,6 +98,7 @@ class World:
     stop_asked: bool = False
     told_ready: int = 0
     finish: Finish | None = None
+    machines: int = 1
     _queue: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -95,6 +106,9 @@ class World:
         self.rng = rng = random.Random(self.seed)
         api, ranks = rng.choice(((1, 1), (1, 1), (1, 2), (2, 1), (2, 2), (3, 5)))
         self.fleet = Fleet.of(PLACES[0][:api] + PLACES[1][:ranks], LIMITS)
+        self.machines = rng.choice((1, 1, 2))
+        if self.machines > 1 and rng.random() < 0.5:
+            self.at(rng.random() * 3, self.add)
         for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
             self.at(rng.choice((rng.random(), rng.random() * 40)), self.ask_stop)
         self.at(60.0, self.ask_stop)  # every history ends
@@ -130,6 +144,10 @@ class World:
         if again:
             assert not any(child.life is Life.STOPPING for child in self.fleet.children.values()), "no hurry"
 
+    def add(self) -> None:
+        """A node has brought an API server; late in some histories."""
+        self.tell(Added(self.now, (Place(Role.API, 5),)))
+
     def tick(self) -> None:
         if self.culprit is None and not self.stop_asked:
             late = [p for p in self.processes.values() if not p.ready and p.due <= self.now]
@@ -144,6 +162,10 @@ class World:
         rng = self.rng
         process.unkillable = rng.random() < 0.01
         process.deaf = rng.random() < 0.1
+        process.remote = self.machines > 1 and rng.random() < 0.7
+        if process.remote:
+            self.launch_elsewhere(process)
+            return
         fate = rng.random()
         if fate < 0.01:
             self.at(rng.random() * 0.1, lambda: self.launch_failed(process))
@@ -151,14 +173,61 @@ class World:
             self.at(rng.random() * 0.1, lambda: self.launched(process))
         # else: the launcher never answers
 
-    def launch_failed(self, process: Process) -> None:
+    def launch_elsewhere(self, process: Process) -> None:
+        """It waits for this and that, each once or said again and again, before it is launched; or for ever."""
+        rng = self.rng
+
+        def wait(name: str) -> None:
+            if not process.answered and not process.launched:
+                before = self.fleet.children[process.id.place].wait
+                if self.fleet.phase is Phase.STARTING and before is not None and before.name != name:
+                    process.due = self.now + NODE_LIMIT
+                self.tell(Waiting(self.now, process.id, name, NODE_LIMIT))
+
+        def repeat() -> None:
+            wait("a node")
+            if not process.answered and self.now < 50.0:
+                self.at(5.0, repeat)
+
+        self.at(rng.random() * 0.1, lambda: wait("a node"))
+        fate = rng.random()
+        if fate < 0.02:
+            self.at(1.0, repeat)
+        elif fate < 0.04:
+            self.at(rng.random() * 5, lambda: self.launch_failed(process))
+        else:
+            self.at(rng.random() * 5, lambda: wait("its launch"))
+            if fate < 0.9:
+                self.at(0.2 + rng.random() * 9, lambda: self.launched(process))
+            else:  # its own connection is faster than its node's
+                self.at(0.2 + rng.random() * 9, lambda: self.greet_early(process))
+                self.at(9.3, lambda: self.launched(process))
+
+    def greet_early(self, process: Process) -> None:
+        if not process.answered and self.fleet.phase not in DOWN_TO_EARTH:
+            process.launched = True
+            self.hello(process)
+            self.at(self.rng.random(), lambda: self.live(process, 0))
+
+    def call_off(self, process: Process) -> None:
+        if process.remote and self.rng.random() < 0.8:
+            self.at(self.rng.random() * 0.1, lambda: self.launch_failed(process, "called off"))
+
+    def launch_failed(self, process: Process, reason: str = "no such program") -> None:
+        if process.answered or process.launched:
+            return
+        process.answered = process.doomed = True
         self.blame(process)
-        self.tell(LaunchFailed(self.now, process.id, "no such program"))
+        self.tell(LaunchFailed(self.now, process.id, reason))
 
     def launched(self, process: Process) -> None:
-        process.launched = True
-        self.progress(process)
-        self.at(self.rng.random(), lambda: self.live(process, -1))
+        if process.answered or process.doomed:
+            return
+        process.answered = True
+        if not process.launched:
+            process.launched = True
+            self.progress(process)
+            self.at(self.rng.random(), lambda: self.live(process, -1))
         self.tell(Launched(self.now, process.id, 4711))
 
     def live(self, process: Process, stage: int) -> None:
@@ -206,7 +275,9 @@ class World:
         process.due = self.now + LIMITS.startup
 
     def misfortune(self, process: Process) -> None:
-        match self.rng.randrange(5):
+        match self.rng.randrange(6 if process.remote and process.launched else 5):
+            case 5:
+                self.vanish(process)
             case 0:
                 self.end(process, self.rng.choice((0, 1, 3, -6, -9, -11)))
             case 1:
@@ -268,6 +339,29 @@ class World:
             process.words_at = self.now + self.rng.random() * 0.3
             self.at(process.words_at - self.now, arrive)
 
+    def vanish(self, process: Process) -> None:
+        """Its node is gone: its connection ends and the node's does, in any order; Ray may have to say more."""
+        process.doomed = True
+        rng = self.rng
+
+        def control_ended() -> None:
+            if process.greeted:
+                process.greeted = False
+                self.blame(process)
+                self.tell(ControlEnded(self.now, process.id, "closed"))
+
+        def gone() -> None:
+            process.told_exit = True
+            process.greeted = False
+            self.blame(process)
+            self.tell(Vanished(self.now, process.id, process.words or "its node is gone"))
+
+        delay = max(process.words_at - self.now, 0.0)
+        self.at(delay + 0.01 + rng.random() * 0.1, control_ended)
+        self.at(delay + 0.01 + rng.random() * 0.1, gone)
+        if rng.random() < 0.5:
+            self.at(delay + 0.2, gone)
+
     def drop_control(self, process: Process) -> None:
         if process.greeted and process.words_at < self.now:
             process.greeted = False
@@ -320,6 +414,8 @@ class World:
             case Spawn(child):
                 assert child not in self.processes, f"{child} spawned twice"
                 self.spawn(child)
+            case CallOff(child):
+                self.call_off(self.processes[child])
             case Stop(child):
                 process = self.living(child)
                 assert process.greeted, f"Stop to {child}, which is not connected"
@@ -364,7 +460,7 @@ class World:
             else:
                 assert wait is not None, f"{child.id} is {life}, and nobody waits for it"
                 assert wait.name
-                assert self.now <= wait.deadline <= self.now + 10.0 or not isinstance(event, Tick)
+                assert self.now <= wait.deadline <= self.now + NODE_LIMIT or not isinstance(event, Tick)
             if stopping:
                 assert life is not Life.READY, f"{child.id} runs on while the service stops"
                 assert life is not Life.STARTING, f"{child.id} starts on while the service stops"

@@ -50,7 +50,7 @@ def test_random_histories_end_with_everything_accounted_for_and_the_first_failur
         tally += Tally(json.loads(told))
     print(f"\n{dict(tally)}")
     # The histories are worth something only while they reach every kind of ending.
-    endings = {"stopped", "served", "reported", "exited", "stalled", "disconnected", "not launched"}
+    endings = {"stopped", "served", "reported", "exited", "stalled", "disconnected", "not launched", "vanished"}
     assert set(tally) == endings | {"histories", "events"}
     assert tally["histories"] == HISTORIES
     assert tally["events"] > 100_000
