@@ -1,5 +1,6 @@
 # make serve   the bundled demo model on http://127.0.0.1:8000, 2 API servers and 2 ranks
 # make test    the tests          make lint, make types   the quality gates
+# make frontend   the compiled front-end for token ids (needs cargo; optional)
 # make clean   remove what was made
 #
 # PYTHON=... picks the interpreter of the environment; ARGS="--port 9000" adds to `phalanx serve` or pytest.
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := phalanx tests tools benchmarks
 
-.PHONY: serve test lint types clean
+.PHONY: serve test lint types frontend clean
 
 serve: $(VENV)/installed
 	@$(BIN)/python tools/foreground.py $(BIN)/phalanx serve -dp 2 --api-server-count 2 $(ARGS)
@@ -28,7 +29,12 @@ lint: $(VENV)/installed-test
 types: $(VENV)/installed-test
 	$(BIN)/mypy
 
+# Tests of the compiled front-end skip themselves, saying what is missing, where it cannot be built.
+frontend:
+	frontends/tokens-rs/build.sh
+
 clean:
+	rm -rf frontends/tokens-rs/target
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f phalanx/kernels/*.so
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
