@@ -233,7 +233,12 @@ class Nodes:
             return refusal
         link = Link(self, connection, hello)
         self._links.append(link)
-        for place in (*hello.places, *(self._seats.get(hello.address, ()) if hello.serves else ())):
+        brought = set(hello.places)
+        if self._parallel.data_parallel_backend == "mp":
+            # `phalanx join` brings whole ranks, and learns only now how many workers one has.
+            ranks = {place.index for place in hello.places}
+            brought |= {place for place in self._remote if place.index in ranks}
+        for place in (*brought, *(self._seats.get(hello.address, ()) if hello.serves else ())):
             self._held[place] = link
         connection.hand_over(link)
         self._owner.welcome_node(connection)

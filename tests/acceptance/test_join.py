@@ -130,6 +130,17 @@ def test_api_servers_on_every_node_serve_the_whole_service(checkpoint_folder: Pa
         joined.assert_nothing_left()
 
 
+def test_a_rank_that_joins_brings_its_workers(checkpoint_folder: Path) -> None:
+    flags = ("--tensor-parallel-size", "2")
+    with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
+        service.wait_ready()
+        assert set(joined.processes()) == {"phalanx node", "phalanx engine 1", "phalanx engine 1 tp 1"}
+        assert answers(service.address, checkpoint_folder) == 5
+        assert service.stop() == 0
+        assert joined.wait() == 0
+        joined.assert_nothing_left()
+
+
 def test_who_cannot_join_hears_why_and_the_service_waits_on(checkpoint_folder: Path, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path, max_position_embeddings=512)
     with serve(checkpoint_folder, 4, 2) as service, contextlib.ExitStack() as stack:
