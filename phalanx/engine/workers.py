@@ -95,6 +95,9 @@ class Workers:
         self._claims = threading.Lock()
         self._claimed = {hello.worker}
         self._channels: dict[int, Channel] = {}
+        self._workers: dict[int, int] = {}
+        """By descriptor of their channels."""
+        self._answers = select.poll()
         self._decoder: msgspec.msgpack.Decoder[WorkerAnswer] = msgspec.msgpack.Decoder(WorkerAnswer)
         self._step = 0
         threading.Thread(target=self._accept, name="workers", daemon=True).start()
@@ -117,6 +120,8 @@ class Workers:
                 case _Took(worker, channel):
                     channel.set_timeout(self._answer_timeout)
                     self._channels[worker] = channel
+                    self._workers[channel.fileno()] = worker
+                    self._answers.register(channel, select.POLLIN)
                     doing = ""
                 case _Reached(worker, stage):
                     share = f" {stage.progress:.0%}" if stage.progress is not None else ""
@@ -131,25 +136,37 @@ class Workers:
             PartnerGone, WorkerStuck: names the worker.
         """
         self._step += 1
+        size = self.size
         for worker, channel in self._channels.items():
             with self._naming(worker):
-                channel.send(WorkerStep(self._step, draws[worker :: self.size]))
+                channel.send(WorkerStep(self._step, draws[worker::size]))
         places = [0] * len(draws)
-        places[:: self.size] = own(draws[:: self.size])
-        for worker, channel in self._channels.items():
-            places[worker :: self.size] = self._answer(worker, channel, len(draws[worker :: self.size]))
+        places[::size] = own(draws[::size])
+        owing = set(self._channels)
+        while owing:
+            for worker in self._heard_from(owing):
+                with self._naming(worker):
+                    for answer in self._channels[worker].drain(self._decoder):
+                        if answer.step >= self._step:  # else to a step that the leader itself failed in
+                            places[worker::size] = self._checked(answer, len(draws[worker::size]))
+                            owing.discard(worker)
         return places
 
-    def _answer(self, worker: int, channel: Channel, count: int) -> list[int]:
-        with self._naming(worker):
-            answer = channel.receive(self._decoder)
-            while answer.step < self._step:  # to a step that the leader itself failed in
-                answer = channel.receive(self._decoder)
-            if answer.step != self._step or len(answer.places) != count:
-                raise FrameError(
-                    f"it answered step {answer.step} with {len(answer.places)} places, asked for {count} "
-                    f"in step {self._step}"
-                )
+    def _heard_from(self, owing: set[int]) -> list[int]:
+        """Waits for an answer of any worker, or the end of any: who died must not hide behind who is waiting for it."""
+        ready = self._answers.poll(self._answer_timeout * 1000)
+        if not ready:
+            raise WorkerStuck(
+                f"{self._name(*sorted(owing))} {'is' if len(owing) == 1 else 'are'} stuck: "
+                f"no answer for {self._answer_timeout:g} s in step {self._step}"
+            )
+        return [self._workers[descriptor] for descriptor, _ in ready]
+
+    def _checked(self, answer: WorkerAnswer, count: int) -> list[int]:
+        if answer.step != self._step:
+            raise FrameError(f"it answered step {answer.step} in step {self._step}")
+        if len(answer.places) != count:
+            raise FrameError(f"it answered {len(answer.places)} places in step {answer.step}, asked for {count}")
         return answer.places
 
     @contextlib.contextmanager
@@ -158,7 +175,7 @@ class Workers:
             yield
         except TimeoutError:
             raise WorkerStuck(
-                f"{self._name(worker)} is stuck: no answer for {self._answer_timeout:g} s in step {self._step}"
+                f"{self._name(worker)} is stuck: step {self._step} could not be sent for {self._answer_timeout:g} s"
             ) from None
         except ConnectionError as error:
             raise self._gone(worker, error) from None
@@ -220,8 +237,8 @@ class Workers:
     def _gone(self, worker: int, error: ConnectionError) -> PartnerGone:
         return PartnerGone(f"{self._name(worker)} is gone: {error}")
 
-    def _name(self, worker: int) -> str:
-        return f"worker {worker} of rank {self._hello.rank}"
+    def _name(self, *workers: int) -> str:
+        return f"worker{'s' * (len(workers) > 1)} {', '.join(map(str, workers))} of rank {self._hello.rank}"
 
     def _end(self, error: RankBroken) -> None:
         self._events.put(error)

@@ -43,6 +43,7 @@ from phalanx.transport.handshake import Listener, Refusal, Refused
 from phalanx.transport.listener import address_of, bind_unix
 
 SECRET = b"0123456789abcdef0123456789abcdef"
+INCARNATION = 4
 DEADLINE = 60.0
 """Seconds any wait may take before the test fails; generous, since nothing here asserts on speed."""
 
@@ -182,10 +183,25 @@ class PlayedApiServer:
         self.listener.close()
 
 
-def start_process(control: str, index: int, secret: bytes = SECRET) -> subprocess.Popen[bytes]:
+_HAND_ON = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); \
+os.execv(sys.argv[2], sys.argv[2:])"
+"""Become another program, with a socket at descriptor 3."""
+
+
+def start_process(
+    control: str, index: int, secret: bytes = SECRET, *, worker: int = 0, workers: socket.socket | None = None
+) -> subprocess.Popen[bytes]:
+    """`workers`: the listening socket that worker 0 inherits."""
+    command = [sys.executable, "-m", "phalanx.engine", "--control", control, "--index", str(index)]
+    command += ["--incarnation", str(INCARNATION), *(["--worker", str(worker)] if worker else [])]
+    env = {**os.environ, "PHALANX_SECRET": secret.decode()}
+    if workers is not None:
+        command = [sys.executable, "-SEc", _HAND_ON, str(workers.fileno()), *command]
+        env |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "workers"}
     return subprocess.Popen(
-        [sys.executable, "-m", "phalanx.engine", "--control", control, "--index", str(index), "--incarnation", "4"],
-        env={**os.environ, "PHALANX_SECRET": secret.decode()},
+        command,
+        env=env,
+        pass_fds=[workers.fileno()] if workers is not None else [],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -195,10 +211,20 @@ def start_process(control: str, index: int, secret: bytes = SECRET) -> subproces
 class Rank:
     """The process, which has said Hello and been welcomed."""
 
-    def __init__(self, folder: Path, configuration: Config, api_servers: list[PlayedApiServer], index: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        configuration: Config,
+        api_servers: list[PlayedApiServer],
+        index: int = 0,
+        *,
+        worker: int = 0,
+        workers: socket.socket | None = None,
+        leader: str = "",
+    ) -> None:
         self.api_servers = api_servers
         self._control_listener = bind_unix(folder / f"control-{time.monotonic_ns()}")
-        self.process = start_process(address_of(self._control_listener), index)
+        self.process = start_process(address_of(self._control_listener), index, worker=worker, workers=workers)
         try:
             self.control = Reader(accept(self._control_listener), ToSupervisor)
         except BaseException:
@@ -206,7 +232,7 @@ class Rank:
             raise AssertionError(f"the rank has not enlisted: {self.wait()}") from None
         self.hello = self.control.until(Hello)
         self.membership = Membership(tuple(api.endpoint for api in api_servers))
-        self.control.channel.send(Welcome(configuration, self.membership))
+        self.control.channel.send(Welcome(configuration, self.membership, leader))
 
     def tell(self, message: Message) -> None:
         self.control.channel.send(message)
@@ -248,13 +274,13 @@ class Rank:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, configuration: Config | None = None, api_servers: int = 1, index: int = 0
+    folder: Path, configuration: Config | None = None, api_servers: int = 1, index: int = 0, **further: Any
 ) -> Iterator[tuple[Rank, list[PlayedApiServer]]]:
     """A rank that has been welcomed, and the API servers it will dial; all are gone afterwards."""
     with contextlib.ExitStack() as stack:
         played = [PlayedApiServer(number, folder) for number in range(api_servers)]
         for api in played:
             stack.callback(api.close)
-        rank = Rank(folder, configuration or config(), played, index)
+        rank = Rank(folder, configuration or config(), played, index, **further)
         stack.callback(rank.close)
         yield rank, played
