@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -31,8 +31,6 @@ OBJECT_STORE = 80 * 2**20
 """Bytes of shared memory a node; nothing is ever put there. Ray's own minimum is 75 MiB."""
 
 QUIET = {
-    # A token made for one test would be found by the next service of the same user.
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     # The end of a process is seen by its connection; this is for a raylet whose machine is frozen.
     "RAY_health_check_initial_delay_ms": "1000",
@@ -45,7 +43,9 @@ QUIET = {
 class RayNode:
     """One simulated node: `ray start --block` and everything below it."""
 
-    def __init__(self, folder: Path, address: str, head: str | None, gpus: int, cpus: int) -> None:
+    def __init__(
+        self, folder: Path, address: str, head: str | None, gpus: int, cpus: int, environment: Mapping[str, str]
+    ) -> None:
         self.address = address
         self.folder = folder
         self._log = folder.with_name(f"{folder.name}.log")
@@ -66,7 +66,11 @@ class RayNode:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, **QUIET},
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+                    **QUIET,
+                    **environment,
+                },
                 start_new_session=True,
             )
 
@@ -116,7 +120,14 @@ class RayNode:
 class RayCluster:
     """Nodes at loopback addresses of their own; the first is the head, and the one a driver here belongs to."""
 
-    def __init__(self, addresses: Sequence[str] = ADDRESSES, gpus: int = GPUS, cpus: int = CPUS) -> None:
+    def __init__(
+        self, addresses: Sequence[str] = ADDRESSES, gpus: int = GPUS, cpus: int = CPUS, token: str = ""
+    ) -> None:
+        """With a token, only who has it is let in."""
+        self.environment = (
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+        )
+        """What a driver needs to be let in."""
         self._folder = tempfile.TemporaryDirectory(prefix="ph-ray-", dir="/tmp")
         self._gpus, self._cpus = gpus, cpus
         self.nodes: list[RayNode] = []
@@ -133,7 +144,9 @@ class RayCluster:
     def add(self, address: str, wait: bool = True) -> RayNode:
         """One more node, or one again whose raylet was killed."""
         head = self.address if self.nodes else None  # that of a node that has started
-        node = RayNode(Path(self._folder.name) / str(len(self.nodes)), address, head, self._gpus, self._cpus)
+        node = RayNode(
+            Path(self._folder.name) / str(len(self.nodes)), address, head, self._gpus, self._cpus, self.environment
+        )
         self.nodes.append(node)
         return node.wait_started() if wait or head is None else node
 
@@ -143,11 +156,6 @@ class RayCluster:
         found = re.search(r"--address='([^']+)'", self.nodes[0].log)
         assert found, self.nodes[0].log
         return found.group(1)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a driver needs to be let in."""
-        return {"RAY_AUTH_MODE": "disabled"}
 
     def close(self) -> None:
         for node in reversed(self.nodes):

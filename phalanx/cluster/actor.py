@@ -48,9 +48,9 @@ class NodeActor:
             # Ray's default for an actor that holds no CPU is a single thread; the rank decides on its own.
             environment.pop("OMP_NUM_THREADS", None)
         if os.path.basename(self._root) not in ("site-packages", "dist-packages"):
-            # Ray made it importable for this process alone (a source checkout, or `py_modules`).
-            paths = [self._root, environment.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+            # Ray may have made it importable for this process alone, as it does with a driver's working folder.
+            paths = [self._root, *environment.get("PYTHONPATH", "").split(os.pathsep)]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
         environment[SECRET_VARIABLE] = secret
         # From the thread that stays for as long as the node does: the kernel kills the node with its parent thread.
         process = subprocess.Popen(

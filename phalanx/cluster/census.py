@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import worker
 from ray._private.state import available_resources_per_node, state
 from ray.core.generated import gcs_pb2
 from ray.util import placement_group_table
@@ -33,7 +34,7 @@ class _Grip:
 
 def take(resource: Resource) -> list[Node]:
     """The nodes that live, with what they have of a resource."""
-    here = ray.get_runtime_context().get_node_id()
+    own = here()
     free = available_resources_per_node()
     holders = _holders(resource)
     return [
@@ -43,12 +44,22 @@ def take(resource: Resource) -> list[Node]:
             name=node["NodeManagerHostname"],
             free=free.get(node["NodeID"], {}).get(resource, 0.0),
             total=node["Resources"].get(resource, 0.0),
-            here=node["NodeID"] == here,
+            here=node["NodeID"] == own,
             holders=tuple(holders.get(node["NodeID"], ())),
         )
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def here() -> str:
+    """The id of this machine's node."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def ask_head(timeout: float) -> None:
+    """Any question. Raises Ray's own errors when the head has not answered it in time."""
+    worker.global_worker.gcs_client.internal_kv_get(b"alive", b"phalanx", timeout=timeout)
 
 
 def ports() -> dict[str, tuple[str, int]]:

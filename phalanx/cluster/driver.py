@@ -14,7 +14,7 @@ from phalanx.cluster import census, packing
 from phalanx.cluster.errors import ClusterError, Stopped
 from phalanx.cluster.groups import Groups
 from phalanx.cluster.joining import Joined, join, loopback_trouble, runtime_environment
-from phalanx.cluster.lifeline import PATIENCE, Lifeline
+from phalanx.cluster.lifeline import PATIENCE, Lifeline, dial, pulse
 from phalanx.cluster.packing import Demand, Node, Plan, Refusal
 from phalanx.cluster.seats import Finished, Looked, Seats
 from phalanx.config import Config
@@ -71,6 +71,7 @@ class Driver:
         self._joined = join(parallel.ray_address, environment, cpus, self._tell)
         self._stopping()
         Lifeline(*self._joined.head_target, PATIENCE, self._cut_off("the Ray head"))
+        pulse(census.ask_head, self._cut_off("the Ray head"))
         plan = self._plan(demand)
         self._check_address(plan)
         self._nodes = {node.address: node for node in plan.nodes}
@@ -191,13 +192,24 @@ class Driver:
                 Lifeline(*ports.get(node.id, (node.address, 0)), 0, self._on_node_gone(node))
         own = census.here()
         if own in ports:
-            Lifeline(*ports[own], 0, self._cut_off(f"this machine's Ray node {ports[own][0]}"))
+            Lifeline(*ports[own], 0, self._own_node_gone)
 
     def _on_node_gone(self, node: Node) -> Callable[[str], None]:
         def gone(reason: str) -> None:
             self._events.put(NodeGone(node.id, f"the Ray node {node.address} is gone: {reason}"))
 
         return gone
+
+    def _own_node_gone(self, reason: str) -> None:
+        assert self._joined is not None
+        host, port = self._joined.head_target
+        try:
+            dial(host, port).close()
+        except OSError as error:
+            # The cause, and not its consequence: a node without its head soon ends.
+            self._cut_off("the Ray head")(f"nobody answers at {host}:{port} any more ({error.strerror or error})")
+        else:
+            self._cut_off("this machine's Ray node")(reason)
 
     def _cut_off(self, what: str) -> Callable[[str], None]:
         """What to do when something is gone without which there is no driver.

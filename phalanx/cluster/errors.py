@@ -5,6 +5,7 @@ REASON_LIMIT = 400
 
 _BEFORE_GUESSES = ("Some common causes include", "There are some potential root causes", "This can be caused by")
 """Where Ray's account of what happened ends and its list of guesses begins."""
+_NOT_WORDS = ("\t", "  ", "Traceback (most recent", "During handling of", "The above exception was")
 _SAYS_NOTHING = "The actor died unexpectedly before finishing this task."
 
 
@@ -21,7 +22,7 @@ def in_short(error: BaseException) -> str:
     text = str(error).replace(_SAYS_NOTHING, "")
     for mark in _BEFORE_GUESSES:
         text = text.partition(mark)[0]
-    # Rows of the table of ids that Ray's messages carry are indented.
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("\t", "    "))]
+    # Indented are the rows of its tables of ids, and of the tracebacks of its own processes.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_NOT_WORDS)]
     words = " ".join(lines) or type(error).__name__
     return words if len(words) <= REASON_LIMIT else words[:REASON_LIMIT].rsplit(" ", 1)[0] + " ..."

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported. A head that answers late is waited for by us, by name, not by Ray in silence.
+# Ray reads this when it is imported: how long it asks, in silence, a head that does not answer.
 os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "10")
 
 import ray
-from ray._private import services, worker
+from ray._private import ray_constants, services, worker
 from ray._private.utils import read_ray_address
 
 from phalanx.cluster import warden
@@ -26,6 +26,8 @@ from phalanx.transport.listener import PrivateFolder
 
 OBJECT_STORE = 80 * 2**20
 """Bytes; nothing is ever put into a store that we start. Ray's minimum is 75 MiB."""
+TRIES = 3
+"""Times that Ray asks a head to let us in, a second apart."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def join(option: str | None, environment: dict[str, Any], cpus: int | None, tell
     own = None
     if head is not None:
         settings["address"] = head
+        # It listens already; one that turns us away does so at the twentieth try as at the first.
+        ray_constants.NUM_REDIS_GET_RETRIES = TRIES
     else:
         tell("starting a Ray cluster on this machine")
         own = Own()
@@ -179,7 +183,7 @@ def _why_not(head: str, wanted: Wish, error: Exception) -> str:
         mode = os.environ.get("RAY_AUTH_MODE", "unset")
         return (
             f"{where} does not let us in: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the "
-            f"cluster's own (RAY_AUTH_MODE is {mode}): {in_short(error)}"
+            f"cluster's own (RAY_AUTH_MODE is {mode})"
         )
     if "No node info found" in words:
         return (

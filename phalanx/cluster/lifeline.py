@@ -25,6 +25,30 @@ def dial(host: str, port: int, timeout: float = DIAL_TIMEOUT) -> socket.socket:
     return sock
 
 
+PULSE = 5.0
+"""Seconds between two questions, and the longest that an answer may take."""
+MISSED = 3
+"""Questions in a row without an answer after which nobody is there."""
+
+
+def pulse(ask: Callable[[float], None], gone: Callable[[str], None], period: float = PULSE) -> None:
+    """Call `gone` once `ask(timeout)` keeps failing: for a process that is stuck while its connections stand."""
+
+    def beat() -> None:
+        missed = 0
+        while missed < MISSED:
+            started = time.monotonic()
+            try:
+                ask(period)
+                missed = 0
+            except Exception:
+                missed += 1
+            time.sleep(max(0.0, started + period - time.monotonic()))
+        gone(f"it has not answered for {MISSED * period:g} s")
+
+    threading.Thread(target=beat, name="pulse", daemon=True).start()
+
+
 class Lifeline:
     """Calls `gone` with a reason, on a thread of its own, once nobody listens at `host:port` any more.
 

@@ -111,7 +111,7 @@ class Seats:
         except Exception as error:
             return self._over(seat, f"its actor on {seat.node.address} could not be started: {in_short(error)}")
         if trouble:
-            ship = """or ship it with --ray-runtime-env '{"py_modules": ["FOLDER/phalanx"]}'"""
+            ship = """or ship it with --ray-runtime-env '{"py_modules": ["phalanx-VERSION.whl"]}'"""
             return self._over(seat, f"{seat.node.address} cannot run a node: {trouble}, {ship}")
         seat.deadline = float("inf")
         self._hear(

@@ -251,6 +251,20 @@ def test_a_node_of_the_cluster_that_dies_ends_all_its_nodes_and_a_dead_head_the_
         wait_until(lambda: not alive(nodes[rank(0)]), "the end of the last node")
 
 
+def test_a_cluster_that_wants_a_token_says_so_and_the_end_of_this_machine_s_node_is_told(tmp_path: Path) -> None:
+    with RayCluster(ADDRESSES[:1], token="0" * 32 + "1" * 32) as cluster:
+        with running(tmp_path, cluster, {"RAY_AUTH_TOKEN": "2" * 64}) as stranger:
+            assert stranger.failed() == (
+                f"the Ray cluster at {cluster.address} does not let us in: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
+                "(or RAY_AUTH_TOKEN_PATH) to the cluster's own (RAY_AUTH_MODE is token)"
+            )
+        with running(tmp_path, cluster) as driver:
+            driver.ready()
+            cluster.nodes[0].kill("raylet")
+            assert driver.failed().startswith("this machine's Ray node is gone: nobody answers at ")
+            assert driver.wait() == (1, "")
+
+
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_cluster_of_the_service_s_own_is_gone_after_it(end: str, desk: NodeDesk, tmp_path: Path) -> None:
     """Also where the driver is killed: its files, and Ray's processes, which would go on for half a minute."""
