@@ -30,14 +30,7 @@ CPUS = 8
 OBJECT_STORE = 80 * 2**20
 """Bytes of shared memory a node; nothing is ever put there. Ray's own minimum is 75 MiB."""
 
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # The end of a process is seen by its connection; this is for a raylet whose machine is frozen.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class RayNode:
@@ -96,10 +89,18 @@ class RayNode:
 
     def kill(self, name: str) -> None:
         """SIGKILL the processes of this node whose program is `name`: raylet, gcs_server."""
-        victims = [process for process in self.processes() if Path(process.exe()).name == name]
-        assert victims, f"no {name} at {self.address}"
-        for process in victims:
+        for process in self._running(name):
             process.kill()
+
+    def freeze(self, name: str) -> None:
+        """Stop them where they are: their connections stand, and nothing is answered."""
+        for process in self._running(name):
+            process.suspend()
+
+    def _running(self, name: str) -> list[psutil.Process]:
+        found = [process for process in self.processes() if Path(process.exe()).name == name]
+        assert found, f"no {name} at {self.address}"
+        return found
 
     def close(self) -> None:
         """Kill all of it. Some of Ray's agents outlive their raylet; all of them stay in the session."""
@@ -156,6 +157,12 @@ class RayCluster:
         found = re.search(r"--address='([^']+)'", self.nodes[0].log)
         assert found, self.nodes[0].log
         return found.group(1)
+
+    def records(self) -> str:
+        """All that its processes have written to files, and their command lines."""
+        files = (file for file in Path(self._folder.name).rglob("*") if file.is_file())
+        commands = (" ".join(process.cmdline()) for node in self.nodes for process in node.processes())
+        return "\n".join([*(file.read_text(errors="replace") for file in files), *commands])
 
     def close(self) -> None:
         for node in reversed(self.nodes):

@@ -90,7 +90,7 @@ class Driver:
             ClusterPlan(
                 address=parallel.data_parallel_address or self._joined.local_address,
                 nodes=tuple(node.address for rank in plan.ranks for node in rank),
-                head=next((node.address for node in census.take(demand.resource) if node.here), ""),
+                head=census.ports().get(census.here(), ("", 0))[0],
             )
         )
         self._control.ready(str(plan))
@@ -99,10 +99,14 @@ class Driver:
         """Raises ClusterError: the ranks do not fit, in numbers."""
         parallel = self._config.parallel
         deadline = time.monotonic() + SETTLING
+        told = ""
         while True:
             nodes = census.take(demand.resource)
             total = sum(node.total for node in nodes)
-            self._tell(f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s")
+            found = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s"
+            if found != told:
+                self._tell(found)
+                told = found
             try:
                 return packing.pack(
                     nodes,
@@ -132,7 +136,7 @@ class Driver:
         self._control.stage(StageName.ATTACHED, share, detail)
 
     def _stopping(self) -> None:
-        """Raises Stopped: the supervisor has said so."""
+        """Raises Stopped: the supervisor has said so. Raises ClusterError: a node of the plan has died."""
         while True:
             try:
                 event = self._events.get_nowait()
@@ -140,6 +144,8 @@ class Driver:
                 return
             if isinstance(event, Stop):
                 raise Stopped
+            if isinstance(event, NodeGone):
+                raise ClusterError(f"{event.reason}, before its placement groups were there")
             self._early.append(event)
 
     # --- serving ---
@@ -179,8 +185,9 @@ class Driver:
         if order.places:
             (place,) = order.places
             address = self._groups.plan.ranks[place.index][place.worker].address
-        if address in self._nodes:
-            self._control.send(self._seats.start(order, self._nodes[address]))
+        node = self._nodes.get(address)
+        if node is not None and node.id in census.ports():
+            self._control.send(self._seats.start(order, node))
         else:
             self._control.send(NodeEnded(order.places, f"the Ray node {address} has left the cluster", order.host))
 

@@ -43,14 +43,16 @@ class Groups:
         """Until all are there; `tell` hears how far it is, `check` may raise to end the wait.
 
         Raises:
-            ClusterError: some are still pending after `timeout` seconds; says in numbers why.
+            ClusterError: some are still pending after `timeout` seconds, or their node has died; says in numbers why.
         """
         deadline = time.monotonic() + timeout
         told, told_at = -1, 0.0
         while pending := self._pending():
             now = time.monotonic()
             if now > deadline:
-                self._give_up(pending, timeout)
+                self._give_up(pending, f"within {timeout:g} s (--node-timeout)")
+            if not {node.id for rank in pending for node in self.plan.ranks[rank]} <= census.ports().keys():
+                self._give_up(pending, "any more")
             there = len(self.groups) - len(pending)
             if there != told or now > told_at + RETELL:
                 told, told_at = there, now
@@ -81,7 +83,7 @@ class Groups:
         amounts = {address: wanted.count(address) * self._demand.amount for address in wanted}
         return ", ".join(f"{amount:g} {self._demand.resource} on {address}" for address, amount in amounts.items())
 
-    def _give_up(self, pending: list[int], timeout: float) -> NoReturn:
+    def _give_up(self, pending: list[int], when: str) -> NoReturn:
         nodes = {node.id: node for node in census.take(self._demand.resource)}
         waiting = {node.id: node.address for rank in pending for node in self.plan.ranks[rank]}
         state = "; ".join(
@@ -90,6 +92,5 @@ class Groups:
         )
         ranks = "rank " + str(pending[0]) + (f" and {len(pending) - 1} more" if len(pending) > 1 else "")
         raise ClusterError(
-            f"no placement group for {ranks} within {timeout:g} s (--node-timeout); "
-            f"rank {pending[0]} needs {self._lacks(pending[0])}. {state}"
+            f"no placement group for {ranks} {when}; rank {pending[0]} needs {self._lacks(pending[0])}. {state}"
         )

@@ -80,6 +80,7 @@ class Seats:
         self._kept = list(kept)
         self._startup_timeout = startup_timeout
         self._report = report
+        self._actors = ray.remote(NodeActor)
         self._seats: list[Seat] = []
 
     def start(self, order: StartNode, node: Node) -> NodeStarting:
@@ -95,7 +96,7 @@ class Seats:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.id, soft=False)
         for former in self._of(lambda seat: (seat.order.places, seat.order.host) == (order.places, order.host)):
             self.drop(former)
-        actor = ray.remote(NodeActor).options(**options).remote()
+        actor = self._actors.options(**options).remote()
         seat = Seat(order, node, actor, time.monotonic() + self._startup_timeout)
         self._seats.append(seat)
         self._hear(actor.look.remote(phalanx.__version__), lambda outcome: Looked(seat, outcome))

@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+        time.sleep(0.2)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster.driver_process import DEADLINE, NodeDesk, rank, running
+from cluster.driver_process import DEADLINE, SECRET, NodeDesk, rank, running
 from ray_nodes import ADDRESSES, GPUS, RayCluster, wait_until
 
 import phalanx
@@ -81,6 +81,9 @@ def test_a_node_inherits_what_is_meant_for_it_and_nothing_that_is_meant_for_ray(
         assert (environment["OMP_NUM_THREADS"], environment["NCCL_DEBUG"]) == ("3", "WARN")
         assert not any(name.startswith("RAY_") for name in environment)
         assert node.ppid() in {process.pid for process in ray_cluster.nodes[0].processes("NodeActor")}
+        # Ray keeps what it was told in files: the secret is in none, and in no command line.
+        assert "phalanx-" in ray_cluster.records()
+        assert SECRET not in ray_cluster.records()
 
 
 def test_a_node_that_only_serves_starts_on_the_machine_asked_for(
@@ -249,6 +252,15 @@ def test_a_node_of_the_cluster_that_dies_ends_all_its_nodes_and_a_dead_head_the_
         )
         assert driver.wait() == (1, "")
         wait_until(lambda: not alive(nodes[rank(0)]), "the end of the last node")
+
+
+def test_a_node_that_dies_before_its_groups_are_there_ends_the_start(tmp_path: Path) -> None:
+    with RayCluster() as cluster, running(tmp_path, cluster, data_parallel_nodes=(SECOND,)) as driver:
+        driver.until_detail("joining the Ray cluster at " + cluster.address)
+        cluster.nodes[1].freeze("raylet")  # it takes no order any more, and Ray has not noticed yet
+        driver.until_detail(f"1 node; placement group 0 of 1; rank 0 waits for 1 GPU on {SECOND}")
+        cluster.nodes[1].kill("raylet")
+        assert driver.failed().startswith(f"the Ray node {SECOND} is gone: ")
 
 
 def test_a_cluster_that_wants_a_token_says_so_and_the_end_of_this_machine_s_node_is_told(tmp_path: Path) -> None:
