@@ -20,6 +20,7 @@ from phalanx.protocol import (
     Ready,
     Refused,
     Stage,
+    StageName,
     ToLeader,
     WorkerAnswer,
     WorkerHello,
@@ -208,6 +209,8 @@ class Workers:
         assert isinstance(hello, WorkerHello)
         try:
             channel.send(WorkerWelcome())
+            # Whoever comes late and then gets stuck must not be found stuck after the leader that waits for it.
+            self._events.put(_Reached(hello.worker, Stage(StageName.STARTED)))
             while isinstance(message := channel.receive(decoder), Stage):
                 self._events.put(_Reached(hello.worker, message))
             if not isinstance(message, Ready):

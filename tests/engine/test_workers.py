@@ -319,6 +319,7 @@ def test_a_rank_is_ready_once_all_its_workers_are_in_whatever_order_and_tells_ho
         assert next(details) == "0 of 2 workers"
         last = PlayedWorker(listener, 2)
         assert last.receive() == WorkerWelcome()
+        assert next(details) == "0 of 2 workers; worker 2: started"
         last.channel.send(Stage(StageName.WEIGHTS, 0.5))
         assert next(details) == "0 of 2 workers; worker 2: weights 50%"
         last.channel.send(Stage(StageName.WARM_UP))
@@ -326,6 +327,7 @@ def test_a_rank_is_ready_once_all_its_workers_are_in_whatever_order_and_tells_ho
         last.channel.send(Ready())
         assert next(details) == "1 of 2 workers"
         first = PlayedWorker(listener, 1).ready()
+        assert next(details) == "1 of 2 workers; worker 1: started"
         assert next(details) == "2 of 2 workers"
         assert next(details) == "0 of 1 API servers"
         assert isinstance(api.attach(), EngineHello)
@@ -480,7 +482,7 @@ def test_a_worker_whose_leader_listens_nowhere_says_where_it_looked(folder: Path
         assert f"worker 0 of rank 1 cannot be reached at {address}: " in worker.control.until(Failed).reason
 
 
-@pytest.mark.parametrize("stage", ["waiting", "started", *LOADING, "ready"])
+@pytest.mark.parametrize("stage", ["waiting", "started", "weights", "ready"])
 def test_the_end_of_the_control_connection_ends_a_worker_in_any_stage(
     stage: str, folder: Path, listener: socket.socket
 ) -> None:
