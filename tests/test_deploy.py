@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -303,3 +305,55 @@ def test_all_name_the_image_that_the_dockerfile_is_for() -> None:
     ours = [name for names in copied for name in names if not name.startswith("-") and not name.startswith("/")]
     assert ours
     assert all((DEPLOY.parent / name).exists() for name in ours)
+
+
+# --- what pages say -------------------------------------------------------------------------------
+
+ROOT = DEPLOY.parent
+PAGES = sorted([*ROOT.glob("docs/*.md"), DEPLOY / "README.md", ROOT / "README.md"])
+
+
+def commands_on(page: Path) -> Iterator[list[str]]:
+    """The words of each `phalanx ...` line in its code blocks, comments left out."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.match(r"(?:\.venv/bin/)?phalanx (serve|join) .*", line.strip())
+            if found and "--help" not in line:
+                yield shlex.split(found[0], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_on_a_page_is_one_that_the_program_takes(page: Path, tmp_path: Path) -> None:
+    for words in commands_on(page):
+        if "--frontend-command" in words:
+            # The program is the reader's own, or not built yet.
+            place = words.index("--frontend-command") + 1
+            words[place] = sys.executable
+        if "ray" in words:
+            pytest.importorskip("ray")
+        call = {"line": ["phalanx", *words[1:]]}
+        _ = served(call) if words[1] == "serve" else joined(call)
+
+
+def test_there_are_commands_on_the_pages() -> None:
+    found = [words[1] for page in PAGES for words in commands_on(page)]
+    assert found.count("serve") >= 8
+    assert found.count("join") >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    headings = set()
+    for heading in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE):
+        headings.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        assert not path or (page.parent / path).exists(), target
+        assert path or anchor in headings, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    for file, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", page.read_text()):
+        assert (ROOT / file).is_file(), file
+        assert not name or f"def {name}(" in (ROOT / file).read_text(), name
