@@ -358,6 +358,15 @@ class ControlHandler:
 
     def received(self, body: bytes) -> None:
         try:
+            self._take(body)
+        except FrameError as error:
+            if self._child is not None:
+                # The exit that follows would say less.
+                self._supervisor.take(events.Reported(time.monotonic(), self._child, str(error), ""))
+            raise
+
+    def _take(self, body: bytes) -> None:
+        try:
             message = _decoder.decode(body)
         except msgspec.MsgspecError as error:
             raise FrameError(f"{self._child or 'a peer'} sent what is no message: {error}") from error
