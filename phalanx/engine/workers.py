@@ -202,9 +202,10 @@ class Workers:
                 channel.send(Refused(refusal))
                 channel.close()
                 return
+        except Closed:
+            return  # Whoever it was has gone; the supervisor waits for the worker itself, by name.
         except OSError as error:
-            # Whoever it was: the supervisor waits for the worker itself, by name.
-            log.warning("dropped a connection from a worker: %s", error)
+            log.warning("dropped a connection meant for a worker: %s", error)
             return
         assert isinstance(hello, WorkerHello)
         try:

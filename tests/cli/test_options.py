@@ -109,6 +109,7 @@ def test_what_was_typed_arrives() -> None:
         (["--engine", "synthetic", "--synthetic-stage", "wights=1"], "STAGE is one of"),
         (["--engine", "synthetic", "--synthetic-stage", "weights=explode"], "hang|exit|raise|abort"),
         (["--engine", "synthetic", "--synthetic-stage", "2:weights=1", "-dp", "2"], "ranks are 0 to 1"),
+        (["--engine", "synthetic", "--synthetic-stage", "0.2:weights=1", "-tp", "2"], "workers are 0 to 1"),
         (["--engine", "synthetic", "--cpu-threads", "2"], "--cpu-threads has no meaning with --engine synthetic"),
         (["--engine", "synthetic", "--load-format", "dummy"], "no meaning with --engine synthetic"),
         (["--seed", "7"], "--seed is the seed of --load-format dummy"),

@@ -11,7 +11,7 @@ from phalanx.engine.intake import Limits
 from phalanx.engine.kv_cache import KvCache
 from phalanx.engine.peers import Mailbox, Peers
 from phalanx.engine.scheduler import Scheduler
-from phalanx.engine.sequence import Chunk, Progress, RequestKey, Sampled, Sequence
+from phalanx.engine.sequence import Chunk, Progress, RankBroken, RequestKey, Sampled, Sequence
 from phalanx.protocol import (
     ApiServerId,
     EngineHello,
@@ -110,6 +110,23 @@ def test_one_request_that_runs_between_those_that_fail_clears_the_rank(rank: Ran
         rank.add([1])
         rank.step()
         rank.step()
+
+
+def test_a_rank_that_is_broken_says_so_at_once_and_blames_no_request(
+    rank: Rank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[list[Chunk]] = []
+
+    def execute(chunks: list[Chunk]) -> list[Sampled | None]:
+        steps.append(chunks)
+        raise RankBroken("worker 1 of rank 0 is gone")
+
+    monkeypatch.setattr(rank.runner, "execute", execute)
+    rank.add([1, 2])
+    with pytest.raises(RankBroken, match="worker 1 of rank 0 is gone"):
+        rank.step()
+    assert len(steps) == 1
+    assert rank.scheduler.take_outputs() == {}
 
 
 def test_the_collector_leaves_what_start_up_made_and_full_collections_alone() -> None:

@@ -15,6 +15,8 @@ from phalanx.protocol import StageName
         ("0:WARM_UP=raise", Drill(0, StageName.WARM_UP, "raise", 0)),
         ("12:ready=abort", Drill(12, StageName.READY, "abort", 0)),
         ("imported=0", Drill(None, StageName.IMPORTED, "wait", 0)),
+        ("3.2:cache=raise", Drill(3, StageName.CACHE, "raise", 0, worker=2)),
+        ("3.0:cache=raise", Drill(3, StageName.CACHE, "raise", 0, worker=0)),
     ],
 )
 def test_an_order_names_a_stage_what_to_do_and_perhaps_a_rank(setting: str, drill: Drill) -> None:
@@ -22,7 +24,11 @@ def test_an_order_names_a_stage_what_to_do_and_perhaps_a_rank(setting: str, dril
 
 
 @pytest.mark.parametrize(
-    "setting", ["", "weights", "=hang", "lunch=hang", "x:weights=hang", "-1:weights=hang", "1:2:weights=hang"]
+    "setting",
+    [
+        *("", "weights", "=hang", "lunch=hang", "x:weights=hang", "-1:weights=hang", "1:2:weights=hang"),
+        *("1.:weights=hang", ".1:weights=hang", "1.x:weights=hang", "1.2.3:weights=hang"),
+    ],
 )
 def test_an_order_for_no_known_stage_or_rank_is_refused_with_those_there_are(setting: str) -> None:
     with pytest.raises(
