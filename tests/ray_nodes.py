@@ -7,6 +7,7 @@ every process leads to this one, which kills them at the end.
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,10 @@ class RayNode:
         """Stop them where they are: their connections stand, and nothing is answered."""
         for process in self._running(name):
             process.suspend()
+
+    def freeze_launcher(self) -> None:
+        """Stop `ray start`, which ends the rest of its node as soon as one of its processes has ended."""
+        self.process.send_signal(signal.SIGSTOP)
 
     def _running(self, name: str) -> list[psutil.Process]:
         found = [process for process in self.processes() if Path(process.exe()).name == name]
