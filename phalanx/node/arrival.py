@@ -1,6 +1,7 @@
 """Reaching the supervisor: it may not run yet, its machine may not have a name yet."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +22,10 @@ T = TypeVar("T")
 
 async def reach(
     control: str, secret: bytes, patience: float, waiting: Callable[[str], None], source: str = ""
-) -> Channel:
+) -> tuple[Channel, str]:
     """Dial until the supervisor has accepted us, for `patience` seconds and at least once.
+
+    Returns the connection, and the address that answered, where `control` has a name.
 
     `waiting` is told what keeps us from it, once a reason. `source` is the address of this machine to dial from;
     empty: the system's choice.
@@ -38,7 +41,7 @@ async def reach(
         try:
             # A name that does not resolve keeps its thread longer than any socket's timeout.
             async with asyncio.timeout(allowed + 1.0):
-                return await in_thread(partial(dial, control, secret, allowed, source))
+                return await in_thread(partial(_dial_each, control, secret, allowed, source))
         except Refused as refused:
             raise NodeError(
                 f"{control}: {refused}; PHALANX_SECRET and the version of Phalanx must be the same at both ends"
@@ -56,6 +59,22 @@ async def reach(
             told = trouble
             waiting(trouble)
         await asyncio.sleep(PAUSE)
+
+
+def _dial_each(control: str, secret: bytes, timeout: float, source: str) -> tuple[Channel, str]:
+    """A name may have addresses of both families while the service listens on one."""
+    host, _, port = control.removeprefix("tcp:").rpartition(":")
+    trouble: OSError | None = None
+    for family, _, _, _, target in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+        address = f"tcp:[{target[0]}]:{port}" if family == socket.AF_INET6 else f"tcp:{target[0]}:{port}"
+        try:
+            return dial(address, secret, timeout, source), address
+        except (Refused, FrameError):
+            raise
+        except OSError as error:
+            trouble = error
+    assert trouble is not None, "a name that resolves has an address"
+    raise trouble
 
 
 async def in_thread(work: Callable[[], T]) -> T:

@@ -75,6 +75,8 @@ class Node:
     def __init__(self, orders: Orders, commands: Commands | None) -> None:
         self._orders = orders
         self._commands = commands
+        self._control = orders.control
+        """What children are told: the very address that answered."""
         self._host = Host(self)
         self._link: Link | None = None
         self._sockets: Sockets | None = None
@@ -121,7 +123,7 @@ class Node:
             NodeError: this machine cannot be part of the service.
         """
         orders, machine = self._orders, socket.gethostname()
-        channel = await reach(
+        channel, self._control = await reach(
             orders.control,
             orders.secret.encode(),
             orders.patience,
@@ -193,7 +195,7 @@ class Node:
         except LookupError as error:
             self.not_launched(child, str(error))
             return
-        command = [*self._commands[place.role], *arguments(self._orders.control, child)]
+        command = [*self._commands[place.role], *arguments(self._control, child)]
         own = {name: os.environ[name] for name in OWN if name in os.environ}
         self._host.start(child, command, sockets, environment(self._orders.secret, {**further, **own}))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from acceptance.test_start_stop import port_grabber  # noqa: F401 a fixture
 from checkpoints import write_checkpoint
 from node.fake_supervisor import SECRET
 from node.namespaces import HEAD, NODE, Machines, two_machines
@@ -171,7 +172,7 @@ def test_who_cannot_join_hears_why_and_the_service_waits_on(checkpoint_folder: P
             f"another model than the service's: in {other} config.json differs",
             *(2, 2, "--model", str(other)),
         )
-        refused("ranks 0 to 1 run on the service's own machine", "turned away node", 0, 2)
+        refused("the service's own machine runs ranks 0 and 1", "turned away node", 0, 2)
         refused("this service has no rank 4", "this service has no rank 4", 3, 2)
         first = stack.enter_context(join(control, 2, 1))
         service.wait_for("engine 2   ready")
@@ -202,6 +203,17 @@ def test_a_node_that_goes_ends_the_service_by_name(
         assert re.search(r"^engine [12] \(pid \d+ on 127.0.0.1\) failed ", report.strip())
         assert ("gave up: stopped by SIGINT" in report) == (number is signal.SIGINT)
         service.assert_nothing_left()
+
+
+@pytest.mark.usefixtures("port_grabber")
+def test_nodes_join_while_every_free_port_is_stolen(checkpoint_folder: Path) -> None:
+    for _ in range(3):
+        flags = ("--api-servers-per-node", "2", "--tensor-parallel-size", "2")
+        with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
+            service.wait_ready()
+            assert answers(service.address, checkpoint_folder) == 5
+            assert service.stop() == 0
+            assert joined.wait() == 0
 
 
 def test_nothing_of_a_node_outlives_a_killed_supervisor(checkpoint_folder: Path) -> None:

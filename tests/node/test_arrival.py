@@ -4,12 +4,14 @@ import asyncio
 import logging
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node.fake_supervisor import SECRET, configuration, supervising, welcome
 from node.nodes import join, node
 from node.test_node import ended, run
 
+from phalanx.node.arrival import reach
 from phalanx.protocol import NodeHello, NodeReady, Place, Role, Stop
 from phalanx.transport import handshake
 from phalanx.transport.listener import address_of, bind_tcp
@@ -58,6 +60,25 @@ def test_a_name_that_does_not_resolve_is_waited_for_too() -> None:
         first, last = program.stderr.splitlines()
         assert "waiting up to 1.5 s for tcp:no-such-machine.invalid:7000: " in first
         assert last.startswith("phalanx join: no service at tcp:no-such-machine.invalid:7000 within 1.5 s: ")
+
+
+def test_every_address_of_a_name_is_tried_and_the_one_that_answers_is_told_to_the_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene() -> None:
+        async with supervising() as supervisor:
+            port = supervisor.address.rpartition(":")[2]
+            channel, address = await reach(f"tcp:a-name:{port}", SECRET.encode(), 0.0, pytest.fail)
+            assert address == supervisor.address
+            channel.close()
+
+    def resolved(host: str, port: int, *rest: Any, **further: Any) -> list[Any]:
+        addresses = ("::1", "127.0.0.2", "127.0.0.1") if host == "a-name" else (host,)
+        return [entry for address in addresses for entry in real(address, port, *rest, **further)]
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    run(scene())
 
 
 def test_a_listener_that_does_not_answer_yet_is_waited_for() -> None:
