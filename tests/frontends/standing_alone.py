@@ -204,14 +204,18 @@ class FrontEnd:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.http.close()
-        for rank in self.ranks:
-            rank.die()
+        with contextlib.ExitStack() as last_to_first:
+            last_to_first.callback(self._folder.cleanup)
+            for sock in (self._http_socket, *self._engine_sockets):
+                last_to_first.callback(sock.close)
+            last_to_first.callback(self.supervisor.close)
+            last_to_first.callback(self._process.close)
+            last_to_first.callback(self._end)
+            for rank in self.ranks:
+                last_to_first.callback(rank.die)
+            self.http.close()
+
+    def _end(self) -> None:
         self._process.kill()
         select.select([self._process.ended], [], [], DEADLINE)
         self._process.reap()
-        self._process.close()
-        self.supervisor.close()
-        for sock in (self._http_socket, *self._engine_sockets):
-            sock.close()
-        self._folder.cleanup()

@@ -1,5 +1,6 @@
 """Clients that leave, ranks that die, and the end of the front-end itself."""
 
+import contextlib
 import http.client
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,22 +13,26 @@ from frontends.standing_alone import SECRET, FrontEnd, NumberedRank
 from phalanx.api.metrics import Metrics, Samples
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.protocol import (
+    EngineHello,
     FinishReason,
     Hello,
+    Incarnation,
     Membership,
     Message,
     MetricsGathered,
     MetricsQuery,
     MetricsReport,
     MetricsRequest,
+    RankId,
     Refused,
     Role,
     Stage,
     StageName,
     Stop,
+    ToEngine,
 )
+from phalanx.transport.channel import Closed, dial
 from phalanx.transport.channel import Refused as SecretRefused
-from phalanx.transport.channel import dial
 
 Start = Callable[..., FrontEnd]
 LONG = {"prompt": [1], "max_tokens": 500}
@@ -110,11 +115,12 @@ def test_a_rank_that_comes_again_takes_its_predecessors_place(serve: Start) -> N
     assert [rank["incarnation"] for rank in front_end.wait_ranks(1)] == [2]
     answer = front_end.http.post("/v1/completions", json={"prompt": [1]}).json()
     assert answer["choices"][0]["token_ids"] == [9]
-    # Its predecessor, or a message of it, has come too late.
-    late = NumberedRank(incarnation=1)
-    front_end.ranks.append(late)
-    late.attach(front_end.engine_addresses[0], SECRET.encode())
-    late._thread.join(DEADLINE)
+    # A predecessor that dials again has come too late.
+    late = dial(front_end.engine_addresses[0], SECRET.encode(), DEADLINE)
+    with contextlib.closing(late):
+        late.send(EngineHello(RankId(0), Incarnation(1), 2048, 64, 65536))
+        with pytest.raises(Closed):
+            late.receive(msgspec.msgpack.Decoder(ToEngine))
     assert [rank["incarnation"] for rank in front_end.wait_ranks(1)] == [2]
 
 

@@ -1,5 +1,6 @@
 """The whole service with the compiled front-end in place of the Python API servers."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -113,8 +114,9 @@ def test_it_ends_with_a_supervisor_that_is_killed(start_compiled: Start) -> None
         while not any(rank["running"] for rank in http.get("/ready").json()["ranks"]):
             pass
         service.signal(SIGKILL)
-        with pytest.raises(httpx.TransportError):
-            answer.result()
+        # Whichever goes first, the front-end or the rank, the client does not wait.
+        with contextlib.suppress(httpx.TransportError):
+            assert answer.result().status_code == 500
     service.wait()
     service.seconds_until_no_process_is_left()
 
