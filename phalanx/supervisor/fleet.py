@@ -222,7 +222,8 @@ class Fleet:
         elif event.progress == child.progress and event.detail == child.detail:
             return  # A beating heart is not progress: a stuck loop may well go on saying where it is stuck.
         child.progress, child.detail = event.progress, event.detail
-        self._await(child, f"progress in stage {child.stage}", event.at, self.limits.startup)
+        known = f" ({child.detail})" if child.detail else ""
+        self._await(child, f"progress in stage {child.stage}{known}", event.at, self.limits.startup)
 
     def _became_ready(self, event: BecameReady) -> None:
         child = self._current(event.child)

@@ -305,12 +305,19 @@ class Nodes:
     def _launch_waiting(self) -> None:
         for place, child in list(self._waiting.items()):
             link = self._held.get(place)
-            if link is None or link.ready is None or (place.worker and place.index not in self._leaders):
+            if link is None or link.ready is None or not self._whole(place):
                 continue
             del self._waiting[place]
             link.children.add(child)
             self._tell(child, "its launch", self._startup)
             link.connection.send(protocol.LaunchChild(child, forwarded_environment()))
+
+    def _whole(self, place: Place) -> bool:
+        """Whether all of a rank's workers have a node: a leader that waits for one would be blamed for it."""
+        if place.role is not Role.ENGINE:
+            return True
+        mates = [mate for mate in self._remote if mate.index == place.index]
+        return all((link := self._held.get(mate)) is not None and link.ready is not None for mate in mates)
 
     def _tell_waiting(self, place: Place, name: str, limit: float) -> None:
         if place in self._waiting:

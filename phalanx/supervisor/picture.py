@@ -36,6 +36,7 @@ class PlainPicture:
         if fleet.phase is Phase.STOPPING or fleet.phase is Phase.FINISHED:
             return
         now = time.monotonic()
+        width = max(10, *(len(str(place)) for place in fleet.children))
         for place, child in fleet.children.items():
             state = (child.stage, child.life)
             if child.life is Life.LAUNCHING and not child.detail:
@@ -44,7 +45,7 @@ class PlainPicture:
                 self._shown[place] = state
                 detail = "".join(f"  {part}" for part in (child.where, child.detail) if part)
                 stage = "launching" if child.life is Life.LAUNCHING else child.stage
-                self.line(f"{place!s:<10} {stage:<9} {now - fleet.began_at:6.2f} s{detail}")
+                self.line(f"{place!s:<{width}} {stage:<9} {now - fleet.began_at:6.2f} s{detail}")
 
     def printed(self, place: Place, line: str) -> None:
         self.line(f"[{place}] {line}")

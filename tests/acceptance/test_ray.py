@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from ray_nodes import RayCluster, RayNode, wait_until
@@ -115,6 +116,23 @@ def below_one(node: RayNode) -> list[str]:
     return [title.removeprefix("phalanx ") for title in titles if title.startswith("phalanx ")]
 
 
+def test_a_rank_too_large_for_a_node_spans_two_and_is_refused_where_it_must_not(
+    cluster: RayCluster, on_ray: Callable[..., Service]
+) -> None:
+    refused = on_ray("-tp", "9")
+    assert refused.wait() == 1
+    assert "127.0.0.2 (this machine): 8 of 8 GPUs free; 127.0.0.3: 8 of 8 GPUs free" in refused.stderr
+
+    service = on_ray("-tp", "9", "--data-parallel-pack", "span").wait_ready()
+    assert sorted(len(below_one(node)) for node in cluster.nodes) == [1, 8]
+    assert answers(service.address, 1) == {("0", "0")}
+    lost = process_of(cluster, "engine 0 tp 8")
+    lost.kill()
+    assert service.wait(BOUND) == 1
+    assert re.search(r"engine 0 tp 8 \(pid \d+ on 127\.0\.0\.3\) failed .*: killed by SIGKILL", service.stderr)
+    assert_nothing_left(cluster)
+
+
 @pytest.mark.parametrize("stage", [*STAGES, "ready"])
 def test_an_actor_that_is_killed_is_named_and_ends_the_service(
     stage: str, cluster: RayCluster, on_ray: Callable[..., Service]
@@ -145,3 +163,16 @@ def test_a_node_of_the_cluster_that_dies_is_named_and_ends_the_service(
     service.assert_nothing_left()
     doomed.close()
     cluster.nodes.remove(doomed)
+
+
+def test_api_servers_on_every_node_are_one_membership(cluster: RayCluster, on_ray: Callable[..., Service]) -> None:
+    strict = ("--data-parallel-pack", "strict", "--data-parallel-size-local", "1")
+    service = on_ray("-dp", "2", *strict, "--api-servers-per-node", "2").wait_ready()
+    here, there = re.findall(r"at (http://\S+) \(2 API servers", service.stdout)
+    assert there.startswith("http://127.0.0.3:")
+    assert answers(here, 4) == {(server, rank) for server in "01" for rank in "01"}
+    assert answers(there, 4) == {(server, rank) for server in "23" for rank in "01"}
+    counted = httpx.get(f"{there}/metrics").text
+    assert re.search(r"^phalanx:api_servers\S* 4\.0$", counted, re.MULTILINE), counted
+    assert service.stop() == 0
+    assert_nothing_left(cluster)
