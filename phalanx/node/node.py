@@ -34,7 +34,7 @@ FAREWELL = 2.0
 """Seconds for the supervisor to take our last message and close."""
 LAST_WORDS = 1.0
 """Seconds for a killed child's end and output to come in."""
-UNSENT = 16 * 2**20
+UNSENT = 4 * 2**20
 """Bytes that may wait for a supervisor that does not read; beyond that the children's output is not kept for it."""
 
 OWN = ("CUDA_VISIBLE_DEVICES",)

@@ -207,7 +207,7 @@ def test_a_node_that_goes_ends_the_service_by_name(
 
 @pytest.mark.usefixtures("port_grabber")
 def test_nodes_join_while_every_free_port_is_stolen(checkpoint_folder: Path) -> None:
-    for _ in range(3):
+    for _ in range(2):
         flags = ("--api-servers-per-node", "2", "--tensor-parallel-size", "2")
         with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
             service.wait_ready()

@@ -31,7 +31,7 @@ match os.environ["DEED"]:
         print("hanging", flush=True)
         time.sleep(1000)
     case "flood":
-        for _ in range(8192):
+        for _ in range(4096):
             os.write(1, b" " * 4095 + b"\n")  # The node prints no empty line itself.
     case "die":
         os.kill(os.getpid(), signal.SIGSEGV)
