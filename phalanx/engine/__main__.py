@@ -27,6 +27,10 @@ SUPERVISOR_FIRST = 0.5
 """Seconds the supervisor gets to see the end of a worker's process, and stop the others, before they complain of it."""
 
 
+NAMED = 4
+"""API servers that a rank waits for are named up to so many."""
+
+
 def main() -> NoReturn:
     launch = Launch.from_process(sys.argv[1:])
     mailbox = Mailbox()
@@ -153,11 +157,11 @@ class Attachment:
             return
         attached, expected = len(self._peers.attached), self._peers.expected
         detail = f"{attached} of {expected} API servers"
-        self._stages(
-            StageName.ATTACHED,
-            attached / expected if expected else 1.0,
-            f"{detail}; {trouble}" if trouble else detail,
-        )
+        if missing := self._peers.missing:
+            # Should this be where it ends, they are to blame and not this rank.
+            awaited = ", ".join(f"api {index}" for index in missing[:NAMED]) + (", ..." if missing[NAMED:] else "")
+            detail += f"; {trouble or f'waits for {awaited}'}"
+        self._stages(StageName.ATTACHED, attached / expected if expected else 1.0, detail)
         if attached == expected and self._peers.complete:
             self._ready = True
             self._stages.ready(self._description)

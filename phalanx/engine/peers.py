@@ -163,6 +163,11 @@ class Peers:
         """API servers of the membership."""
         return len(self._endpoints)
 
+    @property
+    def missing(self) -> list[ApiServerId]:
+        """API servers of the membership that are not attached."""
+        return [index for index in self._endpoints if index not in self._peers]
+
     def update(self, membership: Membership) -> None:
         """Dial who is new or has moved; drop who is gone. A connection that is dropped is told as Lost."""
         self.complete = membership.complete

@@ -58,7 +58,11 @@ def test_it_reports_each_stage_in_order_and_is_ready_once_every_api_server_is_at
     stages = [report.stage for report in reports if isinstance(report, Stage)]
     assert list(dict.fromkeys(stages)) == [*START, StageName.ATTACHED]
     attached = [report.detail for report in reports if isinstance(report, Stage) and report.stage == "attached"]
-    assert attached == ["0 of 2 API servers", "1 of 2 API servers", "2 of 2 API servers"]
+    assert attached == [
+        "0 of 2 API servers; waits for api 0, api 1",
+        "1 of 2 API servers; waits for api 1",
+        "2 of 2 API servers",
+    ]
     assert reports[-1] == Ready("synthetic, KV cache 262,144 tokens, unlimited speed")
     assert hellos == [EngineHello(3, 4, max_model_len=4096, max_num_seqs=256, kv_cache_tokens=262_144)] * 2
 
