@@ -1,6 +1,7 @@
 """Requests that cannot be answered: each ends in an error that says why, and harms nobody."""
 
 import json
+import random
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,17 @@ from frontends.standing_alone import FrontEnd, NumberedRank
 from phalanx.protocol import FinishReason
 
 Serve = Callable[..., FrontEnd]
+NAMES = {
+    "/v1/completions": (
+        "model prompt max_tokens min_tokens temperature top_p top_k min_p presence_penalty frequency_penalty "
+        "repetition_penalty seed stop_token_ids ignore_eos logit_bias n stream stream_options logprobs stop "
+        "priority user best_of echo suffix return_token_ids"
+    ),
+    "/generate": (
+        "input_ids text sampling_params stream return_logprob top_logprobs_num logprob_start_len rid priority"
+    ),
+}
+"""Fields that a request may have."""
 
 
 def answering() -> NumberedRank:
@@ -169,3 +181,25 @@ def test_what_is_no_http_is_cut_off(serve: Serve, noise: bytes) -> None:
         got = connection.recv(1 << 16)
     assert got == b"" or got.startswith(b"HTTP/1.1 400 ")
     assert front_end.http.get("/health").status_code == 200
+
+
+def test_odd_bodies_never_bring_it_down(serve: Serve) -> None:
+    """Bodies that are good but for something: each is answered, and never with a failure of the server's."""
+    chance = random.Random(7)
+    odd: list[Any] = [None, True, -1, 0, 2**31, 2**63, 2**64, 10**400, 0.5, 1e308, "", "x", [], [[]], {}, {"": {}}]
+    odd += [[1, None], [[1], [2]], {"1": 1}, {"-1": 1}, "\ud800", "\0", [[[1]]], [2**40]]
+    front_end = serve(answering())
+    seen = set()
+    for _ in range(600):
+        path, names = chance.choice(list(NAMES.items()))
+        wish: dict[str, Any] = {"prompt": [1, 2]} if path == "/v1/completions" else {"input_ids": [[1], [2]]}
+        for name in chance.sample(names.split(), chance.randint(1, 2)):
+            wish[name] = chance.choice(odd)
+        body = json.dumps(wish).encode()
+        if chance.random() < 0.2:
+            place = chance.randrange(len(body))
+            body = body[:place] + bytes([chance.randrange(256)]) + body[place + 1 :]
+        answer = front_end.http.post(path, content=body)
+        assert answer.status_code < 500, (body, answer.text)
+        seen.add(answer.status_code)
+    assert seen >= {200, 400}

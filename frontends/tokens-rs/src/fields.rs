@@ -1,15 +1,17 @@
 //! The fields of a JSON object, taken one by one, so that every error names its field and none is left unread.
 
 use crate::errors::{shortened, ApiError};
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::fmt::{self, Display};
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
 /// No request has more; keeps millions of them from becoming objects.
 const MOST: usize = 128;
 
+#[derive(Default)]
 pub struct Fields<'a> {
     /// In front of every name in errors: empty, or an object's name and a dot.
     path: String,
@@ -125,6 +127,36 @@ impl<'a> Fields<'a> {
             }
         }
     }
+}
+
+/// A list of at most so many entries: nothing is built from millions that will be refused.
+pub fn list<'a, T: Deserialize<'a>>(name: &str, value: &'a RawValue, most: usize) -> Result<Vec<T>, ApiError> {
+    struct AtMost<T>(usize, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for AtMost<T> {
+        type Value = Vec<T>;
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+            deserializer.deserialize_seq(self)
+        }
+    }
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<T>, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = array.next_element()? {
+                if entries.len() == self.0 {
+                    return Err(A::Error::custom(format!("more than {} entries", self.0)));
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+    AtMost(most, PhantomData)
+        .deserialize(&mut serde_json::Deserializer::from_str(value.get()))
+        .map_err(|error| invalid(name, &reason(&error)))
 }
 
 pub fn invalid(name: &str, why: &str) -> ApiError {

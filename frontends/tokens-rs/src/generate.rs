@@ -6,12 +6,12 @@
 use crate::app::App;
 use crate::body::Answer;
 use crate::errors::ApiError;
-use crate::fields::{invalid, Fields};
+use crate::fields::{invalid, list, reason, Fields};
 use crate::generation::{run, Branch, Finish, Form, Piece, Plan};
 use crate::messages::{SamplingParams, TokenId, TokenLogprobs};
 use crate::prompts::{too_many, Prompts};
 use crate::sampling::{Names, Options};
-use crate::write::{finite, list, logprob, raw, value};
+use crate::write::{self, finite, logprob, raw, value};
 use hyper::Response;
 use serde_json::value::RawValue;
 use std::rc::Rc;
@@ -113,24 +113,27 @@ fn read_wishes(
     scores: Option<Scores>,
 ) -> Result<Vec<Wish>, ApiError> {
     let name = "sampling_params";
-    let whole = given.map_or("{}", RawValue::get);
-    let each: Vec<&RawValue> = if whole.starts_with('[') {
-        serde_json::from_str(whole).map_err(|error| invalid(name, &crate::fields::reason(&error)))?
-    } else {
-        vec![serde_json::from_str(whole).map_err(|error| invalid(name, &crate::fields::reason(&error)))?]
+    let each: Vec<&RawValue> = match given {
+        None => return Ok(vec![read_wish(app, None, scores)?]),
+        Some(one) if !one.get().starts_with('[') => return Ok(vec![read_wish(app, Some(one), scores)?]),
+        Some(several) => list(name, several, prompts)?,
     };
-    if each.is_empty() || (each.len() != prompts && whole.starts_with('[')) {
+    if each.len() != prompts {
         return Err(invalid(name, &format!("{} of them for {prompts} prompts", each.len())));
     }
-    let wishes = each.into_iter().map(|each| read_wish(app, each, scores)).collect::<Result<Vec<Wish>, ApiError>>()?;
+    let wishes = each.into_iter().map(|each| read_wish(app, Some(each), scores));
+    let wishes = wishes.collect::<Result<Vec<Wish>, ApiError>>()?;
     if wishes.iter().any(|wish| wish.n != wishes[0].n) {
         return Err(invalid("sampling_params.n", "it must be the same for all prompts"));
     }
     Ok(wishes)
 }
 
-fn read_wish(app: &App, given: &RawValue, scores: Option<Scores>) -> Result<Wish, ApiError> {
-    let mut fields = Fields::of_object("sampling_params", given)?;
+fn read_wish(app: &App, given: Option<&RawValue>, scores: Option<Scores>) -> Result<Wish, ApiError> {
+    let mut fields = match given {
+        Some(given) => Fields::of_object("sampling_params", given)?,
+        None => Fields::default(),
+    };
     let n = fields.number("n", 1..=usize::MAX)?.unwrap_or(1);
     let mut options = Options::take(&mut fields, &NAMES, &app.config.facts)?;
     if let Some(Scores { top, start }) = scores {
@@ -147,11 +150,12 @@ fn read_wish(app: &App, given: &RawValue, scores: Option<Scores>) -> Result<Wish
 
 /// The ids that answers carry, one a prompt.
 fn read_ids(app: &App, given: Option<&RawValue>, prompts: usize, many: bool) -> Result<Vec<String>, ApiError> {
-    let why = |error: serde_json::Error| invalid("rid", &crate::fields::reason(&error));
     let ids: Vec<String> = match given {
         None => return Ok((0..prompts).map(|_| app.new_id("")).collect()),
-        Some(given) if many => serde_json::from_str(given.get()).map_err(why)?,
-        Some(given) => vec![serde_json::from_str(given.get()).map_err(why)?],
+        Some(given) if many => list("rid", given, prompts)?,
+        Some(given) => {
+            vec![serde_json::from_str(given.get()).map_err(|error| invalid("rid", &reason(&error)))?]
+        }
     };
     if ids.len() != prompts {
         return Err(invalid("rid", &format!("{} of them for {prompts} prompts", ids.len())));
@@ -200,7 +204,7 @@ impl Form for GenerateForm {
             self.answer(out, branch, piece);
         };
         match self.many {
-            true => list(&mut out, branches.iter().zip(pieces), answer),
+            true => write::list(&mut out, branches.iter().zip(pieces), answer),
             false => answer(&mut out, (&branches[0], &pieces[0])),
         }
         out
@@ -255,16 +259,18 @@ fn write_scores<'a>(
     top: u64,
 ) {
     raw(out, &format!(",\"{side}_token_logprobs\":"));
-    list(out, scored.clone(), |out, (token, of)| entry(out, of.map(logprob), token));
+    write::list(out, scored.clone(), |out, (token, of)| entry(out, of.map(logprob), token));
     if top == 0 {
         return;
     }
     raw(out, &format!(",\"{side}_top_logprobs\":"));
-    list(out, scored, |out, (_, of)| match of {
+    write::list(out, scored, |out, (_, of)| match of {
         None => raw(out, "null"),
-        Some(of) => list(out, of.top_ids.iter().zip(&of.top_logprobs).take(top as usize), |out, (&token, &logprob)| {
-            entry(out, Some(finite(logprob)), token)
-        }),
+        Some(of) => {
+            write::list(out, of.top_ids.iter().zip(&of.top_logprobs).take(top as usize), |out, (&token, &logprob)| {
+                entry(out, Some(finite(logprob)), token)
+            })
+        }
     });
 }
 

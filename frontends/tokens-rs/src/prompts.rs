@@ -1,12 +1,9 @@
 //! Prompts as clients give them: `[1, 2]` or `[[1, 2], [3]]`.
 
 use crate::errors::ApiError;
-use crate::fields::{invalid, reason};
+use crate::fields::{invalid, list, reason};
 use crate::messages::TokenId;
-use serde::de::{Error, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use std::fmt;
 use std::rc::Rc;
 
 pub struct Prompts {
@@ -16,7 +13,7 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// `name`: of the field. Refuses what cannot be run before anything large is built from it.
+    /// `name`: of the field; `most`: prompts that one request may bring.
     pub fn read(name: &str, value: &RawValue, vocabulary: u32, most: usize) -> Result<Self, ApiError> {
         let text = value.get();
         let inner = text.strip_prefix('[').map_or("", str::trim_start);
@@ -28,14 +25,10 @@ impl Prompts {
         }
         let many = inner.starts_with('[');
         let lists: Vec<Vec<TokenId>> = if many {
-            let lists: Lists = serde_json::from_str(text).map_err(|error| invalid(name, &reason(&error)))?;
-            lists.0
+            list(name, value, most)?
         } else {
             vec![serde_json::from_str(text).map_err(|error| invalid(name, &reason(&error)))?]
         };
-        if lists.len() > most {
-            return Err(too_many(name, lists.len(), 1, most));
-        }
         for tokens in &lists {
             let Some(&largest) = tokens.iter().max() else {
                 let text = format!("{name} is empty: there is no token to begin from.");
@@ -55,32 +48,6 @@ pub fn too_many(name: &str, prompts: usize, n: usize, most: usize) -> ApiError {
     let asked = prompts.saturating_mul(n);
     let text = format!("{prompts} prompts with n = {n} are {asked} completions; one request may ask for {most}.");
     ApiError::invalid(text).param(name)
-}
-
-/// Lists of tokens, none of them empty: so their number is bounded by the size of the tokens' own text.
-struct Lists(Vec<Vec<TokenId>>);
-
-impl<'de> Deserialize<'de> for Lists {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Lists;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("lists of token ids")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Lists, A::Error> {
-                let mut lists = Vec::new();
-                while let Some(tokens) = array.next_element::<Vec<TokenId>>()? {
-                    if tokens.is_empty() {
-                        return Err(A::Error::custom("a list in it is empty: there is no token to begin from"));
-                    }
-                    lists.push(tokens);
-                }
-                Ok(Lists(lists))
-            }
-        }
-        deserializer.deserialize_seq(Each)
-    }
 }
 
 #[cfg(test)]
@@ -113,6 +80,6 @@ mod tests {
         for text in ["[]", "[[]]", "[[1], []]", "[100]", "[-1]", "[1.5]", "[[1], 2]", "[1, [2]]", "{}", "7", "true"] {
             assert_eq!(read(text).err().unwrap().told().1, Some("prompt"), "{text}");
         }
-        assert!(read("[[1],[1],[1],[1]]").err().unwrap().told().0.contains("4 prompts"));
+        assert!(read("[[1],[1],[1],[1]]").err().unwrap().told().0.contains("more than 3 entries"));
     }
 }

@@ -1,7 +1,7 @@
 //! How to choose tokens: a request's options, checked, to what the engine gets.
 
 use crate::errors::ApiError;
-use crate::fields::{invalid, Fields};
+use crate::fields::{invalid, list, reason, Fields};
 use crate::messages::{ModelFacts, SamplingParams, TokenId};
 use std::collections::BTreeMap;
 
@@ -116,13 +116,10 @@ fn too_long(prompt: usize, asked: Option<usize>, limit: usize, names: &Names) ->
 }
 
 fn stop_token_ids(fields: &mut Fields, vocabulary: u32) -> Result<Vec<TokenId>, ApiError> {
-    let name = "stop_token_ids";
-    let tokens: Vec<TokenId> = fields.take(name)?.unwrap_or_default();
-    if tokens.len() > MOST_STOP_TOKENS {
-        let why = format!("{} tokens are more than {MOST_STOP_TOKENS}", tokens.len());
-        return Err(invalid(&fields.full(name), &why));
-    }
-    check_vocabulary(&fields.full(name), tokens.iter().copied(), vocabulary)?;
+    let name = fields.full("stop_token_ids");
+    let Some(value) = fields.raw("stop_token_ids") else { return Ok(Vec::new()) };
+    let tokens: Vec<TokenId> = list(&name, value, MOST_STOP_TOKENS)?;
+    check_vocabulary(&name, tokens.iter().copied(), vocabulary)?;
     Ok(tokens)
 }
 
@@ -134,7 +131,7 @@ fn logit_bias(fields: &mut Fields, vocabulary: u32) -> Result<Vec<(TokenId, f64)
         return Err(many());
     }
     let biases: BTreeMap<TokenId, f64> =
-        serde_json::from_str(value.get()).map_err(|error| invalid(&full, &crate::fields::reason(&error)))?;
+        serde_json::from_str(value.get()).map_err(|error| invalid(&full, &reason(&error)))?;
     if biases.len() > MOST_BIASES {
         return Err(many());
     }
@@ -222,7 +219,7 @@ mod tests {
             assert_eq!(refused(body).1.as_deref(), Some(param), "{body}");
         }
         let many: Vec<String> = (0..129).map(|_| "1".into()).collect();
-        assert!(refused(&format!("{{\"stop_token_ids\": [{}]}}", many.join(","))).0.contains("129 tokens"));
+        assert!(refused(&format!("{{\"stop_token_ids\": [{}]}}", many.join(","))).0.contains("more than 128 entries"));
         let long = " ".repeat(BIAS_TEXT);
         assert!(refused(&format!("{{\"logit_bias\": {{{long}}}}}")).0.contains("more than 1024"));
     }
