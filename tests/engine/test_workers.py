@@ -329,7 +329,7 @@ def test_a_rank_is_ready_once_all_its_workers_are_in_whatever_order_and_tells_ho
         first = PlayedWorker(listener, 1).ready()
         assert next(details) == "1 of 2 workers; worker 1: started"
         assert next(details) == "2 of 2 workers"
-        assert next(details) == "0 of 1 API servers"
+        assert next(details) == "0 of 1 API servers; waits for api 0"
         assert isinstance(api.attach(), EngineHello)
         assert rank.control.until(Ready).detail == "synthetic, 3 workers, KV cache 262,144 tokens, unlimited speed"
         for worker in (first, last):
