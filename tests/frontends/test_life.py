@@ -2,8 +2,10 @@
 
 import contextlib
 import http.client
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from phalanx.api.metrics import Metrics, Samples
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.protocol import (
     EngineHello,
+    Failed,
     FinishReason,
     Hello,
     Incarnation,
@@ -158,6 +161,22 @@ def test_refused_by_the_supervisor_it_ends_in_its_words(start: Start) -> None:
     front_end = start(answer=lambda: Refused("this place is taken"))
     assert front_end.status() == EXIT_FAILED
     assert "this place is taken" in front_end.output
+
+
+def test_started_by_hand_it_says_who_starts_it(program: Path) -> None:
+    done = subprocess.run([program, "--control", "unix:/nowhere", "--index", "0"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "PHALANX_SECRET is not set: this program is started by `phalanx serve`" in done.stderr
+
+
+def test_an_order_that_it_cannot_read_is_its_last_and_is_told(serve: Start) -> None:
+    class Garbled(Message, tag=23, frozen=True):
+        query: str
+
+    front_end = serve()
+    front_end.supervisor.send(Garbled("which?"))
+    assert "does not decode" in front_end.supervisor.wait_for(Failed).reason
+    assert front_end.status() == EXIT_FAILED
 
 
 def test_when_the_supervisor_has_gone_it_goes_at_once(serve: Start) -> None:
