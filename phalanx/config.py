@@ -185,6 +185,8 @@ class ModelFacts(Group, frozen=True):
     eos_token_ids: tuple[int, ...]
     default_sampling: dict[str, float]
     """temperature, top_p, top_k, ... of generation_config.json: what a request gets where it says nothing."""
+    chat_template: str = ""
+    """The text of --chat-template, whose file other machines need not have."""
     fingerprints: dict[str, str] = {}
     """File name to a digest: what another machine's copy of the checkpoint must match: see `checkpoint`."""
 

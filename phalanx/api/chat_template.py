@@ -112,16 +112,11 @@ def _open_ended(text: str, final: str) -> str:
     return text[:end]
 
 
-def find_template(folder: Path, override: str | None) -> tuple[str, str] | None:
-    """The template's source and the file it is from; None where the checkpoint has none.
+def find_template(folder: Path) -> tuple[str, str] | None:
+    """The checkpoint's template: its source, and the file it is from; None where it has none.
 
-    Raises FileNotFoundError or ValueError that name the file.
+    Raises ValueError that names the file.
     """
-    if override is not None:
-        path = Path(override)
-        if not path.is_file():
-            raise FileNotFoundError(f"--chat-template: there is no file {path}")
-        return path.read_text(encoding="utf-8"), str(path)
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8"), str(path)

@@ -77,13 +77,15 @@ class HttpServer(uvicorn.Server):
 def load_template(config: Config, tokenizer: ModelTokenizer) -> ChatTemplate | str:
     """The chat template, or the sentence that says why chats are refused.
 
-    Raises FileNotFoundError or ValueError for a template that was asked for by name.
+    Raises ValueError for a template that was asked for by name.
     """
     override = config.model.chat_template
-    found = find_template(Path(config.facts.folder), override)
-    if found is None:
+    if override is not None:
+        source, origin = config.facts.chat_template, override
+    elif (found := find_template(Path(config.facts.folder))) is not None:
+        source, origin = found
+    else:
         return "This model's files have no chat template."
-    source, origin = found
     try:
         return ChatTemplate(source, tokenizer.special)
     except ValueError as error:

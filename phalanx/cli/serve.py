@@ -10,12 +10,14 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import msgspec
 
 from phalanx import checkpoint
 from phalanx.cli import config_file
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
-from phalanx.cli.options import Given, build, serve_parser
+from phalanx.cli.options import Given, UsageError, build, serve_parser
 from phalanx.cli.secret import service_secret
 from phalanx.config import Config, HttpOptions, ParallelOptions
 from phalanx.hosting.children import Commands
@@ -71,9 +73,18 @@ def configuration(given: Given) -> Config:
     model, engine = given.groups["model"], given.groups["engine"]
     weights = engine.engine == "model" and model.load_format != "dummy"
     facts = checkpoint.read(checkpoint.find(model, weights=weights), model.max_model_len, weights=weights)
+    if model.chat_template is not None:
+        facts = msgspec.structs.replace(facts, chat_template=_text(Path(model.chat_template)))
     config = Config(facts=facts, **given.groups)
     refuse_unfit(config)
     return config
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--chat-template: cannot read {path}: {error}") from None
 
 
 def _serve(config: Config, http: list[socket.socket], commands: Commands | None, secret: str | None) -> int:
@@ -136,13 +147,18 @@ def _announcement(config: Config, urls: list[str]) -> str:
     name = config.served_names[0]
     ranks, servers = config.parallel.data_parallel_size, config.parallel.own_api_servers
     also = "".join(f"\nand at {other} ({_count(servers, 'API server')})" for other in further)
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}]})
+    path = "chat/completions"
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    if config.parallel.frontend_command is not None:
+        # What it serves is its own affair; token ids are what every front-end can pass on.
+        path, asked = "completions", {"prompt": [1, 2, 3], "max_tokens": 16}
+    body = json.dumps({"model": name, **asked})
     # 0.0.0.0 and [::] are where to listen, not where to connect.
     reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     key = ' -H "Authorization: Bearer $PHALANX_API_KEY"' if config.http.api_key else ""
     return (
         f"\nPhalanx serves {name} at {url} ({_count(servers, 'API server')}, {_count(ranks, 'rank')}){also}\n\n"
-        f"    curl {reachable}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
+        f"    curl {reachable}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
         f"        -d {shlex.quote(body)}\n"
     )
 

@@ -17,6 +17,7 @@ from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.hosting.children import Commands, arguments, environment, own_commands
 from phalanx.hosting.host import Host
 from phalanx.hosting.output import Output
+from phalanx.hosting.words import ending, spell
 from phalanx.node import model
 from phalanx.node.arrival import in_thread, reach
 from phalanx.node.ending import Ending
@@ -226,9 +227,9 @@ class Node:
 
     def exited(self, child: ChildId, status: int) -> None:
         failed = status != 0 and not self._stopped and child not in self._signalled_children
-        log.log(logging.ERROR if failed else logging.INFO, "%s ended: %s", child, how(status))
+        log.log(logging.ERROR if failed else logging.INFO, "%s ended: %s", child, ending(status))
         if failed and not self._casualty:
-            self._casualty = f"{child} failed here: {how(status)}"
+            self._casualty = f"{child} failed here: {ending(status)}"
         self._living.discard(child)
         self._send(protocol.ChildExited(child, status))
         self._settle()
@@ -294,24 +295,3 @@ class Node:
                 await self._at_rest.wait()
         except TimeoutError:
             pass
-
-
-def how(status: int) -> str:
-    """`exit status 3`, `killed by SIGSEGV`."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
-
-
-def spell(places: tuple[Place, ...]) -> str:
-    """`rank 3`, `ranks 8 to 15`, `ranks 3, 5`, `rank 0 tp 1`."""
-    ranks = sorted(place.index for place in places if not place.worker)
-    parts = [f"rank {place.index} tp {place.worker}" for place in places if place.worker]
-    if len(ranks) > 1 and ranks == list(range(ranks[0], ranks[-1] + 1)):
-        parts.insert(0, f"ranks {ranks[0]} to {ranks[-1]}")
-    elif ranks:
-        parts.insert(0, f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}")
-    return ", ".join(parts)

@@ -336,7 +336,9 @@ class Fleet:
     def _kill(self, child: Child, at: float, reason: str) -> None:
         child.life = Life.KILLED
         child.ended_by_us = True
-        self._await(child, "its end after SIGKILL", at, self.limits.kill)
+        # On another machine that cannot be reached, its connections have to time out first.
+        more = self.limits.link if child.where else 0.0
+        self._await(child, "its end after SIGKILL", at, self.limits.kill + more)
         self._actions.append(Kill(child.id, reason))
 
     def _heard_out(self, child: Child) -> None:

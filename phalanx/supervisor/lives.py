@@ -42,6 +42,8 @@ class Limits:
     """For a stuck child to print where it stands."""
     kill: float = 5.0
     """From SIGKILL to the end; only a process stuck in the kernel takes longer."""
+    link: float = 20.0
+    """Until a connection to another machine that is silent counts as ended; see `transport.listener.tune`."""
     last_words: float = 1.0
     """From a child's end to the end of its pipes (a grandchild may hold them open), or the other way round."""
 

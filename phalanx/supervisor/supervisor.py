@@ -74,6 +74,9 @@ class Supervisor:
         """`secret`: what nodes prove that they know; absent: one of the service's own, which nobody else learns."""
         parallel = config.parallel
         self._config = config
+        http = msgspec.structs.replace(config.http, api_key=())
+        self._keyless = msgspec.structs.replace(config, http=http)
+        """For those that serve no clients."""
         self._sockets = sockets
         self._watcher = watcher
         self._commands = commands or children.own_commands(parallel.frontend_command)
@@ -197,7 +200,7 @@ class Supervisor:
 
     def _welcome(self, child: ChildId) -> None:
         connection, place = self._connections[child], child.place
-        config, folder = self._config, self._nodes.folder(place)
+        config, folder = self._config if place.role is Role.API else self._keyless, self._nodes.folder(place)
         if folder is not None:
             facts = msgspec.structs.replace(config.facts, folder=folder)
             config = msgspec.structs.replace(config, facts=facts)
@@ -215,7 +218,7 @@ class Supervisor:
 
     def welcome_node(self, connection: stream.Connection) -> None:
         """A node learns the configuration; the API servers are its children's affair."""
-        connection.send(protocol.Welcome(self._config, Membership(())))
+        connection.send(protocol.Welcome(self._keyless, Membership(())))
 
     def membership_changed(self) -> None:
         """API servers have been added on a node, or no more will be."""
@@ -226,7 +229,7 @@ class Supervisor:
     def node_greeted(self, handler: "ControlHandler", hello: NodeHello) -> None:
         """A connection said which ranks it brings."""
         if refusal := self._nodes.greeted(handler.connection, hello):
-            handler.refuse(refusal)
+            handler.refuse(refusal, told=True)
 
     def _send_to_api_server(self, index: int, message: protocol.Message) -> None:
         child = self._fleet.children[Place(Role.API, index)].id
@@ -351,8 +354,9 @@ class ControlHandler:
         self._child = child
         return self.connection
 
-    def refuse(self, reason: str) -> None:
-        log.warning("refused a control connection: %s", reason)
+    def refuse(self, reason: str, told: bool = False) -> None:
+        if not told:
+            log.warning("refused a control connection: %s", reason)
         self.connection.send(protocol.Refused(reason))
         self.connection.close()
 

@@ -185,7 +185,9 @@ def a_config(folder: Path, chat_template: str | None = None, **http: Any) -> Con
         engine=EngineOptions(),
         http=HttpOptions(**http),
         service=ServiceOptions(),
-        facts=read(folder, None),
+        facts=msgspec.structs.replace(read(folder, None), chat_template=Path(chat_template).read_text())
+        if chat_template
+        else read(folder, None),
     )
 
 

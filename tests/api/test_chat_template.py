@@ -138,19 +138,9 @@ def write(folder: Path, **files: Any) -> Path:
     return folder
 
 
-def test_the_named_file_wins_over_the_checkpoint(tmp_path: Path) -> None:
-    folder = write(tmp_path, own_dot_jinja="own", tokenizer_config_dot_json={"chat_template": "theirs"})
-    assert find_template(folder, str(tmp_path / "own.jinja")) == ("own", str(tmp_path / "own.jinja"))
-
-
-def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="--chat-template"):
-        find_template(tmp_path, str(tmp_path / "nothing"))
-
-
 def test_the_checkpoint_s_own_file_wins_over_its_configuration(tmp_path: Path) -> None:
     write(tmp_path, chat_template_dot_jinja="file", tokenizer_config_dot_json={"chat_template": "config"})
-    found = find_template(tmp_path, None)
+    found = find_template(tmp_path)
     assert found is not None
     assert found[0] == "file"
 
@@ -158,10 +148,10 @@ def test_the_checkpoint_s_own_file_wins_over_its_configuration(tmp_path: Path) -
 def test_of_several_named_templates_the_default_one_is_taken(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
     write(tmp_path, tokenizer_config_dot_json={"chat_template": named})
-    found = find_template(tmp_path, None)
+    found = find_template(tmp_path)
     assert found is not None
     assert found[0] == "plain"
 
 
 def test_a_checkpoint_may_have_none(tmp_path: Path) -> None:
-    assert find_template(tmp_path, None) is None
+    assert find_template(tmp_path) is None

@@ -12,6 +12,8 @@ import pytest
 from checkpoints import write_checkpoint
 from service import Service
 
+from phalanx.cli.options import UsageError
+from phalanx.cli.serve import configuration, parse
 from phalanx.supervisor.events import ExitCode
 
 FLEET = ("--engine", "synthetic", "-dp", "2")
@@ -103,6 +105,18 @@ def test_a_model_that_is_not_there_is_one_line_and_exit_code_2() -> None:
     with Service("/nowhere/at/all") as service:
         assert service.wait() == ExitCode.USAGE
         assert service.output == "phalanx serve: there is no folder /nowhere/at/all\n"
+
+
+def test_a_chat_template_is_read_where_it_was_named_and_travels_as_text(
+    checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ messages[0].content }}")
+    config = configuration(parse([str(checkpoint_folder), "--engine", "synthetic", "--chat-template", str(template)]))
+    assert config.facts.chat_template == "{{ messages[0].content }}"
+    template.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="--chat-template: cannot read"):
+        configuration(parse([str(checkpoint_folder), "--engine", "synthetic", "--chat-template", str(template)]))
 
 
 def test_a_host_that_cannot_be_listened_on_is_named() -> None:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from phalanx.node.node import spell
+from phalanx.hosting.words import spell
 from phalanx.node.sockets import http_host
 from phalanx.protocol import Place, Role
 
@@ -36,5 +36,5 @@ def test_places_are_spelt_for_people() -> None:
 
     assert spell(places(3)) == "rank 3"
     assert spell(places(8, 9, 10)) == "ranks 8 to 10"
-    assert spell(places(3, 5)) == "ranks 3, 5"
-    assert spell((*places(1), Place(Role.ENGINE, 1, 2))) == "rank 1, rank 1 tp 2"
+    assert spell(places(3, 5)) == "ranks 3 and 5"
+    assert spell((*places(1), Place(Role.ENGINE, 1, 2))) == "rank 1 and rank 1 tp 2"
