@@ -2,6 +2,8 @@
 
 import contextlib
 import http.client
+import os
+import socket
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +34,11 @@ from phalanx.protocol import (
     Stage,
     StageName,
     Stop,
-    ToEngine,
 )
-from phalanx.transport.channel import Closed, dial
+from phalanx.transport import frames
 from phalanx.transport.channel import Refused as SecretRefused
+from phalanx.transport.channel import dial
+from phalanx.transport.handshake import Dialer, Proof
 
 Start = Callable[..., FrontEnd]
 LONG = {"prompt": [1], "max_tokens": 500}
@@ -120,10 +123,10 @@ def test_a_rank_that_comes_again_takes_its_predecessors_place(serve: Start) -> N
     assert answer["choices"][0]["token_ids"] == [9]
     # A predecessor that dials again has come too late.
     late = dial(front_end.engine_addresses[0], SECRET.encode(), DEADLINE)
-    with contextlib.closing(late):
+    with contextlib.closing(late), socket.socket(fileno=os.dup(late.fileno())) as connection:
         late.send(EngineHello(RankId(0), Incarnation(1), 2048, 64, 65536))
-        with pytest.raises(Closed):
-            late.receive(msgspec.msgpack.Decoder(ToEngine))
+        connection.settimeout(DEADLINE)
+        assert connection.recv(1) == b""
     assert [rank["incarnation"] for rank in front_end.wait_ranks(1)] == [2]
 
 
@@ -145,6 +148,20 @@ def test_who_does_not_know_the_secret_is_not_heard(serve: Start) -> None:
     for address in front_end.engine_addresses:
         with pytest.raises(SecretRefused, match="does not know the launch secret"):
             dial(address, b"another secret", DEADLINE)
+    assert len(front_end.wait_ranks(1)) == 1
+
+
+def test_a_proof_without_the_secret_is_refused(serve: Start) -> None:
+    front_end = serve()
+    forger = Dialer(b"another secret")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(front_end.engine_addresses[0].removeprefix("unix:"))
+        connection.sendall(frames.encode(forger.opening()))
+        connection.recv(1024)
+        connection.sendall(frames.encode(Proof(bytes(32))))
+        assert b"the dialer does not know the launch secret" in connection.recv(1024)
+        assert connection.recv(1) == b""
     assert len(front_end.wait_ranks(1)) == 1
 
 
