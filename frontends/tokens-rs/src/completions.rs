@@ -58,11 +58,11 @@ fn read(app: &App, body: &[u8], arrival: Instant) -> Result<(Plan, CompletionFor
     let top = fields.number("logprobs", 0..=config.engine.max_logprobs)?;
     options.logprobs(top, None);
     let priority = fields.number("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?.unwrap_or(0);
-    if fields.number("best_of", 1..=usize::MAX)?.map_or(false, |best_of| best_of != n) {
+    if fields.number("best_of", 1..=usize::MAX)?.is_some_and(|best_of| best_of != n) {
         let text = "best_of other than n is not supported.";
         return Err(ApiError::invalid(text).param("best_of").code("unsupported_parameter"));
     }
-    if fields.take::<String>("user")?.map_or(false, |user| user.chars().count() > MOST_USER_CHARACTERS) {
+    if fields.take::<String>("user")?.is_some_and(|user| user.chars().count() > MOST_USER_CHARACTERS) {
         return Err(invalid("user", &format!("it is longer than {MOST_USER_CHARACTERS} characters")));
     }
     let prompt_ids = fields.flag("return_token_ids")?;

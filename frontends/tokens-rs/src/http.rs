@@ -179,7 +179,7 @@ impl Route {
             "/health" => (Self::Health, "/health"),
             "/ready" => (Self::Ready, "/ready"),
             "/metrics" => (Self::Metrics, "/metrics"),
-            _ if path.strip_prefix("/v1/models/").map_or(false, |name| !name.is_empty()) => {
+            _ if path.strip_prefix("/v1/models/").is_some_and(|name| !name.is_empty()) => {
                 (Self::Model, "/v1/models/{model}")
             }
             _ => return None,
@@ -243,7 +243,7 @@ impl Drop for Counted<'_> {
 async fn respond(app: &Rc<App>, request: Request<Body>, route: Option<Route>) -> Result<Response<Answer>, ApiError> {
     let arrival = Instant::now();
     let header = |name| request.headers().get(name).map(hyper::http::HeaderValue::as_bytes);
-    if !route.map_or(false, Route::is_open) {
+    if !route.is_some_and(Route::is_open) {
         app.check_key(header(header::AUTHORIZATION))?;
     }
     let Some(route) = route else { return Err(no_route(&request)) };
