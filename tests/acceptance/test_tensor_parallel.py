@@ -91,7 +91,7 @@ def test_a_worker_that_hangs_is_named_and_not_the_leader_that_waits_for_it() -> 
         for stage in ("started", "weights", "attached"):  # one after another into their stages, then all wait together
             flags = ("--synthetic-stage", f"0.1:{stage}=hang", "--startup-timeout", "3")
             service = stack.enter_context(Service(*ONE_RANK, *flags))
-            services[stage] = service.wait_for("engine 0   attached")
+            services[stage] = service.wait_for("engine 0      attached")
         for stage, service in services.items():
             stuck = rf"engine 0 tp 1 \(pid \d+\) is stuck in stage {stage}: waited 3\.\d s for "
             assert re.match(stuck, report(service))

@@ -7,7 +7,7 @@ from cluster.driver_process import NodeDesk
 from ray_nodes import RayCluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[RayCluster]:
     """Two simulated nodes of eight GPUs. Tests that break a node bring one of their own."""
     with RayCluster() as cluster:
