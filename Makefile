@@ -34,7 +34,7 @@ frontend:
 	frontends/tokens-rs/build.sh
 
 clean:
-	rm -rf frontends/tokens-rs/target
+	rm -rf frontends/tokens-rs/target frontends/tokens-rs/Cargo.lock
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f phalanx/kernels/*.so
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
