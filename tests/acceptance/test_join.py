@@ -91,7 +91,10 @@ def answers(address: str, model: Path) -> int:
         return int(json.load(response)["usage"]["completion_tokens"])
 
 
-def test_every_rank_answers_through_every_api_server(checkpoint_folder: Path) -> None:
+def test_every_rank_answers_through_every_api_server_and_every_address_told_listens(
+    checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHALANX_AUDIT_LISTENERS", str(tmp_path / "audit"))
     flags = ("--api-server-count", "2", "--synthetic-rate", "100")
     with serve(checkpoint_folder, 4, 2, *flags) as service, join(control_of(service), 2, 2) as joined:
         service.wait_ready()
@@ -111,6 +114,10 @@ def test_every_rank_answers_through_every_api_server(checkpoint_folder: Path) ->
         assert joined.wait() == 0
         assert joined.stderr.endswith("\nthe service ended\n")
         joined.assert_nothing_left()
+    told = (tmp_path / "audit").read_text().splitlines()
+    # A control address in each child's arguments, two API servers to each child that enlists.
+    assert len(told) >= 6 + 6 * 2
+    assert {line.partition(" ")[2] for line in told} == {"listens"}
 
 
 def test_api_servers_on_every_node_serve_the_whole_service(checkpoint_folder: Path) -> None:

@@ -221,6 +221,7 @@ class Rank:
         worker: int = 0,
         workers: socket.socket | None = None,
         leader: str = "",
+        complete: bool = True,
     ) -> None:
         self.api_servers = api_servers
         self._control_listener = bind_unix(folder / f"control-{time.monotonic_ns()}")
@@ -231,7 +232,7 @@ class Rank:
             self.process.kill()
             raise AssertionError(f"the rank has not enlisted: {self.wait()}") from None
         self.hello = self.control.until(Hello)
-        self.membership = Membership(tuple(api.endpoint for api in api_servers))
+        self.membership = Membership(tuple(api.endpoint for api in api_servers), complete)
         self.control.channel.send(Welcome(configuration, self.membership, leader))
 
     def tell(self, message: Message) -> None:

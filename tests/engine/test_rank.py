@@ -67,6 +67,19 @@ def test_it_reports_each_stage_in_order_and_is_ready_once_every_api_server_is_at
     assert hellos == [EngineHello(3, 4, max_model_len=4096, max_num_seqs=256, kv_cache_tokens=262_144)] * 2
 
 
+def test_it_is_not_ready_before_it_has_heard_of_every_api_server(folder: Path) -> None:
+    with running(folder, complete=False) as (rank, [api]):
+        api.attach()
+        while rank.control.until(Stage).detail != "1 of 1 API servers":
+            pass
+        api.submit(1)
+        api.result(1)
+        rank.tell(Membership((api.endpoint,)))
+        # What it says next is in answer to that, so it had not said Ready.
+        assert isinstance(rank.control.next(), Stage)
+        assert isinstance(rank.reports()[-1], Ready)
+
+
 def test_a_synthetic_rank_loads_neither_torch_nor_numpy(folder: Path) -> None:
     with running(folder) as (rank, [api]):
         rank.ready()

@@ -460,7 +460,8 @@ class World:
             else:
                 assert wait is not None, f"{child.id} is {life}, and nobody waits for it"
                 assert wait.name
-                assert self.now <= wait.deadline <= self.now + NODE_LIMIT or not isinstance(event, Tick)
+                assert wait.deadline <= self.now + NODE_LIMIT, f"{child.id} is waited for too long: {wait}"
+                assert self.now <= wait.deadline or not isinstance(event, Tick)
             if stopping:
                 assert life is not Life.READY, f"{child.id} runs on while the service stops"
                 assert life is not Life.STARTING, f"{child.id} starts on while the service stops"

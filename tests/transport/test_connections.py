@@ -13,7 +13,7 @@ import pytest
 from phalanx.protocol import PROTOCOL_VERSION, Abort, Hello, Incarnation, RequestId, Role, ToEngine, ToSupervisor
 from phalanx.transport import frames, stream
 from phalanx.transport.channel import Closed, FrameError, Refused, dial
-from phalanx.transport.handshake import Opening
+from phalanx.transport.handshake import Opening, Proof
 from phalanx.transport.listener import address_of, bind_tcp, bind_unix
 from phalanx.transport.stream import Connection, serve
 
@@ -105,6 +105,21 @@ def test_a_peer_with_another_secret_is_refused_with_a_reason_at_both_ends(
                 await asyncio.to_thread(dial, address_of(listener), b"another", 10)
             assert "does not know the launch secret" in await warnings.get()
             assert peer.connections.empty()
+
+    run(scene())
+
+
+def test_a_forged_proof_is_refused_by_the_listener_itself(listener: socket.socket) -> None:
+    async def scene() -> None:
+        async with listening(listener) as peer:
+            reader, writer = await _open(listener)
+            writer.write(frames.encode(Opening("phalanx", PROTOCOL_VERSION, b"n" * 32)))
+            writer.write(frames.encode(Proof(b"p" * 32)))
+            writer.write(frames.encode(HELLO))
+            answer = await reader.read()
+            assert b"the dialer does not know the launch secret" in answer
+            assert peer.connections.empty()
+            writer.close()
 
     run(scene())
 
