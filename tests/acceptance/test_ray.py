@@ -68,6 +68,12 @@ def below(cluster: RayCluster, title: str) -> dict[str, psutil.Process]:
     return found
 
 
+def below_all(cluster: RayCluster, title: str) -> list[psutil.Process]:
+    """As `below`, where several services have one of that name."""
+    wanted = f"phalanx {title}"
+    return [p for node in cluster.nodes for p in node.processes(wanted) if " ".join(p.cmdline()).strip() == wanted]
+
+
 def assert_nothing_left(cluster: RayCluster) -> None:
     wait_until(lambda: not below(cluster, ""), "the end of every node and rank")
 
@@ -133,34 +139,46 @@ def test_a_rank_too_large_for_a_node_spans_two_and_is_refused_where_it_must_not(
     assert_nothing_left(cluster)
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "ready"])
-def test_an_actor_that_is_killed_is_named_and_ends_the_service(
-    stage: str, cluster: RayCluster, on_ray: Callable[..., Service]
+def stuck_in_every_stage(cluster: RayCluster, on_ray: Callable[..., Service], other: str) -> dict[str, Service]:
+    """A service for each stage, whose rank 1 is on the node `other` and stays in that stage; the last one serves."""
+    strict = ("--data-parallel-pack", "strict", "--data-parallel-size-local", "1", "--startup-timeout", "60")
+    where = ("--data-parallel-nodes", cluster.nodes[0].address, other)
+    stages = (*STAGES, "ready")
+    services = {stage: on_ray("-dp", "2", *strict, *where, "--synthetic-stage", f"1:{stage}=hang") for stage in stages}
+    for stage, service in services.items():
+        service.wait_ready() if stage == "ready" else service.wait_for(f"engine 1   {stage}")
+    # The stage `started` is shown before the rank has told its name.
+    wait_until(lambda: len(below_all(cluster, "engine 1")) == len(services), "every rank 1")
+    return services
+
+
+def assert_all_end(services: dict[str, Service], node: str) -> None:
+    for stage, service in services.items():
+        assert service.wait(BOUND) == 1, stage
+        where = "after serving" if stage == "ready" else f"in stage {stage}"
+        found = re.search(rf"engine 1 \(pid \d+ on {re.escape(node)}\) failed {where}", service.stderr)
+        assert found, f"{stage}: {service.stderr}"
+        service.assert_nothing_left()
+
+
+def test_an_actor_that_is_killed_in_any_stage_is_named_and_ends_the_service(
+    cluster: RayCluster, on_ray: Callable[..., Service]
 ) -> None:
-    service = on_ray("-dp", "2", "--synthetic-stage", f"1:{stage}=hang", "--startup-timeout", "60")
-    service.wait_ready() if stage == "ready" else service.wait_for(f"engine 1   {stage}")
-    actor = process_of(cluster, "engine 1").parents()[1]
-    actor.kill()
-    assert service.wait(BOUND) == 1
-    assert re.search(r"engine 1 \(pid \d+ on 127\.0\.0\.2\) failed", service.stderr)
+    services = stuck_in_every_stage(cluster, on_ray, cluster.nodes[1].address)
+    for rank in below_all(cluster, "engine 1"):
+        rank.parents()[1].kill()
+    assert_all_end(services, cluster.nodes[1].address)
     assert_nothing_left(cluster)
-    service.assert_nothing_left()
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "ready"])
-def test_a_node_of_the_cluster_that_dies_is_named_and_ends_the_service(
-    stage: str, cluster: RayCluster, on_ray: Callable[..., Service]
+def test_a_node_of_the_cluster_that_dies_in_any_stage_is_named_and_ends_the_service(
+    cluster: RayCluster, on_ray: Callable[..., Service]
 ) -> None:
     doomed = cluster.add("127.0.0.4")
-    flags = ("--data-parallel-pack", "strict", "--data-parallel-size-local", "1", "--startup-timeout", "60")
-    where = ("--data-parallel-nodes", "127.0.0.2", "127.0.0.4")
-    service = on_ray("-dp", "2", *flags, *where, "--synthetic-stage", f"1:{stage}=hang")
-    service.wait_ready() if stage == "ready" else service.wait_for(f"engine 1   {stage}")
+    services = stuck_in_every_stage(cluster, on_ray, doomed.address)
     doomed.kill("raylet")
-    assert service.wait(BOUND) == 1
-    assert re.search(r"engine 1 \(pid \d+ on 127\.0\.0\.4\) failed", service.stderr)
+    assert_all_end(services, doomed.address)
     assert_nothing_left(cluster)
-    service.assert_nothing_left()
     doomed.close()
     cluster.nodes.remove(doomed)
 
