@@ -78,12 +78,12 @@ class Launch:
             options.index,
             Incarnation(options.incarnation),
             secret.encode(),
-            inherited_sockets(),
+            _inherited_sockets(),
             options.worker,
         )
 
 
-def inherited_sockets() -> dict[str, list[socket.socket]]:
+def _inherited_sockets() -> dict[str, list[socket.socket]]:
     """The sockets this process was handed, by name; once."""
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return {}

@@ -40,9 +40,9 @@ class Host:
         self._living: set[ChildId] = set()
 
     @property
-    def idle(self) -> bool:
-        """The end of every child has been told."""
-        return not self._living
+    def living(self) -> list[ChildId]:
+        """Those whose end has not been told."""
+        return list(self._living)
 
     def start(
         self,

@@ -81,7 +81,6 @@ class Node:
         self._host = Host(self)
         self._link: Link | None = None
         self._sockets: Sockets | None = None
-        self._living: set[ChildId] = set()
         self._outputs: dict[ChildId, Output] = {}
         """Of the children whose stdout and stderr are open."""
         self._at_rest = asyncio.Event()
@@ -203,7 +202,6 @@ class Node:
     # --- what becomes of the children ---
 
     def launched(self, child: ChildId, pid: int) -> None:
-        self._living.add(child)
         self._outputs[child] = Output(lambda line: log.info("[%s] %s", child, line))
         log.info("%s started (pid %d)", child, pid)
         self._send(protocol.ChildLaunched(child, pid))
@@ -230,7 +228,6 @@ class Node:
         log.log(logging.ERROR if failed else logging.INFO, "%s ended: %s", child, ending(status))
         if failed and not self._casualty:
             self._casualty = f"{child} failed here: {ending(status)}"
-        self._living.discard(child)
         self._send(protocol.ChildExited(child, status))
         self._settle()
 
@@ -274,7 +271,7 @@ class Node:
         self._fail(EXIT_FAILED, f"{type(error).__name__}: {error}")
 
     def _settle(self) -> None:
-        if self._stopped and not self._living and not self._outputs:
+        if self._stopped and not self._host.living and not self._outputs:
             self._at_rest.set()
 
     async def _depart(self, ending: Ending) -> None:
@@ -282,7 +279,7 @@ class Node:
         if self._stopped:
             self._settle()
             await self._rest(self._grace)
-            for child in list(self._living):
+            for child in self._host.living:
                 log.warning("killing %s: it did not end within %g s", child, self._grace)
                 self._host.signal(child, signal.SIGKILL)
             await self._rest(LAST_WORDS)

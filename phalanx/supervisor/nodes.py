@@ -200,12 +200,8 @@ class Nodes:
 
     def ended(self, message: protocol.NodeEnded) -> None:
         """An actor is gone, or never was; its node's connection may have told so already."""
-        for place in self._meant(message.places, message.host):
-            if place in self._waiting:
-                self._owner.not_launched(self._waiting.pop(place), message.reason)
-            else:
-                # Ray's words; those of the connection that ended with it would tell less.
-                self._vanished(place, message.reason, last=True)
+        # Ray's words; those of the connection that ended with it would tell less.
+        self._lose(self._meant(message.places, message.host), message.reason, last=True)
 
     def _ask_driver(self, places: list[Place]) -> None:
         assert self._driver is not None
@@ -273,11 +269,7 @@ class Nodes:
             for place in held:
                 del self._held[place]
             return
-        for place in held:
-            if place in self._waiting:
-                self._owner.not_launched(self._waiting.pop(place), reason)
-            else:
-                self._vanished(place, reason)
+        self._lose(held, reason)
 
     def _node_ready(self, link: Link, ready: protocol.NodeReady) -> None:
         link.ready = ready
@@ -326,13 +318,17 @@ class Nodes:
     def _tell(self, child: ChildId, name: str, limit: float) -> None:
         self._owner.take(events.Waiting(time.monotonic(), child, name, limit))
 
-    def _vanished(self, place: Place, reason: str, last: bool = False) -> None:
-        link = self._held.get(place)
-        for child in list(link.children) if link is not None else ():
-            if child.place == place:
-                if link is not None and last:
-                    link.children.discard(child)
-                self._owner.take(events.Vanished(time.monotonic(), child, reason))
+    def _lose(self, places: Iterable[Place], reason: str, last: bool = False) -> None:
+        """What these places run on is gone, or never came. `last`: no better reason will follow."""
+        for place in places:
+            link = self._held.get(place)
+            if place in self._waiting:
+                self._owner.not_launched(self._waiting.pop(place), reason)
+            elif link is not None:
+                for child in [child for child in link.children if child.place == place]:
+                    if last:
+                        link.children.discard(child)
+                    self._owner.take(events.Vanished(time.monotonic(), child, reason))
 
 
 def forwarded_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-from engine.rank_process import DEADLINE, EOF, Reader, accept
+from engine.rank_process import DEADLINE, EOF, Reader, accept, end_of, see_off
 from ray_nodes import RayCluster
 
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelFacts, ModelOptions, ParallelOptions, ServiceOptions
@@ -130,19 +130,12 @@ class Driver:
 
     def wait(self) -> tuple[int, str]:
         """Its exit status and all it printed."""
-        output, _ = self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode, output.decode()
+        return end_of(self.process)
 
     def close(self) -> None:
         self._control.close()  # an orphan ends at once
         self._listener.close()
-        try:
-            self.process.wait(DEADLINE)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdout
-            self.process.stdout.close()
+        see_off(self.process)
 
 
 @contextlib.contextmanager

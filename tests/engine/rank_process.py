@@ -93,6 +93,23 @@ def accept(listener: socket.socket, secret: bytes = SECRET) -> Channel:
     return channel
 
 
+def end_of(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
+    """Its exit status and all it printed."""
+    output, _ = process.communicate(timeout=DEADLINE)
+    return process.returncode, output.decode()
+
+
+def see_off(process: "subprocess.Popen[bytes]") -> None:
+    """Its control connection is closed: an orphan must end by itself. Killed in any case."""
+    try:
+        process.wait(DEADLINE)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+
+
 class Reader:
     """Reads one connection on a thread."""
 
@@ -258,19 +275,12 @@ class Rank:
 
     def wait(self) -> tuple[int, str]:
         """Its exit status and all it printed."""
-        output, _ = self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode, output.decode()
+        return end_of(self.process)
 
     def close(self) -> None:
         self.control.close()
         self._control_listener.close()
-        try:
-            self.process.wait(DEADLINE)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdout
-            self.process.stdout.close()
+        see_off(self.process)
 
 
 @contextlib.contextmanager
