@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from phalanx.protocol import (
     Incarnation,
     Membership,
     Place,
+    Pulse,
     Ready,
     Refused,
     Role,
@@ -44,6 +46,8 @@ EXIT_ORPHANED = 70
 """The supervisor is gone; nobody will read this status, a log of the machine may."""
 
 DIAL_TIMEOUT = 30.0
+PULSE = 1.0
+"""Seconds between two signs of life."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,22 @@ class Control:
     def stage(self, stage: StageName, progress: float | None = None, detail: str = "") -> None:
         self.send(Stage(stage, progress, detail))
 
-    def ready(self, detail: str = "") -> None:
-        self.send(Ready(detail))
+    def ready(self, detail: str = "", drains: bool = False) -> None:
+        self.send(Ready(detail, drains))
+
+    def pulse(self, measure: Callable[[], tuple[int, bool]]) -> None:
+        """From now on tell every second what `measure` gives, on a thread of its own: rounds made, and work to do."""
+
+        def beat() -> NoReturn:
+            while True:
+                time.sleep(PULSE)
+                self.send(Pulse(*measure()))
+
+        def until_gone() -> None:
+            with contextlib.suppress(OSError):  # the watching thread ends the process
+                beat()
+
+        threading.Thread(target=until_gone, name="pulse", daemon=True).start()
 
     def failed(self, error: BaseException) -> None:
         """Say why this child is about to end; the caller exits with EXIT_FAILED."""

@@ -171,6 +171,20 @@ class ServiceOptions(Group, frozen=True):
     startup_timeout: Annotated[float, flag("seconds a child may stay in one start-up stage without progress", gt=0)] = (
         120.0
     )
+    step_timeout: Annotated[
+        float, flag("seconds without a finished step after which a rank with work is stuck, and replaced", gt=0)
+    ] = 60.0
+    rank_timeout: Annotated[
+        float, flag("seconds a request waits for a rank when none is left, before it gets a 503", ge=0)
+    ] = 30.0
+    max_restarts: Annotated[
+        int, flag("times a rank or an API server is started again within --restart-window; 0: its death ends all", ge=0)
+    ] = 0
+    restart_window: Annotated[float, flag("seconds over which --max-restarts counts", gt=0)] = 300.0
+    min_ranks: Annotated[int, flag("ranks below which the service ends, once the others cannot come back", ge=1)] = 1
+    drain_timeout: Annotated[
+        float, flag("seconds after SIGTERM in which running requests may finish; a second signal cuts it short", ge=0)
+    ] = 30.0
     shutdown_timeout: Annotated[float, flag("seconds children get to end before they are killed", gt=0)] = 3.0
     log_level: Annotated[Literal["debug", "info", "warning", "error"], flag("least severity that is printed")] = "info"
 

@@ -102,6 +102,8 @@ class Ready(Message, tag=3, frozen=True):
     """The child serves. `detail` is one line for the person who watches the start ("KV cache 65,536 tokens")."""
 
     detail: str = ""
+    drains: bool = False
+    """It understands Drain; one that does not is stopped without."""
 
 
 class Failed(Message, tag=4, frozen=True):
@@ -122,6 +124,22 @@ class MetricsQuery(Message, tag=6, frozen=True):
     """An API server that is being scraped asks for its siblings' samples."""
 
     query: int
+
+
+class Pulse(Message, tag=16, frozen=True):
+    """Sent every second by a child that serves: `--step-timeout` is measured on it.
+
+    Optional: a child that never sends one is only judged by its connection and its exit.
+    """
+
+    steps: int
+    """Rounds its loop has made."""
+    busy: bool
+    """It has work, so `steps` has to grow."""
+
+
+class Drained(Message, tag=17, frozen=True):
+    """Answer to Drain: no request is running any more."""
 
 
 # --- control plane: node -> supervisor ------------------------------------------------------------
@@ -206,6 +224,8 @@ class NodeStarting(Message, tag=13, frozen=True):
     waiting_for: str
     host: str = ""
     """Where `places` is empty: as in StartNode."""
+    number: int = 0
+    """Of the StartNode that this is about."""
 
 
 class NodeEnded(Message, tag=14, frozen=True):
@@ -215,6 +235,8 @@ class NodeEnded(Message, tag=14, frozen=True):
     reason: str
     host: str = ""
     """Where `places` is empty: as in StartNode."""
+    number: int = 0
+    """Of the StartNode that this is about: what is told of an earlier actor must not be held against a later one."""
 
 
 # --- control plane: supervisor -> child -----------------------------------------------------------
@@ -248,6 +270,10 @@ class Welcome(Message, tag=21, frozen=True):
 
 class Stop(Message, tag=22, frozen=True):
     """End now, in order: an API server closes its connections, a rank leaves its loop."""
+
+
+class Drain(Message, tag=29, frozen=True):
+    """To an API server that said it `drains`: take no new requests, and say Drained once none is running."""
 
 
 class MetricsRequest(Message, tag=23, frozen=True):
@@ -298,6 +324,8 @@ class StartNode(Message, tag=28, frozen=True):
     places: tuple[Place, ...]
     host: str = ""
     """Where `places` is empty: the address of the cluster's node it must be on."""
+    number: int = 0
+    """Counts orders; comes back in what is told about this one."""
 
 
 ToSupervisor: TypeAlias = (
@@ -307,6 +335,8 @@ ToSupervisor: TypeAlias = (
     | Failed
     | MetricsReport
     | MetricsQuery
+    | Pulse
+    | Drained
     | NodeHello
     | NodeReady
     | ChildLaunched
@@ -317,7 +347,7 @@ ToSupervisor: TypeAlias = (
     | NodeStarting
     | NodeEnded
 )
-ToChild: TypeAlias = Welcome | Membership | Stop | MetricsRequest | MetricsGathered | Refused | StartNode
+ToChild: TypeAlias = Welcome | Membership | Stop | Drain | MetricsRequest | MetricsGathered | Refused | StartNode
 ToNode: TypeAlias = Welcome | Membership | Stop | Refused | LaunchChild | SignalChild
 
 

@@ -76,6 +76,11 @@ class Service:
         self._wait(lambda: text in self.output, f"{text!r} in its output", timeout)
         return self
 
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = DEADLINE) -> "Service":
+        """Until what it has printed meets a condition."""
+        self._wait(condition, what, timeout)
+        return self
+
     def wait_ready(self, timeout: float = DEADLINE) -> "Service":
         """Until it has announced its address, and the request to paste below it. What it said on stderr before may
         still be on its way here."""

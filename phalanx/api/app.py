@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import hmac
 import logging
+from collections.abc import Callable
 
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientGone, Exchange, Receive, Scope, Send
@@ -21,8 +22,22 @@ class Application:
         self._service = service
         self._routing = Routing()
         self._signature = (b"x-phalanx-api-server", str(service.engine.index).encode())
+        self._running = 0
+        """Requests being answered, but for those that only ask how things are."""
+        self._on_idle: Callable[[], None] | None = None
         # Digests are of equal length, so comparing them tells nothing of a key's length either.
         self._keys = [_digest(key.encode()) for key in service.config.http.api_key]
+
+    def drain(self, on_idle: Callable[[], None]) -> None:
+        """Take no new requests; `on_idle` is called once when none is running any more."""
+        self._service.draining = True
+        self._on_idle = on_idle
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self._on_idle is not None and not self._running:
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -31,9 +46,13 @@ class Application:
         exchange.signature.append(self._signature)
         methods = self._routing.methods(exchange.path)
         route = methods.get(exchange.method)
+        counts = route is not None and not route.open
+        self._running += counts
         try:
             try:
                 self._check_key(exchange, route)
+                if counts and self._service.draining:
+                    raise server_error("The server is being stopped.", status=503, code="stopping", retry_after=1)
                 await self._check_route(exchange, methods, route).handler(exchange, self._service)
             except ApiError as error:
                 await exchange.refuse(error)
@@ -45,6 +64,8 @@ class Application:
                 log.exception("%s %s failed", exchange.method, exchange.path)
                 await self._give_up(exchange, server_error("The server failed on this request; its log says why."))
         finally:
+            self._running -= counts
+            self._tell_if_idle()
             handler = "none" if route is None else route.path
             method = exchange.method if route is not None else "other"
             status = f"{exchange.status // 100}xx" if exchange.status else "gone"

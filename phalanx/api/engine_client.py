@@ -35,12 +35,16 @@ _hello_decoder: msgspec.msgpack.Decoder[EngineHello] = msgspec.msgpack.Decoder(E
 _decoder: msgspec.msgpack.Decoder[ToApi] = msgspec.msgpack.Decoder(ToApi)
 
 
+DEATHS = 2
+"""Ranks that may die on a request, one after the other and without a token from it, before it is held to be why."""
+
+
 class NoRank(Exception):
-    """No rank is attached: nothing can be generated now."""
+    """No rank has been attached for as long as a request waits for one."""
 
 
 class EngineDied(Exception):
-    """The rank that ran the request has gone."""
+    """Rank after rank has died while it ran this request."""
 
 
 class RankStatus(NamedTuple):
@@ -54,30 +58,58 @@ class RankStatus(NamedTuple):
 
 
 class Generation:
-    """One request in flight."""
+    """One request in flight. It holds all that another rank needs to continue it."""
 
-    __slots__ = ("_error", "_link", "_output", "_placement", "_request_id", "_waiter", "on_output")
+    __slots__ = (
+        "_client",
+        "_error",
+        "_output",
+        "_waiter",
+        "deaths",
+        "link",
+        "on_output",
+        "placement",
+        "priority",
+        "prompt",
+        "request_id",
+        "sampling",
+        "stranded",
+        "tokens",
+    )
 
-    def __init__(self, link: "_RankLink", request_id: RequestId, placement: Placement) -> None:
-        self._link: _RankLink | None = link
-        self._request_id = request_id
-        self._placement = placement
+    def __init__(
+        self, client: "EngineClient", request_id: RequestId, prompt: list[int], sampling: SamplingParams, priority: int
+    ) -> None:
+        self._client = client
+        self.request_id = request_id
+        self.prompt = prompt
+        self.sampling = sampling
+        self.priority = priority
+        self.tokens: list[int] = []
+        """Every output token that has come from any rank."""
+        self.link: _RankLink | None = None
+        """The rank that runs it; None: it has ended, or waits for a rank."""
+        self.placement: Placement | None = None
+        self.stranded: asyncio.TimerHandle | None = None
+        """Set while it waits for a rank: what ends the wait."""
+        self.deaths = 0
+        """Ranks that died on it since the last token."""
         self._output: RequestOutput | None = None
-        self._error: EngineDied | None = None
+        self._error: EngineDied | NoRank | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.on_output: Callable[[], None] | None = None
         """Called, in place of waking `next`, when `take` has something; must not raise."""
 
     @property
-    def rank(self) -> RankId:
-        """Where it runs."""
-        return self._placement.rank
+    def rank(self) -> RankId | None:
+        """Where it runs, or ran last; None: nowhere yet."""
+        return None if self.placement is None else self.placement.rank
 
     async def next(self) -> RequestOutput:
         """Wait for new tokens; all that came since the last call are merged into one output.
 
         Raises:
-            EngineDied: the rank has gone and every token it sent has been taken.
+            EngineDied, NoRank: it cannot go on, and every token that came has been taken.
         """
         while (output := self.take()) is None:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -93,16 +125,16 @@ class Generation:
 
     def abort(self) -> None:
         """Stop the request in the engine; does nothing once it has finished."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.forget(self._request_id, self._placement)
+        self._client.forget(self)
 
-    def _push(self, output: RequestOutput) -> None:
+    def push(self, output: RequestOutput) -> None:
+        if output.tokens:
+            self.tokens += output.tokens
+            self.deaths = 0
         self._output = output if self._output is None else _merged(self._output, output)
         self._wake()
 
-    def _fail(self, error: EngineDied) -> None:
-        self._link = None
+    def fail(self, error: EngineDied | NoRank) -> None:
         self._error = error
         self._wake()
 
@@ -131,16 +163,21 @@ def _merged(first: RequestOutput, then: RequestOutput) -> RequestOutput:
 
 
 class EngineClient:
-    """All ranks attached to this API server."""
+    """All ranks attached to this API server, and every request of it."""
 
-    def __init__(self, index: ApiServerId, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, index: ApiServerId, on_change: Callable[[], None] = lambda: None, patience: float = 0.0) -> None:
+        """`patience`: seconds a request waits for a rank where none is attached."""
         self.index = index
         # Different in every API server: equal choices must not fall alike everywhere.
         self._router = Router(random.Random(f"phalanx api {index}"))
         self._links: dict[RankId, _RankLink] = {}
+        self._stranded: dict[RequestId, Generation] = {}
         self._ids = itertools.count(1)
         self._on_change = on_change
+        self._patience = patience
         self._servers: list[asyncio.AbstractServer] = []
+        self.replays = 0
+        """Requests carried on at another rank, since the start."""
 
     async def listen(self, sockets: Sequence[socket.socket], secret: bytes) -> None:
         """Serve ranks on the inherited listeners; those that dialled early wait in their backlogs."""
@@ -153,22 +190,57 @@ class EngineClient:
             link.connection.close()
 
     def generate(self, prompt: list[int], sampling: SamplingParams, priority: int = 0) -> Generation:
-        """Choose a rank and submit at once.
-
-        Raises:
-            NoRank: none is attached.
-        """
-        placement = self._router.place(len(prompt), sampling.max_tokens)
-        if placement is None:
-            raise NoRank("no engine rank is attached")
-        link = self._links[placement.rank]
-        request_id = RequestId(next(self._ids))
-        generation = Generation(link, request_id, placement)
-        link.live[request_id] = generation
-        link.connection.send(
-            Submit(request_id, prompt, sampling, expected_tokens=placement.expected_tokens, priority=priority)
-        )
+        """Choose a rank and submit at once, or as soon as there is one."""
+        generation = Generation(self, RequestId(next(self._ids)), prompt, sampling, priority)
+        self._submit(generation)
         return generation
+
+    def forget(self, generation: Generation) -> None:
+        """Nobody wants the rest of it."""
+        if generation.stranded is not None:
+            self._no_longer_stranded(generation)
+        elif generation.link is not None:
+            link, generation.link = generation.link, None
+            assert generation.placement is not None
+            del link.live[generation.request_id]
+            self._router.release(generation.placement, finished=False)
+            link.connection.send(Abort([generation.request_id]))
+
+    def _submit(self, generation: Generation) -> None:
+        """Start it, or go on with it, at the rank that has least to do."""
+        sampling, tokens = generation.sampling, generation.tokens
+        placement = self._router.place(len(generation.prompt), sampling.max_tokens, len(tokens))
+        if placement is None:
+            self._strand(generation)
+            return
+        link = self._links[placement.rank]
+        generation.link, generation.placement = link, placement
+        link.live[generation.request_id] = generation
+        link.connection.send(
+            Submit(
+                generation.request_id,
+                generation.prompt,
+                sampling,
+                generated=tokens,
+                expected_tokens=placement.expected_tokens,
+                priority=generation.priority,
+            )
+        )
+
+    def _strand(self, generation: Generation) -> None:
+        self._stranded[generation.request_id] = generation
+        loop = asyncio.get_running_loop()
+        generation.stranded = loop.call_later(self._patience, self._give_up, generation)
+
+    def _no_longer_stranded(self, generation: Generation) -> None:
+        assert generation.stranded is not None
+        generation.stranded.cancel()
+        generation.stranded = None
+        del self._stranded[generation.request_id]
+
+    def _give_up(self, generation: Generation) -> None:
+        self._no_longer_stranded(generation)
+        generation.fail(NoRank(f"no engine rank has been attached for {self._patience:g} s"))
 
     def ranks(self) -> list[RankStatus]:
         """The attached ranks, by number."""
@@ -196,6 +268,9 @@ class EngineClient:
         link = _RankLink(self, hello, connection, self._router)
         self._links[hello.rank] = link
         self._router.attach(hello.rank)
+        for generation in list(self._stranded.values()):
+            self._no_longer_stranded(generation)
+            self._submit(generation)
         self._on_change()
         return link
 
@@ -205,10 +280,18 @@ class EngineClient:
             return
         del self._links[rank]
         self._router.detach(rank)
-        error = EngineDied(f"engine rank {rank} has gone: {reason}")
-        for generation in link.live.values():
-            generation._fail(error)
+        severity = logging.WARNING if link.live else logging.INFO
+        log.log(severity, "engine rank %d has gone, %d requests go on elsewhere: %s", rank, len(link.live), reason)
+        displaced = list(link.live.values())
         link.live.clear()
+        for generation in displaced:
+            generation.link = None
+            generation.deaths += 1
+            if generation.deaths < DEATHS:
+                self.replays += 1
+                self._submit(generation)
+            else:
+                generation.fail(EngineDied(f"{DEATHS} ranks have died on it, the last being rank {rank}: {reason}"))
         self._on_change()
 
 
@@ -254,19 +337,14 @@ class _RankLink:
             generation = self.live.get(output.request_id)
             if generation is None:
                 continue
-            placement = generation._placement
+            placement = generation.placement
+            assert placement is not None
             router.progress(placement, len(output.tokens))
             if output.finish is not None:
                 del self.live[output.request_id]
-                generation._link = None
+                generation.link = None
                 router.release(placement, output.finish in (FinishReason.STOP, FinishReason.LENGTH))
-            generation._push(output)
+            generation.push(output)
 
     def closed(self, reason: str) -> None:
         self._client._detach(self, reason)
-
-    def forget(self, request_id: RequestId, placement: Placement) -> None:
-        """Abort one live request."""
-        if self.live.pop(request_id, None) is not None:
-            self._router.release(placement, finished=False)
-            self.connection.send(Abort([request_id]))

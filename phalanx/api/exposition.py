@@ -18,7 +18,7 @@ from phalanx.api.metrics import Metrics
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(merged: Metrics, ranks: list[RankStatus], api_servers: int, model: str) -> bytes:
+def exposition(merged: Metrics, ranks: list[RankStatus], api_servers: int, model: str, expected_ranks: int) -> bytes:
     """The text that Prometheus reads.
 
     `merged`: the sum over all API servers; `api_servers`: how many are in it; `ranks`: as the scraped one sees them.
@@ -41,6 +41,7 @@ def exposition(merged: Metrics, ranks: list[RankStatus], api_servers: int, model
         yield from _rank_families(ranks, model)
         yield core.GaugeMetricFamily("phalanx:api_servers", "API servers whose counts are in this.", api_servers)
         yield core.GaugeMetricFamily("phalanx:ranks", "Engine ranks attached.", len(ranks))
+        yield core.GaugeMetricFamily("phalanx:ranks_expected", "Engine ranks of the service.", expected_ranks)
 
     class Once(registry.Collector):
         def collect(self) -> Iterable[core.Metric]:

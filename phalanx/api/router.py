@@ -83,8 +83,11 @@ class Router:
         if view is not None:
             view.load = load
 
-    def place(self, prompt_tokens: int, max_tokens: int) -> Placement | None:
-        """Choose a rank and count the request there at once; None if no rank is attached."""
+    def place(self, prompt_tokens: int, max_tokens: int, produced: int = 0) -> Placement | None:
+        """Choose a rank and count the request there at once; None if no rank is attached.
+
+        `produced`: output tokens it has already, from a rank that is gone; they are computed anew like a prompt.
+        """
         if not self._order:
             return None
         candidates = self._order
@@ -93,7 +96,8 @@ class Router:
         # The draw breaks ties: equal ranks must not be taken in the same order by every API server.
         rank = min(candidates, key=lambda r: (self.ranks[r].work, self._chance.random()))
         expected = max(1, min(max_tokens, round(self._mean_output)))
-        placement = Placement(rank, prompt_tokens, expected, expected, max_tokens)
+        left = expected_remaining(expected, max_tokens, produced)
+        placement = Placement(rank, prompt_tokens + produced, left, expected, max_tokens, produced)
         view = self.ranks[rank]
         view.own_requests += 1
         view.own_prefill_tokens += placement.prefill_tokens

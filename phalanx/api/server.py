@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import socket
 import time
@@ -21,9 +22,19 @@ from phalanx.api.metrics import Metrics
 from phalanx.api.service import Service
 from phalanx.api.siblings import Siblings
 from phalanx.api.tokenizer import ModelTokenizer
-from phalanx.child import Control, Launch
+from phalanx.child import PULSE, Control, Launch
 from phalanx.config import Config
-from phalanx.protocol import ApiServerId, Membership, MetricsGathered, MetricsRequest, Stop, ToChild
+from phalanx.protocol import (
+    ApiServerId,
+    Drain,
+    Drained,
+    Membership,
+    MetricsGathered,
+    MetricsRequest,
+    Pulse,
+    Stop,
+    ToChild,
+)
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +123,9 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     tokenizer = ModelTokenizer.load(Path(config.facts.folder))
     metrics = Metrics()
     siblings = Siblings(control.send, metrics, control.membership)
-    engine = EngineClient(ApiServerId(launch.index), on_change=lambda: service.ranks_changed())
+    engine = EngineClient(
+        ApiServerId(launch.index), on_change=lambda: service.ranks_changed(), patience=config.service.rank_timeout
+    )
     service = Service(
         config=config,
         engine=engine,
@@ -123,12 +136,21 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
         started=int(time.time()),
         max_model_len=config.facts.max_model_len,
     )
-    server = HttpServer(Application(service), on_start=control.ready)
+    application = Application(service)
+    server = HttpServer(application, on_start=lambda: control.ready(drains=True))
+    turns = itertools.count()
+
+    def beat() -> None:
+        # From the event loop itself: one that is stuck is silent.
+        control.send(Pulse(next(turns), busy=False))
+        asyncio.get_running_loop().call_later(PULSE, beat)
 
     def handle(message: ToChild) -> None:
         match message:
             case Stop():
                 server.stop()
+            case Drain():
+                application.drain(lambda: control.send(Drained()))
             case MetricsRequest():
                 siblings.asked(message)
             case MetricsGathered():
@@ -138,6 +160,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
 
     mailbox.open(handle)
     settle()
+    beat()
     await engine.listen(launch.sockets["engine"], control.secret)
     try:
         await server.serve(sockets=[*launch.sockets["http"]])

@@ -1,7 +1,7 @@
 """What every request handler works with."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from phalanx.api.chat_template import ChatTemplate
 from phalanx.api.engine_client import EngineClient
@@ -22,6 +22,8 @@ class Service:
     """The siblings' `Metrics.samples()`."""
     started: int
     """Unix time."""
+    draining: bool = field(default=False, kw_only=True)
+    """The service ends: no new requests."""
     max_model_len: int
     """Longest prompt plus output in tokens: the model's, or less where an attached rank's KV cache holds less."""
 

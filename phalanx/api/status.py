@@ -30,8 +30,9 @@ class Rank(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    status: Literal["ready", "waiting for a rank"]
+    status: Literal["ready", "degraded", "waiting for a rank", "draining"]
     ranks: list[Rank]
+    missing_ranks: Annotated[list[int], Meta(description="Ranks of the service that are not attached.")] = []
 
 
 class Version(msgspec.Struct):
@@ -57,8 +58,14 @@ async def ready(exchange: Exchange, service: Service) -> None:
             rank.running, rank.waiting = status.load.running, status.load.waiting
             rank.kv_used_tokens = status.load.kv_used_tokens
         ranks.append(rank)
-    answer = Readiness("ready" if ranks else "waiting for a rank", ranks)
-    await exchange.reply(200 if ranks else 503, msgspec.json.encode(answer), JSON)
+    attached = {rank.rank for rank in ranks}
+    missing = [rank for rank in range(service.config.parallel.data_parallel_size) if rank not in attached]
+    answer = Readiness("degraded" if missing else "ready", ranks, missing)
+    if service.draining:
+        answer.status = "draining"
+    elif not ranks:
+        answer.status = "waiting for a rank"
+    await exchange.reply(200 if ranks and not service.draining else 503, msgspec.json.encode(answer), JSON)
 
 
 async def version(exchange: Exchange, service: Service) -> None:
@@ -71,6 +78,10 @@ async def metrics(exchange: Exchange, service: Service) -> None:
 
     siblings = await service.gather()
     text = exposition.exposition(
-        service.metrics.merged(siblings), service.engine.ranks(), 1 + len(siblings), service.config.served_names[0]
+        service.metrics.merged(siblings),
+        service.engine.ranks(),
+        1 + len(siblings),
+        service.config.served_names[0],
+        service.config.parallel.data_parallel_size,
     )
     await exchange.reply(200, text, exposition.CONTENT_TYPE)

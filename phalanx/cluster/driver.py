@@ -189,7 +189,8 @@ class Driver:
         if node is not None and node.id in census.ports():
             self._control.send(self._seats.start(order, node))
         else:
-            self._control.send(NodeEnded(order.places, f"the Ray node {address} has left the cluster", order.host))
+            gone = f"the Ray node {address} has left the cluster"
+            self._control.send(NodeEnded(order.places, gone, order.host, order.number))
 
     def _watch_nodes(self) -> None:
         """Be told at once when one of the plan's nodes dies, or this machine's."""

@@ -39,10 +39,10 @@ class Seat:
     ended: bool = False
 
     def starting(self, waiting_for: str) -> NodeStarting:
-        return NodeStarting(self.order.places, waiting_for, self.order.host)
+        return NodeStarting(self.order.places, waiting_for, self.order.host, self.order.number)
 
     def end(self, reason: str) -> NodeEnded:
-        return NodeEnded(self.order.places, reason, self.order.host)
+        return NodeEnded(self.order.places, reason, self.order.host, self.order.number)
 
 
 @dataclass

@@ -116,6 +116,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
     peers = Peers(mailbox, control.secret, hello)
     attachment = Attachment(stages, peers, runner.describe())
     engine = Engine(runner, scheduler, limits, peers, attachment)
+    control.pulse(engine.pulse)
     peers.update(control.membership)
     attachment("")
     engine.run()

@@ -41,6 +41,8 @@ class Engine:
         self._peers = peers
         self._attached = attached
         self._stopping = False
+        self._rounds = 0
+        self._waiting = False
         self._arrivals = 0
         self._failures = 0
         self._told: dict[ApiServerId, Load] = {}
@@ -53,6 +55,7 @@ class Engine:
         """
         keep_collector_out_of_the_way()
         while not self._stopping:
+            self._rounds += 1
             self.receive()
             if chunks := self._scheduler.plan():
                 self._scheduler.complete(*self.execute(chunks))
@@ -61,6 +64,10 @@ class Engine:
                 raise RuntimeError(f"the scheduler has {stuck} requests and plans none of them")
             self.send()
 
+    def pulse(self) -> tuple[int, bool]:
+        """Rounds of the loop, and whether it has to make another; safe from any thread."""
+        return self._rounds, not self._waiting
+
     # --- receive ---
 
     def receive(self) -> None:
@@ -68,7 +75,10 @@ class Engine:
         idle = not self._scheduler.unfinished
         if idle:
             gc.collect()
-        for event in self._peers.poll(block=idle):
+        self._waiting = idle
+        happened = self._peers.poll(block=idle)
+        self._waiting = False
+        for event in happened:
             self._take(event)
 
     def _take(self, event: Event) -> None:

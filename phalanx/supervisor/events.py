@@ -78,6 +78,8 @@ class Tick(Event, frozen=True):
 
 class StopRequested(Event, frozen=True):
     reason: str
+    drain: bool = False
+    """Running requests may finish first."""
 
 
 class ChildEvent(Event, frozen=True):
@@ -112,8 +114,20 @@ class Progressed(ChildEvent, frozen=True):
     detail: str
 
 
+class Pulsed(ChildEvent, frozen=True):
+    """It told how many steps it has made, and whether there is work for another."""
+
+    steps: int
+    busy: bool
+
+
 class BecameReady(ChildEvent, frozen=True):
     detail: str
+    drains: bool = False
+
+
+class HasDrained(ChildEvent, frozen=True):
+    """No request is running in it any more."""
 
 
 class Reported(ChildEvent, frozen=True):
@@ -183,6 +197,12 @@ class Stop(Action, frozen=True):
     child: ChildId
 
 
+class Drain(Action, frozen=True):
+    """Have it take no new requests and tell when none is running."""
+
+    child: ChildId
+
+
 class Dump(Action, frozen=True):
     """Make a stuck child print where it stands and die of it (SIGABRT, with faulthandler enabled)."""
 
@@ -201,8 +221,36 @@ class AnnounceReady(Action, frozen=True):
     """Every child is ready."""
 
 
+class AnnounceFall(Action, frozen=True):
+    """A serving child has failed; others go on, and it will be started again."""
+
+    failure: Failure
+
+
+class AnnounceRestart(Action, frozen=True):
+    """What fell is over: it is started again in `delay` seconds."""
+
+    failure: Failure
+    delay: float
+
+
+class AnnounceBack(Action, frozen=True):
+    """What fell serves again, `after` seconds."""
+
+    child: ChildId
+    after: float
+
+
+class AnnounceDegraded(Action, frozen=True):
+    """It fell too often: the service goes on without it."""
+
+    failure: Failure
+
+
 class AnnounceStop(Action, frozen=True):
     reason: str
+    draining: float = 0.0
+    """Seconds that running requests get."""
 
 
 class AnnounceFailure(Action, frozen=True):
@@ -227,7 +275,9 @@ FleetEvent: TypeAlias = (
     | LaunchFailed
     | Greeted
     | Progressed
+    | Pulsed
     | BecameReady
+    | HasDrained
     | Reported
     | ControlEnded
     | OutputEnded
@@ -236,5 +286,20 @@ FleetEvent: TypeAlias = (
     | Added
 )
 FleetAction: TypeAlias = (
-    Spawn | CallOff | Welcome | Refuse | Stop | Dump | Kill | AnnounceReady | AnnounceStop | AnnounceFailure | Finish
+    AnnounceFall
+    | AnnounceRestart
+    | AnnounceBack
+    | AnnounceDegraded
+    | Spawn
+    | CallOff
+    | Welcome
+    | Refuse
+    | Stop
+    | Drain
+    | Dump
+    | Kill
+    | AnnounceReady
+    | AnnounceStop
+    | AnnounceFailure
+    | Finish
 )

@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from phalanx.protocol import ChildId, StageName
+from phalanx.supervisor.events import Failure
 
 
 class Life(enum.Enum):
@@ -14,16 +15,22 @@ class Life(enum.Enum):
     STOPPING = enum.auto()
     """Told to end."""
     KILLED = enum.auto()
+    RESTING = enum.auto()
+    """Over, and to be started again in a moment."""
     ENDED = enum.auto()
     """The process is gone; its last words are being read."""
     GONE = enum.auto()
     LOST = enum.auto()
     """Its end was never seen, SIGKILL notwithstanding; given up."""
+    FALLEN = enum.auto()
+    """Over, and not to be started again: it fell too often."""
 
 
 class Phase(enum.Enum):
     STARTING = enum.auto()
     SERVING = enum.auto()
+    DRAINING = enum.auto()
+    """No new requests; STOPPING once those that run have finished."""
     STOPPING = enum.auto()
     FINISHED = enum.auto()
 
@@ -42,6 +49,17 @@ class Limits:
     """For a stuck child to print where it stands."""
     kill: float = 5.0
     """From SIGKILL to the end; only a process stuck in the kernel takes longer."""
+    drain: float = 0.0
+    """For running requests to finish, before Stop."""
+    step: float = 60.0
+    """A serving child's work without getting on."""
+    max_restarts: int = 0
+    """Of one rank or API server within `window`; 0: any death ends the service."""
+    window: float = 300.0
+    min_ranks: int = 1
+    backoff: float = 0.5
+    """Before a second try to start; doubles with each further one, up to `longest_backoff`."""
+    longest_backoff: float = 30.0
     link: float = 20.0
     """Until a connection to another machine that is silent counts as ended; see `transport.listener.tune`."""
     last_words: float = 1.0
@@ -73,7 +91,16 @@ class Child:
     output_open: bool = False
     ended_by_us: bool = False
     """It was sent a signal that kills: its exit status says nothing about itself."""
+    failure: Failure | None = None
+    """How it fell, if by itself."""
+    drains: bool = False
+    """It understands Drain."""
+    drained: bool = False
+    served: bool = False
+    """It has been READY."""
+    steps: int = 0
+    """As its last pulse had it."""
 
     @property
     def over(self) -> bool:
-        return self.life is Life.GONE or self.life is Life.LOST
+        return self.life in (Life.GONE, Life.LOST, Life.FALLEN)

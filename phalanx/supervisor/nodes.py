@@ -27,6 +27,9 @@ FORWARDED = ("PHALANX_", "HF_", "HUGGINGFACE_", "TORCH_", "CUDA_", "NCCL_", "OMP
 NOT_FORWARDED = {"PHALANX_SECRET", "PHALANX_API_KEY", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "HF_HOME"}
 """Secrets do not travel in the clear, and which devices and folders a machine has is its own affair."""
 
+RAYS_WORDS = 0.5
+"""Seconds that Ray gets to say why a node is gone, before the end of its connection has to do."""
+
 _decoder: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
 
 
@@ -56,6 +59,8 @@ class Link:
         """Started, and not over."""
         self.last_words = ""
         self.stopped = False
+        self.over = False
+        """Its end has been dealt with."""
 
     def received(self, body: bytes) -> None:
         try:
@@ -85,12 +90,15 @@ class Nodes:
         self._waiting: dict[Place, ChildId] = {}
         self._ended = asyncio.Event()
         self._open = True
+        self._complete = False
         self._leaders: dict[RankId, str] = {}
         self._api_servers: dict[ApiServerId, protocol.ServedAt] = {}
         self._next_api_server = parallel.own_api_servers
         self._seats: dict[str, list[Place]] = {}
         """API servers that a Ray node of that address is to hold."""
         self._driver: Callable[[StartNode], None] | None = None
+        self._orders: dict[tuple[tuple[Place, ...], str], int] = {}
+        """The latest of each node asked of the driver."""
         self._control = ""
 
     def belong_to(self, owner: Owner) -> None:
@@ -123,7 +131,11 @@ class Nodes:
 
     @property
     def complete(self) -> bool:
-        """Whether all API servers of the service are known."""
+        """Whether all API servers of the service are known; once they are, it stays so."""
+        self._complete = self._complete or self._all_known()
+        return self._complete
+
+    def _all_known(self) -> bool:
         if self._parallel.api_servers_per_node is None:
             return True
         if self._parallel.data_parallel_backend == "ray":
@@ -195,25 +207,36 @@ class Nodes:
         self._owner.membership_changed()
 
     def starting(self, message: protocol.NodeStarting) -> None:
+        if self._orders.get((message.places, message.host)) != message.number:
+            return
         for place in self._meant(message.places, message.host):
             self._tell_waiting(place, message.waiting_for, self._startup)
 
     def ended(self, message: protocol.NodeEnded) -> None:
         """An actor is gone, or never was; its node's connection may have told so already."""
-        # Ray's words; those of the connection that ended with it would tell less.
-        self._lose(self._meant(message.places, message.host), message.reason, last=True)
+        if self._orders.get((message.places, message.host)) != message.number:
+            return
+        places = self._meant(message.places, message.host)
+        for link in {self._held[place] for place in places if place in self._held}:
+            self._bury(link, message.reason)
+        self._never_comes(places, message.reason)
 
     def _ask_driver(self, places: list[Place]) -> None:
         assert self._driver is not None
         for place in places:
             if place in self._remote:
                 self._tell_waiting(place, "its actor", self._startup)
-                self._driver(StartNode(told(self._control), (place,)))
+                self._driver(StartNode(told(self._control), (place,), "", self._number((place,), "")))
         for host, seats in self._seats.items():
             if any(place in places for place in seats):
                 for place in seats:
                     self._tell_waiting(place, f"a node on {host}", self._startup)
-                self._driver(StartNode(told(self._control), (), host))
+                self._driver(StartNode(told(self._control), (), host, self._number((), host)))
+
+    def _number(self, places: tuple[Place, ...], host: str) -> int:
+        number = self._orders.get((places, host), 0) + 1
+        self._orders[places, host] = number
+        return number
 
     def _meant(self, places: tuple[Place, ...], host: str) -> list[Place]:
         return list(places) or list(self._seats.get(host, ()))
@@ -260,26 +283,48 @@ class Nodes:
                 raise FrameError(f"node {link.name} sent {type(message).__name__}, which is not a node's to say")
 
     def closed(self, link: Link, reason: str) -> None:
-        """A node is gone. One that never got ready has turned itself away, or been; others may still come."""
+        """The connection to a node is over."""
         self._links.remove(link)
         self._ended.set()
-        held = [place for place, holder in self._held.items() if holder is link]
+        if link.ready is not None and self._parallel.data_parallel_backend == "ray":
+            # Ray is about to tell more than an end-of-file can.
+            asyncio.get_running_loop().call_later(RAYS_WORDS, self._bury, link, reason)
+        else:
+            self._bury(link, reason)
+
+    def _bury(self, link: Link, reason: str) -> None:
+        """A node is gone, with every child on it; another may bring its places."""
+        if link.over:
+            return
+        link.over = True
+        link.connection.close()
+        freed = [place for place, holder in self._held.items() if holder is link]
+        for place in freed:
+            del self._held[place]
+            if place.role is Role.ENGINE:
+                self._leaders.pop(RankId(place.index), None)
         if link.ready is None and self._parallel.data_parallel_backend == "mp":
             log.warning("%s", reason)
-            for place in held:
-                del self._held[place]
-            return
-        self._lose(held, reason)
+        for child in list(link.children):
+            self._owner.take(events.Vanished(time.monotonic(), child, reason))
+        if any(self._api_servers.pop(ApiServerId(place.index), None) for place in freed if place.role is Role.API):
+            self._owner.membership_changed()
+        if self._parallel.data_parallel_backend == "ray":
+            self._never_comes(freed, reason)
 
     def _node_ready(self, link: Link, ready: protocol.NodeReady) -> None:
         link.ready = ready
         self._leaders |= ready.leaders
         if ready.api_servers:
-            seats = self._seats.get(link.hello.address) or self._new_seats()
+            # Who comes in place of a node that is gone brings its API servers, at other addresses.
+            key = link.hello.address if self._parallel.data_parallel_backend == "ray" else str(link.hello.places)
+            seats, new = self._seats.get(key), key not in self._seats
+            if seats is None:
+                seats = self._seats[key] = self._new_seats()
             for place, served in zip(seats, ready.api_servers, strict=True):
                 self._held[place] = link
                 self._api_servers[ApiServerId(place.index)] = served
-            if link.hello.address not in self._seats:
+            if new:
                 self._owner.take(events.Added(time.monotonic(), tuple(seats)))
         self._launch_waiting()
         self._owner.membership_changed()
@@ -318,17 +363,11 @@ class Nodes:
     def _tell(self, child: ChildId, name: str, limit: float) -> None:
         self._owner.take(events.Waiting(time.monotonic(), child, name, limit))
 
-    def _lose(self, places: Iterable[Place], reason: str, last: bool = False) -> None:
-        """What these places run on is gone, or never came. `last`: no better reason will follow."""
+    def _never_comes(self, places: Iterable[Place], reason: str) -> None:
+        """What these places wait for will not come."""
         for place in places:
-            link = self._held.get(place)
             if place in self._waiting:
                 self._owner.not_launched(self._waiting.pop(place), reason)
-            elif link is not None:
-                for child in [child for child in link.children if child.place == place]:
-                    if last:
-                        link.children.discard(child)
-                    self._owner.take(events.Vanished(time.monotonic(), child, reason))
 
 
 def forwarded_environment() -> dict[str, str]:

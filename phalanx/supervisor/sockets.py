@@ -28,6 +28,8 @@ class Sockets:
             OSError: no private folder can be made, or --data-parallel-address is not this machine's.
         """
         self.http = http
+        self.url = _url(http[0])
+        self._retired: set[int] = set()
         self._stack = contextlib.ExitStack()
         try:
             for sock in http:
@@ -57,12 +59,19 @@ class Sockets:
         """Where children on this machine dial the supervisor."""
         return address_of(self.control)
 
+    def retire(self, index: int) -> None:
+        """An API server will not come back: nobody shall wait for it in a backlog any more."""
+        for sock in (self.http[index], *self._engine[index]):
+            sock.close()
+        self._retired.add(index)
+
     def endpoints(self, reached_at: str = "") -> tuple[Endpoint, ...]:
         """The API servers here, for a child on this machine, or for one that reached us at an address of ours."""
         which = -1 if reached_at else 0
         return tuple(
             Endpoint(ApiServerId(index), address_of(sockets[which], reached_at))
             for index, sockets in enumerate(self._engine)
+            if index not in self._retired
         )
 
     def leader(self, rank: int) -> str:
@@ -77,12 +86,6 @@ class Sockets:
             return [("workers", self._workers[RankId(place.index)])]
         return []
 
-    @property
-    def url(self) -> str:
-        """Where clients find the service."""
-        host, port = self.http[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
     def __enter__(self) -> "Sockets":
         return self
 
@@ -90,3 +93,9 @@ class Sockets:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def _url(sock: socket.socket) -> str:
+    """Where clients find the service."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -90,7 +90,16 @@ class Supervisor:
         local = [place for place in workers if place.index < parallel.local_ranks]
         remote = [place for place in workers if place.index >= parallel.local_ranks]
         driver = [RAY] if parallel.data_parallel_backend == "ray" else []
-        limits = Limits(startup=config.service.startup_timeout, shutdown=config.service.shutdown_timeout)
+        service = config.service
+        limits = Limits(
+            startup=service.startup_timeout,
+            shutdown=service.shutdown_timeout,
+            step=service.step_timeout,
+            max_restarts=service.max_restarts,
+            window=service.restart_window,
+            min_ranks=service.min_ranks,
+            drain=service.drain_timeout,
+        )
         self._fleet = Fleet.of(driver + api_servers + workers, limits)
         self._host = Host(self)
         self._nodes = Nodes(parallel, config.service, remote, local)
@@ -167,6 +176,9 @@ class Supervisor:
             case events.Stop(child):
                 if child in self._connections:
                     self._connections[child].send(protocol.Stop())
+            case events.Drain(child):
+                if child in self._connections:
+                    self._connections[child].send(protocol.Drain())
             case events.Dump(child):
                 self._signal(child, signal.SIGABRT)
             case events.Kill(child, reason):
@@ -175,8 +187,30 @@ class Supervisor:
                 self._signal(child, signal.SIGKILL)
             case events.AnnounceReady():
                 self._watcher.ready(self._fleet, [self._sockets.url, *self._nodes.urls])
-            case events.AnnounceStop(reason):
+            case events.AnnounceFall(failure):
+                log.error("%s", report.summary(failure))
+            case events.AnnounceRestart(failure, delay):
+                when = f"in {delay:.1f} s" if delay else "now"
+                words = report.full(failure, self.last_words(failure.child))
+                log.error("%s\n%s is started again %s", words, failure.child, when)
+            case events.AnnounceBack(back, after):
+                log.info("%s serves again, %.1f s after it fell", back, after)
+            case events.AnnounceDegraded(failure):
+                log.error(
+                    "%s\n%s is given up after %d restarts within %g s: the service goes on without it",
+                    report.full(failure, self.last_words(failure.child)),
+                    failure.child,
+                    self._config.service.max_restarts,
+                    self._config.service.restart_window,
+                )
+                place = failure.child.place
+                if place.role is Role.API and not self._nodes.bring(place):
+                    self._sockets.retire(place.index)
+                    self.membership_changed()
+            case events.AnnounceStop(reason, 0.0):
                 log.info("%s: stopping", reason)
+            case events.AnnounceStop(reason, draining):
+                log.info("%s: running requests get %g s to finish; a second signal stops now", reason, draining)
             case events.AnnounceFailure(failure):
                 log.error("%s; stopping the others", report.summary(failure))
             case events.Finish():
@@ -222,9 +256,8 @@ class Supervisor:
 
     def membership_changed(self) -> None:
         """API servers have been added on a node, or no more will be."""
-        if self._config.parallel.api_servers_per_node is not None:
-            for connection in self._connections.values():
-                connection.send(self._membership(connection))
+        for connection in self._connections.values():
+            connection.send(self._membership(connection))
 
     def node_greeted(self, handler: "ControlHandler", hello: NodeHello) -> None:
         """A connection said which ranks it brings."""
@@ -251,8 +284,12 @@ class Supervisor:
         match message:
             case protocol.Stage(stage, progress, detail):
                 self.take(events.Progressed(now, child, stage, progress, detail))
-            case protocol.Ready(detail):
-                self.take(events.BecameReady(now, child, detail))
+            case protocol.Pulse(steps, busy):
+                self.take(events.Pulsed(now, child, steps, busy))
+            case protocol.Drained():
+                self.take(events.HasDrained(now, child))
+            case protocol.Ready(detail, drains):
+                self.take(events.BecameReady(now, child, detail, drains))
                 if child.place == RAY:
                     assert self._sockets.remote_control is not None
                     control = address_of(self._sockets.remote_control, self._reached_at)
@@ -302,7 +339,7 @@ class Supervisor:
         self.take(events.Exited(time.monotonic(), child, status))
 
     def _signalled(self, number: signal.Signals) -> None:
-        self.take(events.StopRequested(time.monotonic(), number.name))
+        self.take(events.StopRequested(time.monotonic(), number.name, drain=number is signal.SIGTERM))
 
     def _arm(self) -> None:
         if self._timer is not None:

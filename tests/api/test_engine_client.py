@@ -36,9 +36,9 @@ TO_ENGINE: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 
 
 class Scene:
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, patience: float) -> None:
         self.changed = asyncio.Event()
-        self.client = EngineClient(ApiServerId(0), self.changed.set)
+        self.client = EngineClient(ApiServerId(0), self.changed.set, patience)
         self.listener = listener
         self.channels: list[Channel] = []
 
@@ -77,8 +77,8 @@ class Rank:
 
 
 @contextlib.asynccontextmanager
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    stage = Scene(bind_unix(tmp_path / "engine"))
+async def scene(tmp_path: Path, patience: float) -> AsyncIterator[Scene]:
+    stage = Scene(bind_unix(tmp_path / "engine"), patience)
     await stage.client.listen([stage.listener], SECRET)
     try:
         yield stage
@@ -88,9 +88,9 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             channel.close()
 
 
-def played(play: Callable[[Scene], Awaitable[None]], tmp_path: Path) -> None:
+def played(play: Callable[[Scene], Awaitable[None]], tmp_path: Path, patience: float = 0.0) -> None:
     async def whole() -> None:
-        async with scene(tmp_path) as stage:
+        async with scene(tmp_path, patience) as stage:
             await play(stage)
 
     asyncio.run(asyncio.wait_for(whole(), 30))
@@ -98,6 +98,16 @@ def played(play: Callable[[Scene], Awaitable[None]], tmp_path: Path) -> None:
 
 def out(request: RequestId, *tokens: int, finish: FinishReason | None = None) -> RequestOutput:
     return RequestOutput(request, list(tokens), finish)
+
+
+async def arrived(generation: Generation, tokens: int) -> None:
+    """Until so many tokens have come in, taken or not."""
+    come = asyncio.Event()
+    generation.on_output = come.set
+    while len(generation.tokens) < tokens:
+        await come.wait()
+        come.clear()
+    generation.on_output = None
 
 
 async def drained(generation: Generation) -> list[int]:
@@ -109,10 +119,107 @@ async def drained(generation: Generation) -> list[int]:
             return tokens
 
 
-def test_without_a_rank_a_request_is_told_so_at_once(tmp_path: Path) -> None:
+def test_without_a_rank_a_request_is_told_so_after_its_patience(tmp_path: Path) -> None:
     async def play(stage: Scene) -> None:
+        generation = stage.client.generate([1], SAMPLING)
+        with pytest.raises(NoRank, match="for 0 s"):
+            await generation.next()
+        generation.abort()
+
+    played(play, tmp_path)
+
+
+def test_a_request_waits_for_a_rank(tmp_path: Path) -> None:
+    async def play(stage: Scene) -> None:
+        generation = stage.client.generate([1], SAMPLING)
+        unwanted = stage.client.generate([2], SAMPLING)
+        unwanted.abort()
+        rank = await stage.attached(0)
+        submit = await rank.submit()
+        assert submit.prompt == [1]
+        await rank.step(out(submit.request_id, 7, finish=FinishReason.STOP))
+        assert await drained(generation) == [7]
+
+    played(play, tmp_path, patience=30.0)
+
+
+def test_a_request_goes_on_at_another_rank_from_the_tokens_it_has(tmp_path: Path) -> None:
+    async def play(stage: Scene) -> None:
+        ranks = {0: await stage.attached(0), 1: await stage.attached(1)}
+        generation = stage.client.generate([5, 6], SAMPLING, priority=3)
+        assert generation.rank is not None
+        first = ranks.pop(generation.rank)
+        submit = await first.submit()
+        await first.step(out(submit.request_id, 10, 11))
+        assert (await generation.next()).tokens == [10, 11]
+        await first.step(out(submit.request_id, 12))
+        await arrived(generation, 3)
+        first.channel.close()
+        [second] = ranks.values()
+        again = await second.submit()
+        assert (again.prompt, again.generated, again.priority) == ([5, 6], [10, 11, 12], 3)
+        assert again.sampling == submit.sampling
+        await second.step(out(again.request_id, 13, finish=FinishReason.STOP))
+        assert await drained(generation) == [12, 13]
+
+    played(play, tmp_path)
+
+
+def test_a_request_on_which_two_ranks_die_in_a_row_does_not_get_a_third(tmp_path: Path) -> None:
+    async def play(stage: Scene) -> None:
+        ranks = {index: await stage.attached(index) for index in range(3)}
+        killer = stage.client.generate([1], SAMPLING)
+        for _ in range(2):
+            assert killer.rank is not None
+            rank = ranks.pop(killer.rank)
+            await rank.submit()
+            stage.changed.clear()
+            rank.channel.close()
+            await stage.changed.wait()
+        with pytest.raises(EngineDied, match="2 ranks have died on it"):
+            await killer.next()
+        innocent = stage.client.generate([2], SAMPLING)
+        [last] = ranks.values()
+        submit = await last.submit()
+        assert submit.prompt == [2]
+        await last.step(out(submit.request_id, 3, finish=FinishReason.STOP))
+        assert await drained(innocent) == [3]
+
+    played(play, tmp_path)
+
+
+def test_ranks_that_die_on_a_request_now_and_then_are_not_held_against_it(tmp_path: Path) -> None:
+    async def play(stage: Scene) -> None:
+        generation = stage.client.generate([1], SAMPLING)
+        for index in range(5):
+            rank = await stage.attached(index)
+            submit = await rank.submit()
+            assert submit.generated == list(range(index))
+            await rank.step(out(submit.request_id, index))
+            await arrived(generation, index + 1)
+            stage.changed.clear()
+            rank.channel.close()
+            await stage.changed.wait()
+        rank = await stage.attached(9)
+        submit = await rank.submit()
+        await rank.step(out(submit.request_id, 5, finish=FinishReason.LENGTH))
+        assert await drained(generation) == list(range(6))
+
+    played(play, tmp_path, patience=30.0)
+
+
+def test_a_request_that_nobody_takes_up_again_ends_after_the_tokens_it_has(tmp_path: Path) -> None:
+    async def play(stage: Scene) -> None:
+        rank = await stage.attached(3)
+        generation = stage.client.generate([1], SAMPLING)
+        submit = await rank.submit()
+        await rank.step(out(submit.request_id, 1))
+        await arrived(generation, 1)
+        rank.channel.close()
+        assert (await generation.next()).tokens == [1]
         with pytest.raises(NoRank):
-            stage.client.generate([1], SAMPLING)
+            await generation.next()
+        generation.abort()
 
     played(play, tmp_path)
 
@@ -180,24 +287,7 @@ def test_a_finished_request_is_never_aborted(tmp_path: Path) -> None:
     played(play, tmp_path)
 
 
-def test_requests_of_a_rank_that_dies_end_in_an_error_after_the_tokens_it_sent(tmp_path: Path) -> None:
-    async def play(stage: Scene) -> None:
-        rank = await stage.attached(3)
-        generation = stage.client.generate([1], SAMPLING)
-        submit = await rank.submit()
-        await rank.step(out(submit.request_id, 1))
-        rank.channel.close()
-        assert (await generation.next()).tokens == [1]
-        with pytest.raises(EngineDied, match="rank 3"):
-            await generation.next()
-        generation.abort()
-        with pytest.raises(NoRank):
-            stage.client.generate([1], SAMPLING)
-
-    played(play, tmp_path)
-
-
-def test_the_death_of_one_rank_leaves_the_requests_of_another_alone(tmp_path: Path) -> None:
+def test_the_death_of_one_rank_moves_its_requests_and_leaves_those_of_another_alone(tmp_path: Path) -> None:
     async def play(stage: Scene) -> None:
         ranks = [await stage.attached(0), await stage.attached(1)]
         generations = [stage.client.generate([1], SAMPLING) for _ in range(2)]
@@ -205,10 +295,11 @@ def test_the_death_of_one_rank_leaves_the_requests_of_another_alone(tmp_path: Pa
         stage.changed.clear()
         ranks[0].channel.close()
         await stage.changed.wait()
-        await ranks[1].step(out(submits[1].request_id, 8, finish=FinishReason.STOP))
-        survivor = [g for g in generations if g._error is None]
-        assert len(survivor) == 1
-        assert await drained(survivor[0]) == [8]
+        moved = await ranks[1].submit()
+        assert moved.request_id == submits[0].request_id
+        for submit in (submits[1], moved):
+            await ranks[1].step(out(submit.request_id, 8, finish=FinishReason.STOP))
+        assert [await drained(generation) for generation in generations] == [[8], [8]]
 
     played(play, tmp_path)
 
@@ -219,8 +310,10 @@ def test_a_newer_incarnation_takes_the_place_of_an_older_one_and_never_the_rever
         generation = stage.client.generate([1], SAMPLING)
         await old.submit()
         new = await stage.attached(0, incarnation=2)
-        with pytest.raises(EngineDied, match="came back"):
-            await generation.next()
+        moved = await new.submit()
+        assert moved.prompt == [1]
+        await new.step(out(moved.request_id, 4, finish=FinishReason.STOP))
+        assert await drained(generation) == [4]
         with pytest.raises(Closed):
             await old.hear()
         ghost = await stage.rank(0, incarnation=1)
@@ -233,16 +326,20 @@ def test_a_newer_incarnation_takes_the_place_of_an_older_one_and_never_the_rever
     played(play, tmp_path)
 
 
-def test_a_rank_that_talks_nonsense_loses_its_connection_and_its_requests_get_an_error(tmp_path: Path) -> None:
+def test_a_rank_that_talks_nonsense_loses_its_connection_and_its_requests_go_elsewhere(tmp_path: Path) -> None:
     async def play(stage: Scene) -> None:
         rank = await stage.attached(0)
         generation = stage.client.generate([1], SAMPLING)
         await rank.submit()
         await rank.say(Abort([RequestId(1)]))
-        with pytest.raises(EngineDied, match="does not decode"):
-            await generation.next()
+        with pytest.raises(Closed):
+            await rank.hear()
+        other = await stage.attached(1)
+        submit = await other.submit()
+        await other.step(out(submit.request_id, 4, finish=FinishReason.STOP))
+        assert await drained(generation) == [4]
 
-    played(play, tmp_path)
+    played(play, tmp_path, patience=30.0)
 
 
 def test_a_connection_that_does_not_begin_with_hello_is_dropped(tmp_path: Path) -> None:

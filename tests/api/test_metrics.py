@@ -54,7 +54,7 @@ def test_counters_and_histograms_of_all_servers_add_up() -> None:
     here = counted(10, "stop", 0.015)
     siblings = [counted(5, "stop", 0.03), counted(7, "length", 100.0)]
     merged = here.merged([sibling.samples() for sibling in siblings])
-    found = samples_of(exposition(merged, [], 3, "m"))
+    found = samples_of(exposition(merged, [], 3, "m", 4))
     assert found["vllm:prompt_tokens_total", ()] == 22
     assert found["vllm:request_success_total", (("finished_reason", "stop"),)] == 2
     assert found["vllm:request_success_total", (("finished_reason", "length"),)] == 1
@@ -82,7 +82,7 @@ def test_merging_leaves_the_server_s_own_counts_alone() -> None:
 
 def test_ranks_are_labelled_and_in_it_once() -> None:
     merged = Metrics().merged([Metrics().samples()])
-    found = samples_of(exposition(merged, [a_rank(0, 4), a_rank(1, 6)], 2, "m"))
+    found = samples_of(exposition(merged, [a_rank(0, 4), a_rank(1, 6)], 2, "m", 2))
     assert found["vllm:num_requests_running", (("engine", "0"),)] == 4
     assert found["vllm:num_requests_running", (("engine", "1"),)] == 6
     assert found["vllm:num_requests_waiting", (("engine", "1"),)] == 2

@@ -319,7 +319,7 @@ NONSENSE = {
     "another magic": ('said("phalanx", "phlanax")', "refused: the dialer does not speak this protocol"),
     "another number": ("front.Launch.index = property(lambda self: 7, lambda self, index: None)", "there is no api 7"),
     "another role": ('said("api", "king")', "sent what is no message: Invalid enum value 'king'"),
-    "a message before Hello": ('said("api", "api", 3)', "a peer sent Ready before Hello"),
+    "a message before Hello": ('said("api", "api", 17)', "a peer sent Drained before Hello"),
     "an unknown message": ('said("started", "started", 99)', "api 1 sent what is no message: Invalid value 99"),
     "an unknown stage": ('said("started", "lunch")', "api 1 sent what is no message: Invalid enum value 'lunch'"),
     "another's message": ('said("started", "started", 8)', "api 1 said NodeReady, which is not its to say"),

@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
 from phalanx.supervisor.events import (
     Added,
+    AnnounceBack,
+    AnnounceDegraded,
     AnnounceFailure,
+    AnnounceFall,
     AnnounceReady,
+    AnnounceRestart,
     AnnounceStop,
     BecameReady,
     Begin,
@@ -32,6 +36,7 @@ from phalanx.supervisor.events import (
     LaunchFailed,
     OutputEnded,
     Progressed,
+    Pulsed,
     Refuse,
     Reported,
     Spawn,
@@ -45,13 +50,14 @@ from phalanx.supervisor.events import (
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Life, Limits, Phase
 
-LIMITS = Limits(startup=10.0, shutdown=3.0)
+LIMITS = Limits(startup=10.0, shutdown=3.0, step=10.0)
+RESTARTING = Limits(startup=10.0, shutdown=3.0, step=10.0, max_restarts=3, window=20.0)
 NODE_LIMIT = 20.0
 """Seconds that a launch may wait for a node."""
 MOST_LATE = 1.0
 """Seconds by which a tick may come late."""
 STAGES = tuple(StageName)[:-1]
-RESTING = (Life.READY, Life.GONE, Life.LOST)
+AT_REST = (Life.READY, Life.GONE, Life.LOST, Life.FALLEN)
 DOWN_TO_EARTH = (Phase.STOPPING, Phase.FINISHED)
 PLACES = [[Place(role, index) for index in range(6)] for role in (Role.API, Role.ENGINE)]
 
@@ -79,6 +85,8 @@ class Process:
     words: str = ""
     """What it reported, be it still on its way."""
     words_at: float = 0.0
+    steps: int = -1
+    """As its last pulse had it."""
     due: float = 0.0
     """When it is late, had it made no further progress."""
     said: tuple[StageName, float | None] = (StageName.STARTED, None)
@@ -98,6 +106,10 @@ class World:
     stop_asked: bool = False
     told_ready: int = 0
     finish: Finish | None = None
+    falling: set[ChildId] = field(default_factory=set)
+    """Announced as fallen, and not yet started again or given up."""
+    restarts: int = 0
+    given_up: set[Place] = field(default_factory=set)
     machines: int = 1
     _queue: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -105,7 +117,8 @@ class World:
     def run(self) -> int:
         self.rng = rng = random.Random(self.seed)
         api, ranks = rng.choice(((1, 1), (1, 1), (1, 2), (2, 1), (2, 2), (3, 5)))
-        self.fleet = Fleet.of(PLACES[0][:api] + PLACES[1][:ranks], LIMITS)
+        limits = rng.choice((LIMITS, RESTARTING))
+        self.fleet = Fleet.of(PLACES[0][:api] + PLACES[1][:ranks], limits)
         self.machines = rng.choice((1, 1, 2))
         if self.machines > 1 and rng.random() < 0.5:
             self.at(rng.random() * 3, self.add)
@@ -149,8 +162,8 @@ class World:
         self.tell(Added(self.now, (Place(Role.API, 5),)))
 
     def tick(self) -> None:
-        if self.culprit is None and not self.stop_asked:
-            late = [p for p in self.processes.values() if not p.ready and p.due <= self.now]
+        if self.culprit is None and not self.stop_asked and not self.forgiving:
+            late = [p for p in self.processes.values() if not p.told_exit and p.due <= self.now]
             if late:
                 first = min(late, key=lambda p: p.due)
                 assert first.due > self.now - MOST_LATE - 1e-9, f"{first.id} was late for long, and nobody noticed"
@@ -236,11 +249,13 @@ class World:
         if process.hung or process.doomed:
             return
         fate = rng.random()
-        if fate < 0.04:
+        # Where falls are forgiven, most should come when they are.
+        danger = 0.04 if not self.fleet.limits.max_restarts else 0.2 if self.forgiving else 0.004
+        if fate < danger:
             self.misfortune(process)
             if process.hung or process.doomed:
                 return
-        elif fate < 0.10:
+        elif fate < danger + 0.06:
             self.lie(process)
         pace = 0.3 if rng.random() < 0.97 else 15.0
         if stage == -1:
@@ -253,10 +268,23 @@ class World:
             step = 0 if rng.random() < 0.3 else rng.choice((1, 1, 2))
             self.at(rng.random() * pace, lambda: self.live(process, stage + step))
         elif not process.ready and process.greeted:
-            if self.fleet.phase is Phase.STARTING:
-                process.ready = True
+            if self.fleet.phase not in DOWN_TO_EARTH:
+                process.ready, process.due = True, float("inf")
+                self.at(1.0, lambda: self.pulse(process, 0))
             self.tell(BecameReady(self.now, process.id, ""))
-            self.at(rng.random() * 30, lambda: self.live(process, stage))
+            self.at(rng.random() * (4 if self.forgiving else 30), lambda: self.live(process, stage))
+        elif process.ready and self.forgiving:
+            self.at(rng.random() * 4, lambda: self.live(process, stage))
+
+    def pulse(self, process: Process, steps: int) -> None:
+        """A sign of life every second, until it is stuck; then none, or one that tells of no progress."""
+        if process.doomed or (process.hung and process.deaf):
+            return
+        busy = self.rng.random() < 0.5 or process.hung
+        if not busy or steps != process.steps or process.steps < 0:
+            process.steps, process.due = steps, self.now + LIMITS.step
+        self.tell(Pulsed(self.now, process.id, steps, busy))
+        self.at(1.0, lambda: self.pulse(process, steps if process.hung else steps + 1))
 
     def hello(self, process: Process) -> None:
         answer = self.tell(Greeted(self.now, process.id))
@@ -391,9 +419,14 @@ class World:
             self.at(rng.random() * 0.2, lambda: self.tell(OutputEnded(self.now, process.id)) and None)
 
     def blame(self, process: Process) -> None:
-        """The first to fail before anybody asked to stop is the culprit."""
-        if self.culprit is None and not self.stop_asked:
+        """The first to fail before anybody asked to stop is the culprit, unless it can be replaced."""
+        if self.culprit is None and not self.stop_asked and not self.forgiving:
             self.culprit = process.id
+
+    @property
+    def forgiving(self) -> bool:
+        """Whether what fails now is started again."""
+        return self.fleet.phase is Phase.SERVING and self.fleet.limits.max_restarts > 0
 
     # --- between world and fleet ---
 
@@ -413,7 +446,29 @@ class World:
         match action:
             case Spawn(child):
                 assert child not in self.processes, f"{child} spawned twice"
+                for former in self.processes.values():
+                    if former.id.place == child.place:
+                        assert former.told_exit or not former.launched, f"{child} of two incarnations at once"
+                        assert former.id.incarnation < child.incarnation
                 self.spawn(child)
+            case AnnounceFall(failure):
+                assert self.fleet.limits.max_restarts
+                assert self.culprit is None
+                assert failure.child not in self.falling
+                self.falling.add(failure.child)
+            case AnnounceRestart(failure):
+                # Given up: its end was not seen in time, and now it has come after all.
+                assert failure.child in self.falling or failure.child.place in self.given_up
+                self.falling.discard(failure.child)
+                self.given_up.discard(failure.child.place)
+                self.restarts += 1
+            case AnnounceDegraded(failure):
+                assert failure.child in self.falling or failure.child.place in self.given_up
+                self.falling.discard(failure.child)
+                self.given_up.add(failure.child.place)
+            case AnnounceBack(child):
+                assert self.processes[child].ready
+                assert child.incarnation > 0
             case CallOff(child):
                 self.call_off(self.processes[child])
             case Stop(child):
@@ -438,6 +493,9 @@ class World:
                 assert self.stop_asked
                 assert self.culprit is None
             case AnnounceFailure(failure):
+                if failure.child in self.falling:  # the last straw: nothing is left that could serve
+                    assert self.fleet.limits.max_restarts
+                    self.culprit = failure.child
                 assert failure.child == self.culprit, f"{failure.child} blamed, {self.culprit} failed first"
             case Finish():
                 self.finish = action
@@ -455,7 +513,7 @@ class World:
         stopping = fleet.phase in DOWN_TO_EARTH
         for child in fleet.children.values():
             life, wait = child.life, child.wait
-            if life in RESTING:
+            if life in AT_REST and not (life is Life.READY and wait is not None):
                 assert wait is None, f"{child.id} is {life} and waited for"
             else:
                 assert wait is not None, f"{child.id} is {life}, and nobody waits for it"
@@ -472,8 +530,8 @@ class World:
         if self.culprit is not None or self.stop_asked:
             assert stopping, f"{self.culprit or 'a signal'} should have stopped everything"
         assert self.told_ready <= 1
-        if fleet.phase is Phase.SERVING:
-            assert fleet.next_deadline() is None
+        alive = [p.id.place for p in self.processes.values() if p.launched and not p.told_exit]
+        assert len(alive) == len(set(alive)), "two incarnations of one place"
 
     def check_end(self) -> None:
         finish = self.finish

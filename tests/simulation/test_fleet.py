@@ -34,6 +34,9 @@ def play(seeds: range) -> Tally:
         tally["histories"] += 1
         tally[str(failure.cause) if failure else "stopped"] += 1
         tally["served"] += world.told_ready
+        tally["restarts"] += world.restarts
+        tally["given up"] += len(world.given_up)
+        tally["ended for want of ranks"] += bool(failure and world.restarts and failure.child in world.falling)
     return tally
 
 
@@ -51,7 +54,7 @@ def test_random_histories_end_with_everything_accounted_for_and_the_first_failur
     print(f"\n{dict(tally)}")
     # The histories are worth something only while they reach every kind of ending.
     endings = {"stopped", "served", "reported", "exited", "stalled", "disconnected", "not launched", "vanished"}
-    assert set(tally) == endings | {"histories", "events"}
+    assert set(tally) == endings | {"histories", "events", "restarts", "given up", "ended for want of ranks"}
     assert tally["histories"] == HISTORIES
     assert tally["events"] > 100_000
 

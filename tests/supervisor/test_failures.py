@@ -106,7 +106,9 @@ def test_nothing_outlives_a_killed_supervisor_for_a_second(stage: str, checkpoin
         assert service.seconds_until_no_process_is_left() < 1.0
 
 
-def test_a_killed_rank_ends_the_service_and_the_report_says_by_what(checkpoint_folder: Path) -> None:
+def test_a_killed_rank_ends_the_service_that_restarts_nothing_and_the_report_says_by_what(
+    checkpoint_folder: Path,
+) -> None:
     with stand_in_service(checkpoint_folder) as service:
         service.wait_ready()
         victim = service.pid_of("engine 0")

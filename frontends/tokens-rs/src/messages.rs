@@ -253,8 +253,8 @@ pub enum Outgoing<'a> {
     Hello(u64, &'static str, u32, u64, u32, u32),
     /// tag, stage, progress, detail
     Stage(u64, &'static str, Option<f64>, &'static str),
-    /// tag, detail
-    Ready(u64, &'a str),
+    /// tag, detail, drains
+    Ready(u64, &'a str, bool),
     /// tag, reason, traceback
     Failed(u64, &'a str, &'a str),
     /// tag, query, samples
@@ -277,7 +277,7 @@ impl<'a> Outgoing<'a> {
     }
 
     pub fn ready(detail: &'a str) -> Self {
-        Self::Ready(tag::READY, detail)
+        Self::Ready(tag::READY, detail, false)
     }
 
     pub fn failed(reason: &'a str) -> Self {

@@ -74,7 +74,7 @@ fn written(entry: &Value) -> Option<Vec<u8>> {
         "Stage" if of["progress"].is_null() && text("detail").is_empty() => {
             encode(Outgoing::stage(text("stage").to_owned().leak()))
         }
-        "Ready" => encode(Outgoing::ready(text("detail"))),
+        "Ready" if of["drains"] == json!(false) => encode(Outgoing::ready(text("detail"))),
         "Failed" if text("traceback").is_empty() => encode(Outgoing::failed(text("reason"))),
         "MetricsReport" => encode(Outgoing::metrics_report(count("query"), bytes(&of["samples"]))),
         "MetricsQuery" => encode(Outgoing::metrics_query(count("query"))),

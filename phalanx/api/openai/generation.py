@@ -19,8 +19,8 @@ from phalanx.api.openai.common import SamplingFields, StreamOptions, Usage, usag
 from phalanx.api.service import Service
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 
-RETRY_AFTER = 1
-"""Seconds a client is told to wait where no rank is attached."""
+RETRY_AFTER = 5
+"""Seconds a client is told to wait where no rank came in time."""
 
 _DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
@@ -71,7 +71,7 @@ class Branch:
         self._last = 0.0
 
     def submit(self, service: Service, priority: int) -> None:
-        """Raises NoRank."""
+        """Hand it to the engine, which may have to wait for a rank."""
         sampling = self._sampling
         if sampling.max_tokens == 0:
             if sampling.prompt_logprobs is None:
@@ -96,8 +96,8 @@ class Branch:
             return ""
         try:
             return self._absorb(await self._generation.next())
-        except EngineDied as error:
-            raise _died(error) from None
+        except (EngineDied, NoRank) as error:
+            raise _engine_failed(error) from None
 
     async def pump(self, sink: Callable[[str], None], outlet: Outlet | None = None) -> str | None:
         """Give the text of each step to `sink`, in the engine's own turn of the event loop.
@@ -126,8 +126,8 @@ class Branch:
                         sink(text)
                     else:
                         done.set_result(text)
-            except EngineDied as error:
-                done.set_exception(_died(error))
+            except (EngineDied, NoRank) as error:
+                done.set_exception(_engine_failed(error))
             except Exception as error:
                 # Ours, and not of the engine's connection, whose turn this is.
                 done.set_exception(error)
@@ -251,13 +251,6 @@ async def run(
             collected = [Collected(branch) for branch in branches]
             await _together([each.collect() for each in collected])
             await exchange.reply_json(form.response(collected, _spent(branches, request.n or 1)))
-    except NoRank:
-        raise server_error(
-            "No engine rank is attached, so nothing can be generated now; try again in a moment.",
-            status=503,
-            code="no_rank",
-            retry_after=RETRY_AFTER,
-        ) from None
     finally:
         for branch in branches:
             branch.leave()
@@ -320,8 +313,15 @@ async def _stream_branch(exchange: Exchange, branch: Branch, form: Form, continu
     return body
 
 
-def _died(error: EngineDied) -> ApiError:
-    return server_error(f"The engine failed while it ran this request: {error}.", code="engine_died")
+def _engine_failed(error: EngineDied | NoRank) -> ApiError:
+    if isinstance(error, EngineDied):
+        return server_error(f"This request was ended, for it may be what kills ranks: {error}.", code="engine_died")
+    return server_error(
+        f"Nothing can be generated now, {error}; try again in a moment.",
+        status=503,
+        code="no_rank",
+        retry_after=RETRY_AFTER,
+    )
 
 
 def _event(chunk: object) -> bytes:

@@ -1,0 +1,58 @@
+"""Whether what fell is started again, and when. Pure."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from phalanx.protocol import Role
+from phalanx.supervisor.lives import Limits
+
+Seat = tuple[Role, int]
+"""A rank, its workers included, or an API server: what falls and comes back as one."""
+
+
+@dataclass(slots=True)
+class _Record:
+    falls: deque[float] = field(default_factory=deque)
+    """When it fell, as far as that still counts."""
+    tries: int = 0
+    """Starts in a row that came to nothing."""
+    down_since: float | None = None
+
+
+@dataclass(slots=True)
+class Restarts:
+    """The falls of every seat."""
+
+    limits: Limits
+    _records: dict[Seat, _Record] = field(default_factory=dict)
+
+    def fell(self, seat: Seat, at: float) -> None:
+        """It has failed, or failed once more on its way back."""
+        record = self._records.setdefault(seat, _Record())
+        if record.down_since is None:
+            record.down_since = at
+
+    def delay(self, seat: Seat, at: float, served: bool) -> float | None:
+        """Seconds until it is started again; None: it has fallen too often.
+
+        One that had `served` is started again at once; one that does not get there, ever more slowly.
+        """
+        record = self._records[seat]
+        while record.falls and record.falls[0] <= at - self.limits.window:
+            record.falls.popleft()
+        if len(record.falls) >= self.limits.max_restarts:
+            return None
+        record.falls.append(at)
+        if served:
+            record.tries = 0
+            return 0.0
+        record.tries += 1
+        return min(self.limits.backoff * 2.0 ** (record.tries - 1), self.limits.longest_backoff)
+
+    def back(self, seat: Seat, at: float) -> float | None:
+        """It serves; seconds since it fell, or None where it had not."""
+        record = self._records.get(seat)
+        if record is None or record.down_since is None:
+            return None
+        since, record.down_since = record.down_since, None
+        return at - since

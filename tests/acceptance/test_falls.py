@@ -1,0 +1,194 @@
+"""Processes of a serving service die, and requests do not."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from service import DEADLINE, Service
+
+SLOW = ("--engine", "synthetic", "--synthetic-rate", "60", "--max-restarts", "5")
+"""A stream of 120 tokens takes two seconds: long enough to die in, short enough to wait for."""
+
+
+class Stream(threading.Thread):
+    """One streamed completion, read to its end."""
+
+    def __init__(self, address: str, seed: int, tokens: int = 120) -> None:
+        super().__init__(daemon=True)
+        self.began = threading.Event()
+        self.text = ""
+        self.tokens = 0
+        self.error: dict[str, Any] | None = None
+        self._address = address.removeprefix("http://")
+        self._body = {"prompt": [1, 2, seed], "max_tokens": tokens, "ignore_eos": True, "stream": True, "seed": seed}
+        self._body |= {"return_token_ids": True}
+        self.start()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(self._address, timeout=DEADLINE)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/completions", json.dumps(self._body), {"content-type": "application/json"})
+            for line in connection.getresponse():
+                if not line.startswith(b"data: {"):
+                    continue
+                event = json.loads(line[6:])
+                if "error" in event:
+                    self.error = event["error"]
+                    return
+                self.text += event["choices"][0]["text"]
+                self.tokens += len(event["choices"][0].get("token_ids") or ())
+                self.began.set()
+
+    def result(self) -> tuple[str, int]:
+        self.join(DEADLINE)
+        assert not self.is_alive(), "it hangs"
+        assert self.error is None, self.error
+        return hashlib.sha256(self.text.encode()).hexdigest(), self.tokens
+
+
+@contextlib.contextmanager
+def streams(address: str, count: int) -> Iterator[list[Stream]]:
+    """`count` streams, each of which has begun."""
+    started = [Stream(address, seed) for seed in range(count)]
+    for stream in started:
+        assert stream.began.wait(DEADLINE), stream.error
+    yield started
+
+
+def undisturbed(address: str, count: int) -> list[tuple[str, int]]:
+    with streams(address, count) as started:
+        return [stream.result() for stream in started]
+
+
+def test_ranks_are_killed_one_after_the_other_and_every_stream_ends_with_its_own_text(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(*SLOW, "-dp", "2", "--api-server-count", "2").wait_ready()
+    wanted = undisturbed(service.address, 24)
+    assert {tokens for _, tokens in wanted} == {120}
+    with streams(service.address, 24) as started:
+        os.kill(service.pid_of("engine 1"), signal.SIGKILL)
+        service.wait_for("engine 1 serves again")
+        os.kill(service.pid_of("engine 0"), signal.SIGKILL)
+        assert [stream.result() for stream in started] == wanted
+    service.wait_for("engine 0 serves again")
+    assert httpx.get(f"{service.address}/ready").json()["status"] == "ready"
+    assert service.stderr.count("killed by SIGKILL") >= 2
+
+
+def test_the_only_rank_is_killed_and_requests_wait_for_its_successor(start_service: Callable[..., Service]) -> None:
+    service = start_service(*SLOW, "-dp", "1").wait_ready()
+    wanted = undisturbed(service.address, 2)
+    with streams(service.address, 2) as started:
+        os.kill(service.pid_of("engine 0"), signal.SIGKILL)
+        assert [stream.result() for stream in started] == wanted
+
+
+def test_a_rank_that_is_stuck_is_replaced_and_its_requests_go_on(start_service: Callable[..., Service]) -> None:
+    service = start_service(*SLOW, "-dp", "2", "--step-timeout", "3").wait_ready()
+    wanted = undisturbed(service.address, 8)
+    with streams(service.address, 8) as started:
+        os.kill(service.pid_of("engine 0"), signal.SIGSTOP)
+        assert [stream.result() for stream in started] == wanted
+    assert "engine 0 " in service.stderr
+    assert "is stuck in stage ready" in service.stderr
+    service.wait_for("engine 0 serves again")
+
+
+def test_an_api_server_is_killed_and_the_port_refuses_nobody(start_service: Callable[..., Service]) -> None:
+    service = start_service(*SLOW, "-dp", "2", "--api-server-count", "2").wait_ready()
+    os.kill(service.pid_of("api 1"), signal.SIGKILL)
+    seen = set()
+    while len(seen) < 2 or "api 1 serves again" not in service.stderr:
+        # What the kernel gives to the dead one's socket waits there for its successor.
+        answer = httpx.post(
+            f"{service.address}/v1/completions", json={"prompt": "x", "max_tokens": 1}, timeout=DEADLINE
+        )
+        assert answer.status_code == 200
+        seen.add(answer.headers["x-phalanx-api-server"])
+    with streams(service.address, 4) as started:
+        assert [stream.result()[1] for stream in started] == [120] * 4
+
+
+def test_a_rank_that_falls_too_often_is_given_up_and_the_service_says_that_it_is_degraded(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(*SLOW, "-dp", "2", "--max-restarts", "1").wait_ready()
+    os.kill(service.pid_of("engine 1"), signal.SIGKILL)
+    service.wait_for("engine 1 serves again")
+    os.kill(service.pid_of("engine 1"), signal.SIGKILL)
+    service.wait_for("engine 1 is given up after 1 restarts within 300 s: the service goes on without it")
+    ready = httpx.get(f"{service.address}/ready")
+    assert (ready.status_code, ready.json()["status"], ready.json()["missing_ranks"]) == (200, "degraded", [1])
+    metrics = httpx.get(f"{service.address}/metrics").text
+    assert "\nphalanx:ranks 1.0\n" in metrics
+    assert "\nphalanx:ranks_expected 2.0\n" in metrics
+    assert undisturbed(service.address, 4)
+
+
+def test_below_its_least_number_of_ranks_the_service_ends(start_service: Callable[..., Service]) -> None:
+    service = start_service(*SLOW, "-dp", "2", "--max-restarts", "1", "--min-ranks", "2").wait_ready()
+    os.kill(service.pid_of("engine 1"), signal.SIGKILL)
+    service.wait_for("engine 1 serves again")
+    os.kill(service.pid_of("engine 1"), signal.SIGKILL)
+    assert service.wait() == 1
+    assert "engine 1 (pid" in service.stderr
+    service.assert_nothing_left()
+
+
+@pytest.mark.parametrize("stage", ["imported", "warm-up"])
+def test_a_successor_that_does_not_get_there_is_tried_again_ever_more_slowly(
+    stage: str, start_service: Callable[..., Service]
+) -> None:
+    flags = ("--max-restarts", "2", "--synthetic-stage", f"1:{stage}=2")
+    service = start_service(*SLOW, "-dp", "2", *flags).wait_ready()
+    os.kill(service.pid_of("engine 1"), signal.SIGKILL)
+    for attempt, again in enumerate(("is started again now", "is started again in 0.5 s"), 1):
+        service.wait_for(f"engine 1 {again}")
+        # Its lines of the start, once for each time that it has got there.
+        service.wait_until(lambda: service.stderr.count(f"engine 1   {stage}") > attempt, f"start {attempt}")  # noqa: B023
+        os.kill(service.pid_of("engine 1"), signal.SIGKILL)
+    service.wait_for("engine 1 is given up after 2 restarts")
+
+
+def test_sigterm_lets_what_runs_finish_and_takes_nothing_new(start_service: Callable[..., Service]) -> None:
+    service = start_service(*SLOW, "-dp", "2", "--api-server-count", "2").wait_ready()
+    with streams(service.address, 6) as started:
+        service.signal(signal.SIGTERM)
+        service.wait_for("running requests get 30 s to finish")
+        told: dict[str, int] = {}
+        while set(told.values()) != {503} or len(told) < 2:  # each has heard of it
+            ready = httpx.get(f"{service.address}/ready")
+            told[ready.headers["x-phalanx-api-server"]] = ready.status_code
+            assert ready.json()["status"] in ("ready", "draining")
+        refused = httpx.post(f"{service.address}/v1/completions", json={"prompt": "x"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+        assert refused.headers["retry-after"] == "1"
+        assert [stream.result()[1] for stream in started] == [120] * 6
+    assert service.wait() == 0
+    service.assert_nothing_left()
+
+
+@pytest.mark.parametrize("cut_short", ["by a second signal", "by the timeout"])
+def test_what_has_not_finished_in_time_is_told_so(cut_short: str, start_service: Callable[..., Service]) -> None:
+    limit = "1" if cut_short == "by the timeout" else "300"
+    service = start_service(*SLOW, "-dp", "1", "--drain-timeout", limit).wait_ready()
+    stream = Stream(service.address, 1, tokens=450)
+    assert stream.began.wait(DEADLINE)
+    service.signal(signal.SIGTERM)
+    service.wait_for(f"running requests get {limit} s to finish")
+    if cut_short == "by a second signal":
+        service.signal(signal.SIGTERM)
+    assert service.wait() == 0
+    stream.join(DEADLINE)
+    assert stream.error is not None
+    assert stream.error["code"] == "stopping"
+    service.assert_nothing_left()
