@@ -179,7 +179,7 @@ class ServiceOptions(Group, frozen=True):
     ] = 30.0
     max_restarts: Annotated[
         int, flag("times a rank or an API server is started again within --restart-window; 0: its death ends all", ge=0)
-    ] = 0
+    ] = 5
     restart_window: Annotated[float, flag("seconds over which --max-restarts counts", gt=0)] = 300.0
     min_ranks: Annotated[int, flag("ranks below which the service ends, once the others cannot come back", ge=1)] = 1
     drain_timeout: Annotated[

@@ -172,6 +172,7 @@ class EngineClient:
         self._router = Router(random.Random(f"phalanx api {index}"))
         self._links: dict[RankId, _RankLink] = {}
         self._stranded: dict[RequestId, Generation] = {}
+        self._leaving: frozenset[RankId] = frozenset()
         self._ids = itertools.count(1)
         self._on_change = on_change
         self._patience = patience
@@ -242,6 +243,16 @@ class EngineClient:
         self._no_longer_stranded(generation)
         generation.fail(NoRank(f"no engine rank has been attached for {self._patience:g} s"))
 
+    def leave(self, ranks: frozenset[RankId]) -> None:
+        """These ranks are about to be stopped, and no others: they get nothing new, and their end is not a death."""
+        self._leaving = ranks
+        self._router.leave(ranks)
+        self._place_stranded()
+
+    def running_on(self, rank: RankId) -> int:
+        """Requests of this API server in a rank."""
+        return len(self._links[rank].live) if rank in self._links else 0
+
     def ranks(self) -> list[RankStatus]:
         """The attached ranks, by number."""
         return [
@@ -268,11 +279,16 @@ class EngineClient:
         link = _RankLink(self, hello, connection, self._router)
         self._links[hello.rank] = link
         self._router.attach(hello.rank)
+        self._place_stranded()
+        self._on_change()
+        return link
+
+    def _place_stranded(self) -> None:
+        if not self._router.open:
+            return
         for generation in list(self._stranded.values()):
             self._no_longer_stranded(generation)
             self._submit(generation)
-        self._on_change()
-        return link
 
     def _detach(self, link: "_RankLink", reason: str) -> None:
         rank = link.hello.rank
@@ -286,7 +302,7 @@ class EngineClient:
         link.live.clear()
         for generation in displaced:
             generation.link = None
-            generation.deaths += 1
+            generation.deaths += rank not in self._leaving
             if generation.deaths < DEATHS:
                 self.replays += 1
                 self._submit(generation)

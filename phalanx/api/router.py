@@ -66,17 +66,32 @@ class Router:
         self._choices = choices
         self._mean_output = FIRST_GUESS
         self.ranks: dict[RankId, RankView] = {}
+        self._leaving: frozenset[RankId] = frozenset()
         self._order: list[RankId] = []
+        """Those that may be chosen."""
 
     def attach(self, rank: RankId) -> None:
         """A rank, or a new incarnation of it, can take requests; it starts with nothing to do."""
         self.ranks[rank] = RankView()
-        self._order = list(self.ranks)
+        self._reorder()
 
     def detach(self, rank: RankId) -> None:
         """The rank takes no more requests. Placements on it are forgotten: releasing one later does nothing."""
         self.ranks.pop(rank, None)
-        self._order = list(self.ranks)
+        self._reorder()
+
+    def leave(self, ranks: frozenset[RankId]) -> None:
+        """These, and no others, get nothing new: they finish what they have."""
+        self._leaving = ranks
+        self._reorder()
+
+    def _reorder(self) -> None:
+        self._order = [rank for rank in self.ranks if rank not in self._leaving]
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a rank to choose."""
+        return bool(self._order)
 
     def report(self, rank: RankId, load: Load) -> None:
         view = self.ranks.get(rank)
@@ -84,7 +99,7 @@ class Router:
             view.load = load
 
     def place(self, prompt_tokens: int, max_tokens: int, produced: int = 0) -> Placement | None:
-        """Choose a rank and count the request there at once; None if no rank is attached.
+        """Choose a rank and count the request there at once; None if none that stays is attached.
 
         `produced`: output tokens it has already, from a rank that is gone; they are computed anew like a prompt.
         """
