@@ -8,7 +8,17 @@ from typing import TypeAlias
 
 import msgspec
 
-from phalanx.protocol import ChildId, Place, StageName
+from phalanx.protocol import ChildId, Place, RankId, StageName
+
+
+class After(enum.Enum):
+    """What becomes of a rank that leaves, once nothing runs in it."""
+
+    GONE = enum.auto()
+    RENEWED = enum.auto()
+    """Started again."""
+    HELD = enum.auto()
+    """It stays, without work."""
 
 
 class ExitCode(enum.IntEnum):
@@ -159,9 +169,31 @@ class Vanished(ChildEvent, frozen=True):
 
 
 class Added(Event, frozen=True):
-    """Places that the service has from now on; before it is ready."""
+    """Places that the service has from now on."""
 
     places: tuple[Place, ...]
+
+
+class Leave(Event, frozen=True):
+    """An operator wants these ranks to leave; what runs in them may finish within `timeout` seconds."""
+
+    ranks: tuple[RankId, ...]
+    after: After
+    timeout: float
+
+
+class Resume(Event, frozen=True):
+    """An operator wants these ranks, which were to leave, to stay."""
+
+    ranks: tuple[RankId, ...]
+
+
+class HasVacated(ChildEvent, frozen=True):
+    """No request of this API server is running in these ranks, nor will one, as long as they leave."""
+
+    roster: int
+    """The latest that it had heard of."""
+    ranks: tuple[RankId, ...]
 
 
 # --- actions --------------------------------------------------------------------------------------
@@ -247,6 +279,17 @@ class AnnounceDegraded(Action, frozen=True):
     failure: Failure
 
 
+class TellRoster(Action, frozen=True):
+    """Tell the API servers which ranks there are, and which of them leave."""
+
+
+class AnnounceLeft(Action, frozen=True):
+    """A rank has left for good, and what it ran on may be used for something else."""
+
+    rank: RankId
+    children: tuple[ChildId, ...]
+
+
 class AnnounceStop(Action, frozen=True):
     reason: str
     draining: float = 0.0
@@ -284,6 +327,9 @@ FleetEvent: TypeAlias = (
     | Exited
     | Vanished
     | Added
+    | Leave
+    | Resume
+    | HasVacated
 )
 FleetAction: TypeAlias = (
     AnnounceFall
@@ -300,6 +346,8 @@ FleetAction: TypeAlias = (
     | Kill
     | AnnounceReady
     | AnnounceStop
+    | TellRoster
+    | AnnounceLeft
     | AnnounceFailure
     | Finish
 )

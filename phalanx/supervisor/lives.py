@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass
 
-from phalanx.protocol import ChildId, StageName
+from phalanx.protocol import ChildId, Role, StageName
 from phalanx.supervisor.events import Failure
 
 
@@ -33,6 +33,13 @@ class Phase(enum.Enum):
     """No new requests; STOPPING once those that run have finished."""
     STOPPING = enum.auto()
     FINISHED = enum.auto()
+
+
+GOING = (Phase.SERVING, Phase.DRAINING)
+"""What falls is started again."""
+
+Seat = tuple[Role, int]
+"""A rank, its workers included, or an API server: what falls, leaves and comes back as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,10 @@ class Child:
     """It has been READY."""
     steps: int = 0
     """As its last pulse had it."""
+
+    @property
+    def seat(self) -> Seat:
+        return self.id.place.role, self.id.place.index
 
     @property
     def over(self) -> bool:

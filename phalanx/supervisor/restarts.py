@@ -3,11 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from phalanx.protocol import Role
-from phalanx.supervisor.lives import Limits
-
-Seat = tuple[Role, int]
-"""A rank, its workers included, or an API server: what falls and comes back as one."""
+from phalanx.supervisor.lives import Limits, Seat
 
 
 @dataclass(slots=True)
@@ -56,3 +52,7 @@ class Restarts:
             return None
         since, record.down_since = record.down_since, None
         return at - since
+
+    def forget(self, seat: Seat) -> None:
+        """What comes there next starts with a clean record."""
+        self._records.pop(seat, None)

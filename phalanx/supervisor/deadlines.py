@@ -1,0 +1,37 @@
+"""What the fleet does when something it waits for has not happened in time. Pure; called by `fleet.py` alone."""
+
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from phalanx.supervisor import ending, falling
+from phalanx.supervisor.events import Cause, Tick
+from phalanx.supervisor.lives import Child, Life, Phase
+
+if TYPE_CHECKING:
+    from phalanx.supervisor.fleet import Fleet
+
+
+def tick(fleet: "Fleet", event: Tick) -> None:
+    if fleet.phase is Phase.DRAINING and fleet.drained_by <= event.at:
+        ending.stop_all(fleet)
+    due = [(c.wait.deadline, c) for c in fleet.children.values() if c.wait and c.wait.deadline <= event.at]
+    # By deadline: when several are late, the one that was late first is the culprit.
+    for deadline, child in sorted(due, key=itemgetter(0)):
+        if child.wait and child.wait.deadline == deadline and fleet.current(child.id) is child:
+            _expired(fleet, child)
+
+
+def _expired(fleet: "Fleet", child: Child) -> None:
+    match child.life:
+        case Life.ENDED:
+            fleet.over(child, Life.GONE)
+        case Life.KILLED:
+            fleet.over(child, Life.LOST)
+        case Life.STOPPING:
+            fleet.kill(child, "it did not end in time")
+        case Life.LAUNCHING if not fleet.wanted(child):
+            fleet.over(child, Life.LOST)
+        case Life.RESTING:
+            fleet.renew(child)
+        case _:
+            falling.fail(fleet, child, Cause.STALLED)

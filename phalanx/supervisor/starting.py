@@ -1,0 +1,121 @@
+"""How the fleet takes what children say on their way to READY. Pure; called by `fleet.py` alone."""
+
+from typing import TYPE_CHECKING
+
+from phalanx.protocol import ChildId, Incarnation, Role, StageName
+from phalanx.supervisor import ending, leaving
+from phalanx.supervisor.events import (
+    Added,
+    AnnounceBack,
+    BecameReady,
+    Begin,
+    Greeted,
+    Launched,
+    Progressed,
+    Refuse,
+    Waiting,
+    Welcome,
+)
+from phalanx.supervisor.lives import Child, Life, Phase
+
+if TYPE_CHECKING:
+    from phalanx.supervisor.fleet import Fleet
+
+_ORDER = {stage: order for order, stage in enumerate(StageName)}
+
+
+def begin(fleet: "Fleet", event: Begin) -> None:
+    fleet.began_at = event.at
+    for child in fleet.children.values():
+        fleet.spawn(child)
+
+
+def added(fleet: "Fleet", event: Added) -> None:
+    """Places that the service has from now on."""
+    if fleet.phase not in (Phase.STARTING, Phase.SERVING):
+        return  # It came up while the service goes down.
+    for place in event.places:
+        former = fleet.former.pop(place, None)
+        incarnation = Incarnation(0 if former is None else former + 1)
+        child = fleet.children[place] = Child(ChildId(place, incarnation))
+        fleet.spawn(child)
+    if any(place.role is Role.ENGINE for place in event.places):
+        leaving.tell_roster(fleet)
+
+
+def waiting(fleet: "Fleet", event: Waiting) -> None:
+    child = fleet.current(event.child)
+    # What is waited for already gets no more time by being told again.
+    if child is None or child.life is not Life.LAUNCHING or not fleet.wanted(child):
+        return
+    if child.wait is None or child.wait.name != event.name:
+        child.detail = f"waits for {event.name}"
+        fleet.wait_for(child, event.name, event.limit)
+
+
+def launched(fleet: "Fleet", event: Launched) -> None:
+    child = fleet.current(event.child)
+    if child is None:
+        return
+    child.pid, child.where = event.pid, event.where
+    if child.life in (Life.LAUNCHING, Life.LOST):
+        _started(fleet, child)
+        if not fleet.wanted(child):
+            fleet.kill(child)
+
+
+def _started(fleet: "Fleet", child: Child) -> None:
+    child.life, child.detail = Life.STARTING, ""
+    child.output_open = True
+    child.stage_since = fleet.now
+    fleet.wait_for(child, "its first message", fleet.limits.startup)
+
+
+def greeted(fleet: "Fleet", event: Greeted) -> None:
+    child = fleet.current(event.child)
+    if child is None:
+        fleet.actions.append(Refuse(f"there is no {event.child} of incarnation {event.child.incarnation}"))
+        return
+    if child.life is Life.LAUNCHING and not child.control_open and fleet.wanted(child):
+        # On a node: its own connection was faster than the node's, which is about to tell of its launch.
+        _started(fleet, child)
+    if child.control_open:
+        fleet.actions.append(Refuse(f"{event.child} is connected already"))
+    elif child.life is Life.STARTING or child.life is Life.ENDED:
+        # ENDED too: what it had to say may be behind its Hello.
+        child.control_open = True
+        if child.life is Life.STARTING:
+            fleet.wait_for(child, "its next stage", fleet.limits.startup)
+        fleet.actions.append(Welcome(child.id))
+    else:
+        fleet.actions.append(Refuse(f"{event.child} is {child.life.name.lower()}"))
+
+
+def progressed(fleet: "Fleet", event: Progressed) -> None:
+    child = fleet.current(event.child)
+    if child is None or child.life is not Life.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
+        return
+    if event.stage is not child.stage:
+        child.stage, child.stage_since = event.stage, event.at
+    elif event.progress == child.progress and event.detail == child.detail:
+        return  # A beating heart is not progress: a stuck loop may well go on saying where it is stuck.
+    child.progress, child.detail = event.progress, event.detail
+    known = f" ({child.detail})" if child.detail else ""
+    fleet.wait_for(child, f"progress in stage {child.stage}{known}", fleet.limits.startup)
+
+
+def became_ready(fleet: "Fleet", event: BecameReady) -> None:
+    child = fleet.current(event.child)
+    if child is None or child.life is not Life.STARTING or not child.control_open:
+        return
+    child.life, child.served = Life.READY, True
+    child.stage, child.stage_since = StageName.READY, event.at
+    child.progress, child.detail = None, event.detail
+    child.wait, child.drains = None, event.drains
+    if fleet.phase is Phase.DRAINING:
+        ending.drain(fleet, child)
+    if all(mate.life is Life.READY for mate in fleet.mates(child.seat)):
+        leaving.returned(fleet, child)
+        after = fleet.restarts.back(child.seat, event.at)
+        if after is not None:
+            fleet.actions.append(AnnounceBack(child.id, after))
