@@ -161,6 +161,9 @@ class HttpOptions(Group, frozen=True):
         8000
     )
     api_key: Annotated[tuple[str, ...], flag("require one of these keys as bearer token; or PHALANX_API_KEY")] = ()
+    admin_key: Annotated[
+        tuple[str, ...], flag("open the admin endpoints to these keys, and to nobody else; or PHALANX_ADMIN_KEY")
+    ] = ()
     max_body_bytes: Annotated[int, flag("largest request body", ge=1024)] = 16 * 2**20
     max_batch: Annotated[int, flag("most completions one HTTP request may ask for (prompts times n)", ge=1)] = 256
 

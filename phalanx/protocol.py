@@ -328,6 +328,17 @@ class StartNode(Message, tag=28, frozen=True):
     """Counts orders; comes back in what is told about this one."""
 
 
+class ReleaseNode(Message, tag=30, frozen=True):
+    """End the node of these places for good, without a word about it, and remove their placement group."""
+
+    places: tuple[Place, ...]
+    """Empty: only end the node on `host` that holds API servers."""
+    host: str = ""
+    """Where `places` is empty: as in StartNode."""
+    number: int = 0
+    """Of the latest StartNode for them."""
+
+
 ToSupervisor: TypeAlias = (
     Hello
     | Stage
@@ -347,7 +358,9 @@ ToSupervisor: TypeAlias = (
     | NodeStarting
     | NodeEnded
 )
-ToChild: TypeAlias = Welcome | Membership | Stop | Drain | MetricsRequest | MetricsGathered | Refused | StartNode
+ToChild: TypeAlias = (
+    Welcome | Membership | Stop | Drain | MetricsRequest | MetricsGathered | Refused | StartNode | ReleaseNode
+)
 ToNode: TypeAlias = Welcome | Membership | Stop | Refused | LaunchChild | SignalChild
 
 

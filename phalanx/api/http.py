@@ -56,7 +56,7 @@ class BodyTooLarge(ApiError):
 class Exchange:
     """A request being answered. Handlers read `body()`, then either `reply` once or `begin_events` and `send` on."""
 
-    __slots__ = ("_receive", "arrival", "method", "path", "scope", "send", "signature", "status")
+    __slots__ = ("_receive", "arrival", "method", "parameter", "path", "scope", "send", "signature", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -64,6 +64,8 @@ class Exchange:
         self.send = send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.parameter = ""
+        """The part of the path that its route leaves open."""
         self.arrival = perf_counter()
         self.status = 0
         """Of the answer; 0 while none has begun."""

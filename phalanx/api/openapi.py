@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 _ERRORS = {
     "400": "The request is wrong; the message says what and where.",
-    "401": "No API key, or one that is not known.",
+    "401": "No key, or one that is not known.",
     "404": "No such model.",
     "413": "The body is larger than this server reads.",
     "500": "The server failed.",
     "503": "Nothing can be generated now; try again after `Retry-After` seconds.",
 }
+_OFF = "The key is no admin key, or the service was started without one: its admin endpoints are off."
 _GET_ERRORS = ("401", "404", "500")
 _POST_ERRORS = ("400", "401", "404", "413", "500", "503")
 
@@ -43,7 +44,10 @@ def document(routes: "tuple[Route, ...]") -> bytes:
             "paths": paths,
             "components": {
                 "schemas": components,
-                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+                "securitySchemes": {
+                    "key": {"type": "http", "scheme": "bearer", "description": "One of --api-key."},
+                    "admin": {"type": "http", "scheme": "bearer", "description": "One of --admin-key."},
+                },
             },
         }
     )
@@ -79,15 +83,19 @@ def _operation(route: "Route", schema_of: dict[type[msgspec.Struct], Any]) -> di
         "summary": route.summary,
         "responses": responses,
     }
-    if not route.open:
-        # The key is needed only where the service was started with one.
-        operation["security"] = [{}, {"key": []}]
+    match route.access.name:
+        case "KEY":
+            # The key is needed only where the service was started with one.
+            operation["security"] = [{}, {"key": []}]
+        case "ADMIN":
+            operation["security"] = [{"admin": []}]
+            responses["403"] = responses["401"] | {"description": _OFF}
     if route.request is not None:
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema_of[route.request]}},
         }
-    name = route.path.partition("{")[2].removesuffix("}")
+    name = route.path.partition("{")[2].partition("}")[0]
     if name:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

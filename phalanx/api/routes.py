@@ -1,6 +1,7 @@
 """Every endpoint: who answers it, and what it takes and gives. The OpenAPI document is made from this table."""
 
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from functools import cache
 from typing import NamedTuple
 
@@ -12,10 +13,21 @@ from phalanx.api.openai import chat, completions, models
 from phalanx.api.service import Service
 
 
+class Access(Enum):
+    """Whom an endpoint answers."""
+
+    OPEN = auto()
+    """Anybody."""
+    KEY = auto()
+    """Who has one of --api-key; anybody where there is none."""
+    ADMIN = auto()
+    """Who has one of --admin-key; nobody where there is none."""
+
+
 class Route(NamedTuple):
     method: str
     path: str
-    """As OpenAPI writes it; a `{name}` at its end takes all that follows, slashes too."""
+    """As OpenAPI writes it. One `{name}` in it is `Exchange.parameter`; at the end it takes all that follows."""
     handler: Callable[[Exchange, Service], Awaitable[None]]
     summary: str
     response: type[msgspec.Struct] | str
@@ -25,8 +37,7 @@ class Route(NamedTuple):
     """Of the stream that the request may ask for."""
     unready: type[msgspec.Struct] | None = None
     """Answer with status 503 where it is not an error in the usual form."""
-    open: bool = False
-    """Needs no API key."""
+    access: Access = Access.KEY
 
 
 async def openapi_json(exchange: Exchange, service: Service) -> None:
@@ -75,7 +86,7 @@ ROUTES = (
         tokens.DetokenizeResponse,
         request=tokens.DetokenizeRequest,
     ),
-    Route("GET", "/health", status.health, "Whether this process lives", status.Health, open=True),
+    Route("GET", "/health", status.health, "Whether this process lives", status.Health, access=Access.OPEN),
     Route(
         "GET",
         "/ready",
@@ -83,7 +94,7 @@ ROUTES = (
         "Whether requests can be served, and by which ranks",
         status.Readiness,
         unready=status.Readiness,
-        open=True,
+        access=Access.OPEN,
     ),
     Route("GET", "/version", status.version, "The server's version", status.Version),
     Route("GET", "/metrics", status.metrics, "The whole service's metrics for Prometheus", "text/plain"),
@@ -91,27 +102,40 @@ ROUTES = (
 )
 
 
+class Place(NamedTuple):
+    """What is at a path."""
+
+    methods: dict[str, Route]
+    """Empty for an unknown path."""
+    parameter: str = ""
+    """What stands for the `{name}` of the route's path."""
+
+
 class Routing:
     """Finds the route of a request."""
 
-    def __init__(self) -> None:
-        self._exact: dict[str, dict[str, Route]] = {}
-        self._prefixes: list[tuple[str, dict[str, Route]]] = []
-        for route in ROUTES:
-            prefix, brace, _ = route.path.partition("{")
-            methods: dict[str, Route]
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._exact: dict[str, Place] = {}
+        self._around: dict[tuple[str, str], dict[str, Route]] = {}
+        """By what stands before and behind the `{name}`."""
+        for route in routes:
+            before, brace, rest = route.path.partition("{")
             if brace:
-                methods = {}
-                self._prefixes.append((prefix, methods))
+                methods = self._around.setdefault((before, rest.partition("}")[2]), {})
             else:
-                methods = self._exact.setdefault(route.path, {})
+                methods = self._exact.setdefault(route.path, Place({})).methods
             methods[route.method] = route
             if route.method == "GET":
                 methods["HEAD"] = route
 
-    def methods(self, path: str) -> dict[str, Route]:
-        """The routes at a path by method; empty for an unknown path."""
-        found = self._exact.get(path)
-        if found is None:
-            found = next((below for prefix, below in self._prefixes if path.startswith(prefix) and path != prefix), {})
-        return found
+    def at(self, path: str) -> Place:
+        exact = self._exact.get(path)
+        if exact is not None:
+            return exact
+        for (before, behind), methods in self._around.items():
+            end = len(path) - len(behind)
+            if path.startswith(before) and path.endswith(behind) and end > len(before):
+                parameter = path[len(before) : end]
+                if not behind or "/" not in parameter:
+                    return Place(methods, parameter)
+        return Place({})

@@ -80,8 +80,9 @@ def _contradictions(given: Given) -> Iterator[str]:
         )
     if engine.kv_cache_tokens is not None and engine.kv_cache_tokens < engine.block_size:
         yield f"--kv-cache-tokens {engine.kv_cache_tokens} is less than one block of --block-size {engine.block_size}"
-    if any(not key.strip() for key in http.api_key):
-        yield f"{origins['api_key']}: an empty key would let everybody in"
+    for name, keys in (("api_key", http.api_key), ("admin_key", http.admin_key)):
+        if any(not key.strip() for key in keys):
+            yield f"{origins[name]}: an empty key would let everybody in"
     if any(not name.strip() for name in model.served_model_name):
         yield f"{origins['served_model_name']}: an empty name"
     if model.chat_template is not None and not Path(model.chat_template).is_file():

@@ -124,8 +124,9 @@ def build(command_line: Mapping[str, Any], file: Mapping[str, Any], file_name: s
         option = OPTIONS[name]
         origin = "MODEL" if name == POSITIONAL else option.flag
         values[name], origins[name] = option.convert(value, origin, from_text=not option.boolean), origin
-    if "api_key" not in values and os.environ.get("PHALANX_API_KEY"):
-        values["api_key"], origins["api_key"] = (os.environ["PHALANX_API_KEY"],), "PHALANX_API_KEY"
+    for name, variable in (("api_key", "PHALANX_API_KEY"), ("admin_key", "PHALANX_ADMIN_KEY")):
+        if name not in values and os.environ.get(variable):
+            values[name], origins[name] = (os.environ[variable],), variable
     groups = {
         group: struct(**{name: value for name, value in values.items() if OPTIONS[name].group == group})
         for group, struct in OPTION_GROUPS.items()

@@ -15,6 +15,9 @@ MODULES: Mapping[Role, str] = {
     Role.RAY: "phalanx.cluster",
 }
 
+_NOT_THEIRS = ("PHALANX_API_KEY", "PHALANX_ADMIN_KEY", "NOTIFY_SOCKET")
+"""Variables of the supervisor alone."""
+
 Commands = Mapping[Role, Sequence[str]]
 """The program of each role, with the arguments that come first."""
 
@@ -46,7 +49,7 @@ def arguments(control: str, child: ChildId) -> list[str]:
 
 def environment(secret: str, further: Mapping[str, str] | None = None) -> dict[str, str]:
     """A child's whole environment: this process's, `further`, and the launch secret."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PHALANX_API_KEY", "NOTIFY_SOCKET")}
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_THEIRS}
     return {
         **kept,
         **(further or {}),

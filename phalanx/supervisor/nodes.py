@@ -24,7 +24,8 @@ from phalanx.transport.stream import Connection
 log = logging.getLogger(__name__)
 
 FORWARDED = ("PHALANX_", "HF_", "HUGGINGFACE_", "TORCH_", "CUDA_", "NCCL_", "OMP_", "MKL_", "TOKENIZERS_")
-NOT_FORWARDED = {"PHALANX_SECRET", "PHALANX_API_KEY", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "HF_HOME"}
+SECRETS = {"PHALANX_SECRET", "PHALANX_API_KEY", "PHALANX_ADMIN_KEY", "HF_TOKEN"}
+NOT_FORWARDED = SECRETS | {"CUDA_VISIBLE_DEVICES", "HF_HOME"}
 """Secrets do not travel in the clear, and which devices and folders a machine has is its own affair."""
 
 RAYS_WORDS = 0.5

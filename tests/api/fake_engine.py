@@ -19,6 +19,7 @@ from phalanx.api.app import Application
 from phalanx.api.detokenize import byte_alphabet
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
+from phalanx.api.routes import ROUTES, Route
 from phalanx.api.server import HttpServer, load_template
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
@@ -195,11 +196,17 @@ class ServedApi:
     """The API server on a thread of its own, on a socket bound by the test. A context manager."""
 
     def __init__(
-        self, folder: Path, rank: FakeRank | Script | None = None, attach: bool = True, **options: Any
+        self,
+        folder: Path,
+        rank: FakeRank | Script | None = None,
+        attach: bool = True,
+        routes: tuple[Route, ...] = ROUTES,
+        **options: Any,
     ) -> None:
         """`rank`: one with its ways, or what it answers; `attach`: it is there from the start."""
         self.rank = rank if isinstance(rank, FakeRank) else FakeRank(rank)
         self.config = a_config(folder, **options)
+        self._routes = routes
         self.metrics = Metrics()
         self.tokenizer = ModelTokenizer.load(folder)
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -243,7 +250,7 @@ class ServedApi:
             started=1700000000,
             max_model_len=self.config.facts.max_model_len,
         )
-        self.server = HttpServer(Application(self.service), on_start=self._started.set)
+        self.server = HttpServer(Application(self.service, self._routes), on_start=self._started.set)
         await self.engine.listen([self._engine_socket], SECRET)
         try:
             await self.server.serve(sockets=[self._socket])

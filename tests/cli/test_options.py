@@ -11,7 +11,7 @@ from phalanx.config import OPTION_GROUPS
 from phalanx.supervisor.events import ExitCode
 
 FLAGS = """
--asc -dp -dpa -dpl -dpp -h -tp --api-key --api-server-count --api-servers-per-node --block-size --chat-template
+-asc -dp -dpa -dpl -dpp -h -tp --admin-key --api-key --api-server-count --api-servers-per-node --block-size --chat-template
 --config --cpu-threads --data-parallel-address --data-parallel-backend --data-parallel-nodes --data-parallel-pack
 --data-parallel-rpc-port --data-parallel-size --data-parallel-size-local --device --drain-timeout --dtype
 --enable-prefix-caching --enforce-eager --engine --frontend-command --gpu-memory-utilization --help --host

@@ -126,6 +126,7 @@ CONTROL: dict[str, p.Message] = {
     "SignalChild": p.SignalChild(CHILD, 9),
     "StartNode": p.StartNode("tcp:192.0.2.7:40000", (RANK_3,)),
     "StartNode, by host": p.StartNode("tcp:192.0.2.7:40000", (), "192.0.2.8"),
+    "ReleaseNode": p.ReleaseNode((RANK_3,), "", 2),
 }
 
 ENGINE: dict[str, p.Message] = {

@@ -8,8 +8,6 @@ from phalanx.api.http import Exchange
 from phalanx.api.openai.common import check_model
 from phalanx.api.service import Service
 
-PREFIX = "/v1/models/"
-
 
 class Model(msgspec.Struct, kw_only=True):
     id: str
@@ -40,5 +38,5 @@ async def list_models(exchange: Exchange, service: Service) -> None:
 
 async def show_model(exchange: Exchange, service: Service) -> None:
     # A name may be a path, so it is all that follows.
-    name = check_model(exchange.path.removeprefix(PREFIX), service.config)
+    name = check_model(exchange.parameter, service.config)
     await exchange.reply_json(_model(name, service))

@@ -1,0 +1,284 @@
+"""Every request of one API server: which rank runs it, and where it goes on when that rank is gone.
+
+Pure: no I/O, no clock; what reaches a rank goes through its `Port`, what has to happen later through `Later`. The
+asyncio end is `engine_client.py`; the other is a simulated network (`tests/simulation`).
+"""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, TypeAlias
+
+from phalanx.api.router import Placement, Router
+from phalanx.protocol import (
+    Abort,
+    EngineHello,
+    FinishReason,
+    Message,
+    RankId,
+    RequestId,
+    RequestOutput,
+    SamplingParams,
+    StepOutput,
+    Submit,
+)
+
+DEATHS = 2
+"""Ranks that may die on a request, one after the other and without a token from it, before it is held to be why."""
+
+
+class NoRank(Exception):
+    """No rank has been attached for as long as a request waits for one."""
+
+
+class EngineDied(Exception):
+    """Rank after rank has died while it ran this request."""
+
+
+class Superseded(Exception):
+    """The rank that says hello has been replaced by a newer incarnation already."""
+
+
+class Port(Protocol):
+    """The way to one rank. Neither may call back before it returns."""
+
+    def send(self, message: Message) -> None:
+        """Encodes at once: what the message refers to may change afterwards. Does nothing once the way is closed."""
+
+    def close(self) -> None: ...
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+Later: TypeAlias = Callable[[float, Callable[[], None]], Timer]
+"""Call that in so many seconds, unless cancelled."""
+
+Gone: TypeAlias = Callable[[RankId, int, str], None]
+"""Told of a rank that has gone, of the number of requests that it ran, and why."""
+
+
+class Request:
+    """One request in flight. It holds all that another rank needs to continue it."""
+
+    __slots__ = (
+        "_error",
+        "_output",
+        "deaths",
+        "link",
+        "on_output",
+        "placement",
+        "priority",
+        "prompt",
+        "request_id",
+        "sampling",
+        "stranded",
+        "tokens",
+    )
+
+    def __init__(self, request_id: RequestId, prompt: list[int], sampling: SamplingParams, priority: int = 0) -> None:
+        self.request_id = request_id
+        self.prompt = prompt
+        self.sampling = sampling
+        self.priority = priority
+        self.tokens: list[int] = []
+        """Every output token that has come from any rank."""
+        self.link: RankLink | None = None
+        """The rank that runs it; None: it has ended, or waits for a rank."""
+        self.placement: Placement | None = None
+        self.stranded: Timer | None = None
+        """Set while it waits for a rank: what ends the wait."""
+        self.deaths = 0
+        """Ranks that died on it since the last token."""
+        self._output: RequestOutput | None = None
+        self._error: EngineDied | NoRank | None = None
+        self.on_output: Callable[[], None] | None = None
+        """Called when `take` has something; must not raise."""
+
+    @property
+    def rank(self) -> RankId | None:
+        """Where it runs, or ran last; None: nowhere yet."""
+        return None if self.placement is None else self.placement.rank
+
+    def take(self) -> RequestOutput | None:
+        """What came since the last call, merged into one output; None where nothing did.
+
+        Raises:
+            EngineDied, NoRank: it cannot go on, and every token that came has been taken.
+        """
+        output, self._output = self._output, None
+        if output is None and self._error is not None:
+            raise self._error
+        return output
+
+    def push(self, output: RequestOutput) -> None:
+        if output.tokens:
+            self.tokens += output.tokens
+            self.deaths = 0
+        self._output = output if self._output is None else _merged(self._output, output)
+        if self.on_output is not None:
+            self.on_output()
+
+    def fail(self, error: EngineDied | NoRank) -> None:
+        self._error = error
+        if self.on_output is not None:
+            self.on_output()
+
+
+def _merged(first: RequestOutput, then: RequestOutput) -> RequestOutput:
+    return RequestOutput(
+        request_id=first.request_id,
+        tokens=first.tokens + then.tokens,
+        finish=then.finish,
+        stop_token=then.stop_token,
+        logprobs=None
+        if then.logprobs is None and first.logprobs is None
+        else (first.logprobs or []) + (then.logprobs or []),
+        prompt_logprobs=first.prompt_logprobs or then.prompt_logprobs,
+        cached_tokens=first.cached_tokens or then.cached_tokens,
+        error=then.error,
+    )
+
+
+class RankLink:
+    """One attached rank, and this server's live requests in it."""
+
+    __slots__ = ("_router", "hello", "live", "port")
+
+    def __init__(self, hello: EngineHello, port: Port, router: Router) -> None:
+        self.hello = hello
+        self.port = port
+        self.live: dict[RequestId, Request] = {}
+        self._router = router
+
+    def stepped(self, step: StepOutput) -> None:
+        """The rank tells what a step of it brought."""
+        router = self._router
+        router.report(self.hello.rank, step.load)
+        for output in step.outputs:
+            # Aborted a moment ago: what the rank had sent by then is nobody's.
+            request = self.live.get(output.request_id)
+            if request is None:
+                continue
+            placement = request.placement
+            assert placement is not None
+            router.progress(placement, len(output.tokens))
+            if output.finish is not None:
+                del self.live[output.request_id]
+                request.link = None
+                router.release(placement, output.finish in (FinishReason.STOP, FinishReason.LENGTH))
+            request.push(output)
+
+
+class Dispatcher:
+    """The attached ranks and the live requests. `links`, `router` and `replays` may be read."""
+
+    def __init__(self, chance: random.Random, later: Later, patience: float, gone: Gone) -> None:
+        """`patience`: seconds a request waits for a rank where there is none to choose."""
+        self.router = Router(chance)
+        self.links: dict[RankId, RankLink] = {}
+        self.replays = 0
+        """Requests carried on at another rank, since the start."""
+        self._stranded: dict[RequestId, Request] = {}
+        self._leaving: frozenset[RankId] = frozenset()
+        self._later = later
+        self._patience = patience
+        self._gone = gone
+
+    # --- requests ---
+
+    def submit(self, request: Request) -> None:
+        """Start it, or go on with it, at the rank that has least to do; or as soon as there is one."""
+        sampling, tokens = request.sampling, request.tokens
+        placement = self.router.place(len(request.prompt), sampling.max_tokens, len(tokens))
+        if placement is None:
+            self._stranded[request.request_id] = request
+            request.stranded = self._later(self._patience, partial(self._give_up, request))
+            return
+        link = self.links[placement.rank]
+        request.link, request.placement = link, placement
+        link.live[request.request_id] = request
+        link.port.send(
+            Submit(
+                request.request_id,
+                request.prompt,
+                sampling,
+                generated=tokens,
+                expected_tokens=placement.expected_tokens,
+                priority=request.priority,
+            )
+        )
+
+    def abort(self, request: Request) -> None:
+        """Nobody wants the rest of it; does nothing once it has ended."""
+        if request.stranded is not None:
+            self._no_longer_stranded(request)
+        elif request.link is not None:
+            link, request.link = request.link, None
+            assert request.placement is not None
+            del link.live[request.request_id]
+            self.router.release(request.placement, finished=False)
+            link.port.send(Abort([request.request_id]))
+
+    def _no_longer_stranded(self, request: Request) -> None:
+        assert request.stranded is not None
+        request.stranded.cancel()
+        request.stranded = None
+        del self._stranded[request.request_id]
+
+    def _give_up(self, request: Request) -> None:
+        self._no_longer_stranded(request)
+        request.fail(NoRank(f"no engine rank has been attached for {self._patience:g} s"))
+
+    # --- ranks ---
+
+    def attach(self, hello: EngineHello, port: Port) -> RankLink:
+        """A rank has said who it is; an older connection of it is closed.
+
+        Raises:
+            Superseded: a newer incarnation of it is attached already.
+        """
+        old = self.links.get(hello.rank)
+        if old is not None:
+            if old.hello.incarnation > hello.incarnation:
+                raise Superseded(f"rank {hello.rank}: incarnation {hello.incarnation} has been replaced")
+            self.detach(old, f"rank {hello.rank} came back")
+            old.port.close()
+        link = self.links[hello.rank] = RankLink(hello, port, self.router)
+        self.router.attach(hello.rank)
+        self._place_stranded()
+        return link
+
+    def detach(self, link: RankLink, reason: str) -> bool:
+        """A rank has gone: its requests go on elsewhere. False: it had been replaced, and nothing was done."""
+        rank = link.hello.rank
+        if self.links.get(rank) is not link:
+            return False
+        del self.links[rank]
+        self.router.detach(rank)
+        self._gone(rank, len(link.live), reason)
+        displaced = list(link.live.values())
+        link.live.clear()
+        for request in displaced:
+            request.link = None
+            request.deaths += rank not in self._leaving
+            if request.deaths < DEATHS:
+                self.replays += 1
+                self.submit(request)
+            else:
+                request.fail(EngineDied(f"{DEATHS} ranks have died on it, the last being rank {rank}: {reason}"))
+        return True
+
+    def leave(self, ranks: frozenset[RankId]) -> None:
+        """These ranks are about to be stopped, and no others: they get nothing new, and their end is not a death."""
+        self._leaving = ranks
+        self.router.leave(ranks)
+        self._place_stranded()
+
+    def _place_stranded(self) -> None:
+        if not self.router.open:
+            return
+        for request in list(self._stranded.values()):
+            self._no_longer_stranded(request)
+            self.submit(request)
