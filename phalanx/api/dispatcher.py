@@ -270,11 +270,25 @@ class Dispatcher:
                 request.fail(EngineDied(f"{DEATHS} ranks have died on it, the last being rank {rank}: {reason}"))
         return True
 
-    def leave(self, ranks: frozenset[RankId]) -> None:
-        """These ranks are about to be stopped, and no others: they get nothing new, and their end is not a death."""
+    def leave(self, ranks: frozenset[RankId], moving: frozenset[RankId] = frozenset()) -> None:
+        """These ranks are about to be stopped, and no others: they get nothing new, and their end is not a death.
+
+        `moving`: of these, the ones whose requests go on elsewhere now.
+        """
         self._leaving = ranks
         self.router.leave(ranks)
+        for rank in moving:
+            if (link := self.links.get(rank)) is not None:
+                self._move(link)
         self._place_stranded()
+
+    def _move(self, link: RankLink) -> None:
+        moved = list(link.live.values())
+        for request in moved:
+            self.abort(request)
+        for request in moved:
+            self.replays += 1
+            self.submit(request)
 
     def _place_stranded(self) -> None:
         if not self.router.open:

@@ -107,9 +107,9 @@ class EngineClient:
         self._dispatcher.submit(generation)
         return generation
 
-    def leave(self, ranks: frozenset[RankId]) -> None:
-        """These ranks are about to be stopped, and no others: they get nothing new, and their end is not a death."""
-        self._dispatcher.leave(ranks)
+    def leave(self, ranks: frozenset[RankId], moving: frozenset[RankId] = frozenset()) -> None:
+        """As `Dispatcher.leave`."""
+        self._dispatcher.leave(ranks, moving)
 
     @property
     def replays(self) -> int:

@@ -67,7 +67,7 @@ def _operation(route: "Route", schema_of: dict[type[msgspec.Struct], Any]) -> di
         data = {"anyOf": [{"const": "[DONE]"}, *chunk_or_error]}
         event = {"type": "object", "required": ["data"], "properties": {"data": data}}
         content["text/event-stream"] = {"schema": event}
-    responses: dict[str, Any] = {"200": {"description": route.summary, "content": content}}
+    responses: dict[str, Any] = {str(route.status): {"description": route.summary, "content": content}}
     for status in _GET_ERRORS if route.request is None else _POST_ERRORS:
         responses[status] = {
             "description": _ERRORS[status],

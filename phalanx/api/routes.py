@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from phalanx.api import openapi, status, tokens
+from phalanx.api import admin, openapi, status, tokens
 from phalanx.api.http import JSON, Exchange
 from phalanx.api.openai import chat, completions, models
 from phalanx.api.service import Service
@@ -38,6 +38,8 @@ class Route(NamedTuple):
     unready: type[msgspec.Struct] | None = None
     """Answer with status 503 where it is not an error in the usual form."""
     access: Access = Access.KEY
+    status: int = 200
+    """Of an answer that is no error."""
 
 
 async def openapi_json(exchange: Exchange, service: Service) -> None:
@@ -95,6 +97,47 @@ ROUTES = (
         status.Readiness,
         unready=status.Readiness,
         access=Access.OPEN,
+    ),
+    Route("GET", "/admin/ranks", admin.ranks, "Ranks and API servers", admin.Fleet, access=Access.ADMIN),
+    Route(
+        "POST",
+        "/admin/ranks/{rank}/drain",
+        admin.drain,
+        "Give a rank nothing new, and let it empty",
+        admin.Fleet,
+        request=admin.LeaveRequest,
+        access=Access.ADMIN,
+        status=202,
+    ),
+    Route(
+        "POST",
+        "/admin/ranks/{rank}/resume",
+        admin.resume,
+        "Have a drained rank serve again",
+        admin.Fleet,
+        request=admin.LeaveRequest,
+        access=Access.ADMIN,
+        status=202,
+    ),
+    Route(
+        "POST",
+        "/admin/ranks/{rank}/restart",
+        admin.restart,
+        "Empty a rank and start it again",
+        admin.Fleet,
+        request=admin.LeaveRequest,
+        access=Access.ADMIN,
+        status=202,
+    ),
+    Route(
+        "POST",
+        "/admin/scale",
+        admin.scale,
+        "Change how many ranks there are",
+        admin.Fleet,
+        request=admin.ScaleRequest,
+        access=Access.ADMIN,
+        status=202,
     ),
     Route("GET", "/version", status.version, "The server's version", status.Version),
     Route("GET", "/metrics", status.metrics, "The whole service's metrics for Prometheus", "text/plain"),

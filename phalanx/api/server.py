@@ -19,12 +19,15 @@ from phalanx.api.connection import BoundedProtocol
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.mailbox import Mailbox
 from phalanx.api.metrics import Metrics
+from phalanx.api.operator import Operator
+from phalanx.api.roster import Attendance
 from phalanx.api.service import Service
 from phalanx.api.siblings import Siblings
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.child import PULSE, Control, Launch
 from phalanx.config import Config
 from phalanx.protocol import (
+    AdminAnswer,
     ApiServerId,
     Drain,
     Drained,
@@ -32,6 +35,7 @@ from phalanx.protocol import (
     MetricsGathered,
     MetricsRequest,
     Pulse,
+    Roster,
     Stop,
     ToChild,
 )
@@ -126,6 +130,8 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     engine = EngineClient(
         ApiServerId(launch.index), on_change=lambda: service.ranks_changed(), patience=config.service.rank_timeout
     )
+    operator = Operator(control.send)
+    roster = Attendance(engine, control.send, config.parallel.data_parallel_size)
     service = Service(
         config=config,
         engine=engine,
@@ -133,6 +139,8 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
         chat_template=load_template(config, tokenizer),
         metrics=metrics,
         gather=siblings.gather,
+        operator=operator,
+        roster=roster,
         started=int(time.time()),
         max_model_len=config.facts.max_model_len,
     )
@@ -157,6 +165,10 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
                 siblings.gathered(message)
             case Membership():
                 siblings.joined(message)
+            case Roster():
+                roster.heard(message)
+            case AdminAnswer():
+                operator.answered(message)
 
     mailbox.open(handle)
     settle()

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from phalanx.api.chat_template import ChatTemplate
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
+from phalanx.api.operator import Operator
+from phalanx.api.roster import Attendance
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
 
@@ -20,6 +22,8 @@ class Service:
     metrics: Metrics
     gather: Callable[[], Awaitable[Sequence[bytes]]]
     """The siblings' `Metrics.samples()`."""
+    operator: Operator
+    roster: Attendance
     started: int
     """Unix time."""
     draining: bool = field(default=False, kw_only=True)

@@ -59,7 +59,7 @@ async def ready(exchange: Exchange, service: Service) -> None:
             rank.kv_used_tokens = status.load.kv_used_tokens
         ranks.append(rank)
     attached = {rank.rank for rank in ranks}
-    missing = [rank for rank in range(service.config.parallel.data_parallel_size) if rank not in attached]
+    missing: list[int] = [rank for rank in service.roster.expected if rank not in attached]
     answer = Readiness("degraded" if missing else "ready", ranks, missing)
     if service.draining:
         answer.status = "draining"
@@ -82,6 +82,6 @@ async def metrics(exchange: Exchange, service: Service) -> None:
         service.engine.ranks(),
         1 + len(siblings),
         service.config.served_names[0],
-        service.config.parallel.data_parallel_size,
+        len(service.roster.expected),
     )
     await exchange.reply(200, text, exposition.CONTENT_TYPE)

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from phalanx.protocol import ChildId, Place, RankId, Role
+from phalanx.protocol import ChildId, Place, RankId, Role, Roster
 from phalanx.supervisor import ending
 from phalanx.supervisor.events import After, AnnounceLeft, HasVacated, Leave, Resume, TellRoster
 from phalanx.supervisor.lives import Child, Life, Phase, Seat
@@ -148,3 +148,11 @@ def tell_roster(fleet: "Fleet") -> None:
 def _routes(child: Child) -> bool:
     """Whether it is an API server that can have requests in a rank, and says when it has none."""
     return child.id.place.role is Role.API and child.life is Life.READY and child.drains
+
+
+def roster(fleet: "Fleet") -> Roster:
+    """For API servers."""
+    gone = {rank for rank, departure in fleet.departures.items() if departure.after is not After.RENEWED}
+    ranks = {RankId(place.index) for place in fleet.children if place.role is Role.ENGINE}
+    moving = [rank for rank, departure in fleet.departures.items() if departure.exit is not Exit.EMPTYING]
+    return Roster(fleet.roster, tuple(sorted(ranks - gone)), tuple(sorted(fleet.departures)), tuple(sorted(moving)))

@@ -83,7 +83,7 @@ class Nodes:
         """`remote`: the ranks and workers that nodes bring; `local`: those on this machine."""
         self._parallel = parallel
         self._startup = service.startup_timeout
-        self._remote = frozenset(remote)
+        self._remote = set(remote)
         self._local = frozenset(local)
         self._owner: Owner
         self._links: list[Link] = []
@@ -97,7 +97,7 @@ class Nodes:
         self._next_api_server = parallel.own_api_servers
         self._seats: dict[str, list[Place]] = {}
         """API servers that a Ray node of that address is to hold."""
-        self._driver: Callable[[StartNode], None] | None = None
+        self._driver: Callable[[StartNode | protocol.ReleaseNode], None] | None = None
         self._orders: dict[tuple[tuple[Place, ...], str], int] = {}
         """The latest of each node asked of the driver."""
         self._control = ""
@@ -164,6 +164,24 @@ class Nodes:
             del self._waiting[child.place]
             self._owner.not_launched(child, "called off")
 
+    def expect(self, places: Iterable[Place]) -> None:
+        """Nodes are to bring these as well."""
+        self._remote |= set(places)
+
+    def release(self, places: Iterable[Place]) -> None:
+        """What is here of these is not wanted any more: its nodes may end, where they have nothing else to do."""
+        for place in places:
+            if place not in self._remote:
+                continue
+            self._remote.discard(place)
+            link = self._held.pop(place, None)
+            self._leaders.pop(RankId(place.index), None)
+            if self._driver is not None:
+                self._driver(protocol.ReleaseNode((place,), "", self._orders.get(((place,), ""), 0)))
+            if link is not None and link not in self._held.values() and not link.stopped:
+                link.stopped = True
+                link.connection.send(protocol.Stop())
+
     def signal(self, child: ChildId, number: signal.Signals) -> None:
         link = self._held.get(child.place)
         if link is not None:
@@ -201,7 +219,7 @@ class Nodes:
                 self._seats[host] = self._new_seats()
         self._owner.take(events.Added(time.monotonic(), tuple(self._all_seats())))
 
-    def driver_ready(self, control: str, send: Callable[[StartNode], None]) -> None:
+    def driver_ready(self, control: str, send: Callable[[StartNode | protocol.ReleaseNode], None]) -> None:
         """The placement groups are there. `control` is where the cluster's machines reach the supervisor."""
         self._control, self._driver = control, send
         self._ask_driver(list(self._waiting))

@@ -13,6 +13,8 @@ class _Record:
     tries: int = 0
     """Starts in a row that came to nothing."""
     down_since: float | None = None
+    restarts: int = 0
+    """Since the service began."""
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Restarts:
         if len(record.falls) >= self.limits.max_restarts:
             return None
         record.falls.append(at)
+        record.restarts += 1
         if served:
             record.tries = 0
             return 0.0
@@ -53,6 +56,11 @@ class Restarts:
         since, record.down_since = record.down_since, None
         return at - since
 
+    def count(self, seat: Seat) -> int:
+        """Times it has been started again."""
+        return self._records[seat].restarts if seat in self._records else 0
+
     def forget(self, seat: Seat) -> None:
         """What comes there next starts with a clean record."""
-        self._records.pop(seat, None)
+        if (former := self._records.pop(seat, None)) is not None:
+            self._records[seat] = _Record(restarts=former.restarts)

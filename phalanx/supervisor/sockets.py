@@ -5,7 +5,7 @@ import socket
 from types import TracebackType
 
 from phalanx.config import ParallelOptions
-from phalanx.protocol import ApiServerId, Endpoint, Place, RankId, Role
+from phalanx.protocol import ApiServerId, Endpoint, Place, Role
 from phalanx.transport.listener import PrivateFolder, address_of, bind_tcp, bind_unix
 
 ANYWHERE = "0.0.0.0"
@@ -46,10 +46,11 @@ class Sockets:
                 self.remote_control = self._stack.enter_context(bind_tcp(host, parallel.data_parallel_rpc_port))
                 for sockets in self._engine:
                     sockets.append(self._stack.enter_context(bind_tcp(host)))
-            led = range(parallel.local_ranks) if parallel.tensor_parallel_size > 1 else range(0)
-            self._workers = {
-                RankId(rank): self._stack.enter_context(bind_unix(folder.path / f"workers-{rank}")) for rank in led
-            }
+            self._folder = folder.path
+            self._workers: dict[int, socket.socket] = {}
+            if parallel.tensor_parallel_size > 1:
+                for rank in range(parallel.local_ranks):
+                    self.lead(rank)
         except BaseException:
             self._stack.close()
             raise
@@ -65,6 +66,16 @@ class Sockets:
             sock.close()
         self._retired.add(index)
 
+    def lead(self, rank: int) -> None:
+        """Bind where the tensor-parallel workers of a rank on this machine will find worker 0."""
+        self._workers[rank] = self._stack.enter_context(bind_unix(self._folder / f"workers-{rank}"))
+
+    def leave(self, rank: int) -> None:
+        """A rank is no more."""
+        if (sock := self._workers.pop(rank, None)) is not None:
+            sock.close()
+            (self._folder / f"workers-{rank}").unlink()
+
     def endpoints(self, reached_at: str = "") -> tuple[Endpoint, ...]:
         """The API servers here, for a child on this machine, or for one that reached us at an address of ours."""
         which = -1 if reached_at else 0
@@ -76,14 +87,14 @@ class Sockets:
 
     def leader(self, rank: int) -> str:
         """Where the tensor-parallel workers of a rank on this machine find worker 0; empty: it has none."""
-        return address_of(self._workers[RankId(rank)]) if rank in self._workers else ""
+        return address_of(self._workers[rank]) if rank in self._workers else ""
 
     def of(self, place: Place) -> Named:
         """What the child in a place on this machine inherits, each incarnation the same."""
         if place.role is Role.API:
             return [("http", self.http[place.index]), *(("engine", sock) for sock in self._engine[place.index])]
         if place.role is Role.ENGINE and place.worker == 0 and place.index in self._workers:
-            return [("workers", self._workers[RankId(place.index)])]
+            return [("workers", self._workers[place.index])]
         return []
 
     def __enter__(self) -> "Sockets":

@@ -7,6 +7,7 @@ import secrets
 import signal
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -17,7 +18,7 @@ from phalanx.hosting import children
 from phalanx.hosting.host import Host
 from phalanx.hosting.output import Output
 from phalanx.protocol import ChildId, Hello, Incarnation, Membership, NodeHello, Place, Role, ToSupervisor
-from phalanx.supervisor import events, report
+from phalanx.supervisor import administration, events, leaving, report
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Limits, Phase
@@ -207,6 +208,14 @@ class Supervisor:
                 if place.role is Role.API and not self._nodes.bring(place):
                     self._sockets.retire(place.index)
                     self.membership_changed()
+            case events.TellRoster():
+                self._tell_roster()
+            case events.AnnounceLeft(rank, former):
+                log.info("rank %d has left the service", rank)
+                for child in former:
+                    self._outputs.pop(child, None)
+                self._nodes.release([child.place for child in former])
+                self._sockets.leave(rank)
             case events.AnnounceStop(reason, 0.0):
                 log.info("%s: stopping", reason)
             case events.AnnounceStop(reason, draining):
@@ -219,6 +228,7 @@ class Supervisor:
 
     def _spawn(self, child: ChildId) -> None:
         place = child.place
+        self._outputs.pop(ChildId(place, Incarnation(child.incarnation - 1)), None)
         self._outputs[child] = Output(lambda line: self._watcher.printed(place, line))
         if self._nodes.bring(place):
             self._nodes.start(child)
@@ -240,6 +250,46 @@ class Supervisor:
             config = msgspec.structs.replace(config, facts=facts)
         leader = (self._sockets.leader(place.index) or self._nodes.leader(place.index)) if place.worker else ""
         connection.send(protocol.Welcome(config, self._membership(connection), told(leader) if leader else ""))
+        if place.role is Role.API:
+            connection.send(leaving.roster(self._fleet))
+
+    def _tell_roster(self) -> None:
+        roster = leaving.roster(self._fleet)
+        for child, connection in self._connections.items():
+            if child.place.role is Role.API:
+                connection.send(roster)
+
+    def _administer(self, child: ChildId, request: protocol.AdminRequest) -> None:
+        """Do what an operator asks, and say how things stand then."""
+        parallel, now = self._config.parallel, time.monotonic()
+        refusal, status = "", 200 if request.verb is protocol.AdminVerb.SHOW else 202
+        try:
+            asked = administration.decide(
+                self._fleet, request, now, parallel.tensor_parallel_size, self._config.service.drain_timeout
+            )
+        except administration.Refused as error:
+            asked, refusal, status = [], str(error), error.status
+        for event in asked:
+            log.info("an operator asks: %s", _spell(event))
+            if isinstance(event, events.Added):
+                self._make_room(event.places)
+            self.take(event)
+        ranks, servers = administration.ranks_of(self._fleet, now), administration.api_servers_of(self._fleet, now)
+        if child in self._connections:
+            self._connections[child].send(protocol.AdminAnswer(request.query, ranks, servers, refusal, status))
+
+    def _make_room(self, places: Iterable[Place]) -> None:
+        """For ranks that come while the service runs: on the cluster where there is one, else on this machine."""
+        if self._config.parallel.data_parallel_backend == "ray":
+            self._nodes.expect(places)
+        elif self._config.parallel.tensor_parallel_size > 1:
+            for rank in {place.index for place in places}:
+                self._sockets.lead(rank)
+        # What a new rank takes of the memory and of the cores is measured by how many there are.
+        size = len({place.index for place in [*self._fleet.children, *places] if place.role is Role.ENGINE})
+        parallel = msgspec.structs.replace(self._config.parallel, data_parallel_size=size)
+        self._config = msgspec.structs.replace(self._config, parallel=parallel)
+        self._keyless = msgspec.structs.replace(self._keyless, parallel=parallel)
 
     def _membership(self, connection: stream.Connection) -> Membership:
         """The API servers, each where this peer can dial it."""
@@ -288,6 +338,10 @@ class Supervisor:
                 self.take(events.Pulsed(now, child, steps, busy))
             case protocol.Drained():
                 self.take(events.HasDrained(now, child))
+            case protocol.Vacated(roster, ranks):
+                self.take(events.HasVacated(now, child, roster, ranks))
+            case protocol.AdminRequest() if child.place.role is Role.API:
+                self._administer(child, message)
             case protocol.Ready(detail, drains):
                 self.take(events.BecameReady(now, child, detail, drains))
                 if child.place == RAY:
@@ -328,11 +382,13 @@ class Supervisor:
 
     def printed(self, child: ChildId, data: bytes) -> None:
         """A child printed something, or, with nothing, never will again."""
-        output = self._outputs[child]
+        output = self._outputs.get(child)
         if data:
-            output.feed(data)
+            if output is not None:
+                output.feed(data)
         else:
-            output.end()
+            if output is not None:
+                output.end()
             self.take(events.OutputEnded(time.monotonic(), child))
 
     def exited(self, child: ChildId, status: int) -> None:
@@ -369,6 +425,20 @@ class Supervisor:
             self._finished.set_exception(error)
         else:
             loop.default_exception_handler(context)
+
+
+def _spell(event: FleetEvent) -> str:
+    """For the log: what an operator has brought about."""
+    match event:
+        case events.Leave(_, ranks, after, timeout):
+            what = {events.After.GONE: "leave", events.After.RENEWED: "are restarted", events.After.HELD: "are drained"}
+            return f"ranks {', '.join(map(str, ranks))} {what[after]}; running requests get {timeout:g} s to finish"
+        case events.Resume(_, ranks):
+            return f"ranks {', '.join(map(str, ranks))} stay"
+        case events.Added(_, places):
+            return f"ranks {', '.join(str(place.index) for place in places if place.worker == 0)} are added"
+        case _:
+            return type(event).__name__
 
 
 def _allow_many_descriptors() -> None:

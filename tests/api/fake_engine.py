@@ -19,6 +19,8 @@ from phalanx.api.app import Application
 from phalanx.api.detokenize import byte_alphabet
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
+from phalanx.api.operator import Operator
+from phalanx.api.roster import Attendance
 from phalanx.api.routes import ROUTES, Route
 from phalanx.api.server import HttpServer, load_template
 from phalanx.api.service import Service
@@ -247,6 +249,8 @@ class ServedApi:
             chat_template=load_template(self.config, self.tokenizer),
             metrics=self.metrics,
             gather=gather,
+            operator=Operator(lambda message: None),
+            roster=Attendance(self.engine, lambda message: None, self.config.parallel.data_parallel_size),
             started=1700000000,
             max_model_len=self.config.facts.max_model_len,
         )

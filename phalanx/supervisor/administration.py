@@ -1,0 +1,162 @@
+"""What an operator may ask of a running service, and what that means for the fleet. Pure."""
+
+import itertools
+from collections.abc import Iterable
+
+from phalanx.protocol import AdminRequest, AdminVerb, ApiServerState, Place, RankId, RankState, Role, Standing
+from phalanx.supervisor.events import Added, After, FleetEvent, Leave, Resume
+from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.leaving import Exit
+from phalanx.supervisor.lives import Child, Life, Phase
+
+MOST_RANKS = 1024
+
+
+class Refused(Exception):
+    """Why it cannot be. `status`: of HTTP."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def decide(fleet: Fleet, request: AdminRequest, now: float, workers: int, patience: float) -> list[FleetEvent]:
+    """The events that do what is asked; none where it only asks how things are.
+
+    Args:
+        workers: tensor-parallel workers of a rank.
+        patience: seconds that running requests get to finish where the request does not say.
+
+    Raises:
+        Refused: it cannot be.
+    """
+    if request.verb is AdminVerb.SHOW:
+        return []
+    if fleet.phase is not Phase.SERVING:
+        raise Refused(409, f"The service is {fleet.phase.name.lower()}; ranks are moved only while it serves.")
+    timeout = patience if request.timeout is None else request.timeout
+    if request.verb is AdminVerb.SCALE:
+        return _scale(fleet, request, now, workers, timeout)
+    unknown = [rank for rank in request.ranks if rank not in _ranks(fleet)]
+    if unknown:
+        raise Refused(404, f"There is no rank {unknown[0]}; there are {_spell(_ranks(fleet))}.")
+    if going := [rank for rank in request.ranks if _goes(fleet, rank)]:
+        raise Refused(409, f"Rank {going[0]} is leaving for good.")
+    match request.verb:
+        case AdminVerb.DRAIN:
+            if not _open(fleet) - set(request.ranks):
+                raise Refused(409, "No other rank takes requests: to restart the last one, use restart.")
+            return [Leave(now, request.ranks, After.HELD, timeout)]
+        case AdminVerb.RESTART:
+            return [Leave(now, request.ranks, After.RENEWED, timeout)]
+        case AdminVerb.RESUME:
+            return [Resume(now, request.ranks)]
+
+
+def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeout: float) -> list[FleetEvent]:
+    staying = {rank for rank in _ranks(fleet) if not _goes(fleet, rank)}
+    retired = set(request.ranks)
+    if unknown := retired - staying:
+        raise Refused(404, f"There is no rank {min(unknown)} to retire; there are {_spell(staying)}.")
+    left = staying - retired
+    size = len(left) if request.size is None else request.size
+    if not max(1, fleet.limits.min_ranks) <= size <= MOST_RANKS:
+        least = max(1, fleet.limits.min_ranks)
+        raise Refused(409, f"{size} ranks cannot be: at least {least} (--min-ranks), at most {MOST_RANKS}.")
+    # Who serves nobody is missed least; of the others those that came last.
+    serving = _open(fleet)
+    surplus = sorted(left, key=lambda rank: (rank in serving, -rank))[: max(0, len(left) - size)]
+    going = tuple(sorted(retired | set(surplus)))
+    taken = _ranks(fleet)
+    free = (RankId(number) for number in itertools.count() if number not in taken)
+    new = [next(free) for _ in range(size - len(left) + len(surplus))]
+    if going and not new and not serving - set(going):
+        raise Refused(409, "None of the ranks that stay serves now.")
+    events: list[FleetEvent] = []
+    if new:
+        events.append(Added(now, tuple(Place(Role.ENGINE, rank, worker) for rank in new for worker in range(workers))))
+    if going:
+        events.append(Leave(now, going, After.GONE, timeout))
+    return events
+
+
+def ranks_of(fleet: Fleet, now: float) -> tuple[RankState, ...]:
+    """How each rank stands, its workers together; process and times are worker 0's."""
+    return tuple(_rank_state(fleet, rank, now) for rank in sorted(_ranks(fleet)))
+
+
+def api_servers_of(fleet: Fleet, now: float) -> tuple[ApiServerState, ...]:
+    servers = (child for place, child in sorted(fleet.children.items(), key=_in_order) if place.role is Role.API)
+    return tuple(
+        ApiServerState(
+            index=server.id.place.index,
+            standing=_standing([server]),
+            incarnation=server.id.incarnation,
+            pid=server.pid,
+            where=server.where,
+            since=_since(server, now),
+        )
+        for server in servers
+    )
+
+
+def _rank_state(fleet: Fleet, rank: RankId, now: float) -> RankState:
+    mates = fleet.mates((Role.ENGINE, rank))
+    leader = next(mate for mate in mates if mate.id.place.worker == 0)
+    departure = fleet.departures.get(rank)
+    standing = _standing(mates)
+    if departure is not None and standing is Standing.SERVING:
+        if departure.after is After.GONE:
+            standing = Standing.LEAVING
+        else:
+            standing = Standing.DRAINED if departure.exit is Exit.EMPTY else Standing.DRAINING
+    return RankState(
+        rank=rank,
+        standing=standing,
+        incarnation=leader.id.incarnation,
+        restarts=fleet.restarts.count(leader.seat),
+        pid=leader.pid,
+        where=leader.where,
+        since=_since(leader, now),
+        detail=leader.detail,
+    )
+
+
+def _standing(mates: list[Child]) -> Standing:
+    lives = {mate.life for mate in mates}
+    if lives == {Life.READY}:
+        return Standing.SERVING
+    if lives & {Life.FALLEN, Life.LOST}:
+        return Standing.FALLEN
+    if lives <= {Life.LAUNCHING, Life.STARTING, Life.READY}:
+        return Standing.STARTING if all(mate.id.incarnation == 0 for mate in mates) else Standing.RESTARTING
+    return Standing.RESTARTING
+
+
+def _since(child: Child, now: float) -> float:
+    return max(0.0, now - (child.wait.since if child.wait and child.life is not Life.READY else child.stage_since))
+
+
+def _ranks(fleet: Fleet) -> set[RankId]:
+    return {RankId(place.index) for place in fleet.children if place.role is Role.ENGINE}
+
+
+def _goes(fleet: Fleet, rank: RankId) -> bool:
+    departure = fleet.departures.get(rank)
+    return departure is not None and departure.after is After.GONE
+
+
+def _open(fleet: Fleet) -> set[RankId]:
+    """Ranks that take requests."""
+    serving = {
+        rank for rank in _ranks(fleet) if all(mate.life is Life.READY for mate in fleet.mates((Role.ENGINE, rank)))
+    }
+    return serving - set(fleet.departures)
+
+
+def _in_order(item: tuple[Place, Child]) -> tuple[str, int, int]:
+    return item[0].role, item[0].index, item[0].worker
+
+
+def _spell(ranks: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(ranks)))
