@@ -257,6 +257,8 @@ class NodeStarting(Message, tag=13, frozen=True):
     """Where `places` is empty: as in StartNode."""
     number: int = 0
     """Of the StartNode that this is about."""
+    limit: float = 0.0
+    """Seconds after which the driver gives this wait up by itself; 0: it is the supervisor's to limit."""
 
 
 class NodeEnded(Message, tag=14, frozen=True):

@@ -5,6 +5,7 @@ asyncio end is `engine_client.py`; the other is a simulated network (`tests/simu
 """
 
 import random
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -25,6 +26,10 @@ from phalanx.protocol import (
 
 DEATHS = 2
 """Ranks that may die on a request, one after the other and without a token from it, before it is held to be why."""
+
+
+PIECE = 1024
+"""Tokens up to which output that nobody takes is merged: so much of it is handled and written at once."""
 
 
 class NoRank(Exception):
@@ -64,7 +69,7 @@ class Request:
 
     __slots__ = (
         "_error",
-        "_output",
+        "_outputs",
         "deaths",
         "link",
         "on_output",
@@ -91,7 +96,8 @@ class Request:
         """Set while it waits for a rank: what ends the wait."""
         self.deaths = 0
         """Ranks that died on it since the last token."""
-        self._output: RequestOutput | None = None
+        self._outputs: deque[RequestOutput] = deque()
+        """What has come and was not taken: merged, up to PIECE tokens each."""
         self._error: EngineDied | NoRank | None = None
         self.on_output: Callable[[], None] | None = None
         """Called when `take` has something; must not raise."""
@@ -102,21 +108,26 @@ class Request:
         return None if self.placement is None else self.placement.rank
 
     def take(self) -> RequestOutput | None:
-        """What came since the last call, merged into one output; None where nothing did.
+        """The oldest of what has come, merged up to PIECE tokens; None where nothing is left.
 
         Raises:
             EngineDied, NoRank: it cannot go on, and every token that came has been taken.
         """
-        output, self._output = self._output, None
-        if output is None and self._error is not None:
+        if self._outputs:
+            return self._outputs.popleft()
+        if self._error is not None:
             raise self._error
-        return output
+        return None
 
     def push(self, output: RequestOutput) -> None:
         if output.tokens:
             self.tokens += output.tokens
             self.deaths = 0
-        self._output = output if self._output is None else _merged(self._output, output)
+        outputs = self._outputs
+        if outputs and len(outputs[-1].tokens) < PIECE:
+            outputs[-1] = _merged(outputs[-1], output)
+        else:
+            outputs.append(output)
         if self.on_output is not None:
             self.on_output()
 

@@ -59,7 +59,7 @@ class Generation(Request):
         self._dispatcher = dispatcher
 
     async def next(self) -> RequestOutput:
-        """Wait for new tokens; all that came since the last call are merged into one output. Raises as `take`."""
+        """Wait for new tokens; what has come meanwhile is merged. Raises as `take`."""
         while (output := self.take()) is None:
             come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.on_output = lambda come=come: None if come.done() else come.set_result(None)
@@ -115,6 +115,10 @@ class EngineClient:
     def replays(self) -> int:
         """Requests carried on at another rank, since the start."""
         return self._dispatcher.replays
+
+    def expected(self, max_tokens: int) -> int:
+        """Output tokens that a new request is likely to take."""
+        return self._dispatcher.router.expected(max_tokens)
 
     def running_on(self, rank: RankId) -> int:
         """Requests of this API server in a rank."""

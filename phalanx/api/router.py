@@ -110,7 +110,7 @@ class Router:
             candidates = self._chance.sample(candidates, self._choices)
         # The draw breaks ties: equal ranks must not be taken in the same order by every API server.
         rank = min(candidates, key=lambda r: (self.ranks[r].work, self._chance.random()))
-        expected = max(1, min(max_tokens, round(self._mean_output)))
+        expected = self.expected(max_tokens)
         left = expected_remaining(expected, max_tokens, produced)
         placement = Placement(rank, prompt_tokens + produced, left, expected, max_tokens, produced)
         view = self.ranks[rank]
@@ -118,6 +118,10 @@ class Router:
         view.own_prefill_tokens += placement.prefill_tokens
         view.own_decode_tokens += placement.decode_tokens
         return placement
+
+    def expected(self, max_tokens: int) -> int:
+        """Output tokens that a new request is likely to take."""
+        return max(1, min(max_tokens, round(self._mean_output)))
 
     def progress(self, placement: Placement, tokens: int) -> None:
         """The request brought `tokens` new tokens: its prompt is computed and so much less is expected."""

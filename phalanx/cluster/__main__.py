@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from phalanx.child import EXIT_FAILED, Launch, enlist
 from phalanx.cluster.errors import ClusterError
-from phalanx.protocol import Failed, Membership, Role, StageName, StartNode, Stop, ToChild
+from phalanx.protocol import Failed, Membership, ReleaseNode, Role, StageName, StartNode, Stop, ToChild
 
 
 def main() -> NoReturn:
@@ -21,7 +21,7 @@ def main() -> NoReturn:
     def hear(message: ToChild) -> None:
         if isinstance(message, Stop):
             way_out.within(way_out.limit)
-        if isinstance(message, Stop | StartNode):
+        if isinstance(message, Stop | StartNode | ReleaseNode):
             events.put(message)
         elif not isinstance(message, Membership):
             raise TypeError(f"the Ray driver has no use for {type(message).__name__}")

@@ -32,11 +32,11 @@ class _Grip:
     amount: float
 
 
-def take(resource: Resource) -> list[Node]:
-    """The nodes that live, with what they have of a resource."""
+def take(resource: Resource, who: bool = True) -> list[Node]:
+    """The nodes that live, with what they have of a resource, and `who` holds it, which takes longer to tell."""
     own = here()
     free = available_resources_per_node()
-    holders = _holders(resource)
+    holders = _holders(resource) if who else {}
     return [
         Node(
             id=node["NodeID"],

@@ -12,13 +12,14 @@ from typing import NoReturn, TypeAlias
 from phalanx.child import EXIT_FAILED, Control
 from phalanx.cluster import census, packing
 from phalanx.cluster.errors import ClusterError, Stopped
-from phalanx.cluster.groups import Groups
+from phalanx.cluster.groups import POLL, Groups
 from phalanx.cluster.joining import Joined, join, loopback_trouble, runtime_environment
 from phalanx.cluster.lifeline import PATIENCE, Lifeline, dial, pulse
 from phalanx.cluster.packing import Demand, Node, Plan, Refusal
+from phalanx.cluster.placing import Found, Placing
 from phalanx.cluster.seats import Finished, Looked, Seats
 from phalanx.config import Config
-from phalanx.protocol import ClusterPlan, Failed, NodeEnded, StageName, StartNode, Stop, ToChild
+from phalanx.protocol import ClusterPlan, Failed, ReleaseNode, StageName, StartNode, Stop, ToChild
 
 SETTLING = 3.0
 """Seconds in which what a job that has just ended held may come free, before a plan is refused."""
@@ -48,10 +49,13 @@ class Driver:
         """Orders that came before we were ready for them."""
         self._joined: Joined | None = None
         self._groups: Groups | None = None
+        self._placing: Placing | None = None
         self._seats: Seats | None = None
         self._leaving = False
-        self._nodes: dict[str, Node] = {}
-        """Living ones of the plan, by address."""
+        self._watched: set[str] = set()
+        """Ids of nodes whose end we shall hear of."""
+        self._gone: set[str] = set()
+        """Those that have died: Ray goes on for a while to tell that they live."""
 
     def run(self) -> None:
         """Serve until told to stop. Raises ClusterError: what ends the service; `leave` is due in any case."""
@@ -72,14 +76,17 @@ class Driver:
         self._stopping()
         Lifeline(*self._joined.head_target, PATIENCE, self._cut_off("the Ray head"))
         pulse(census.ask_head, self._cut_off("the Ray head"))
+        self._watch_own_node()
         plan = self._plan(demand)
         self._check_address(plan)
-        self._nodes = {node.address: node for node in plan.nodes}
-        self._watch_nodes()
-        self._groups = Groups(plan, demand, secrets.token_hex(2))
+        for node in plan.nodes:
+            self._watch(node)
+        self._groups = Groups(demand, secrets.token_hex(2))
+        for rank, nodes in enumerate(plan.ranks):
+            self._groups.make(rank, nodes)
         self._groups.wait(parallel.node_timeout, self._progress, self._stopping)
+        self._placing = Placing(self._groups, demand, parallel, self._gone, self._watch)
         self._seats = Seats(
-            self._groups,
             demand,
             self._control.secret.decode(),
             environment.get("env_vars", ()),
@@ -152,55 +159,89 @@ class Driver:
 
     def _serve(self) -> NoReturn:
         assert self._seats is not None
+        assert self._placing is not None
         for event in self._early:
             self._take(event)
         while True:
             with contextlib.suppress(queue.Empty):
-                self._take(self._events.get(timeout=TICK))
+                self._take(self._events.get(timeout=TICK if self._placing.idle else POLL))
             for over in self._seats.overdue():
                 self._control.send(over)
+            for answer in self._placing.look():
+                if isinstance(answer, Found):
+                    self._sit(answer.order, answer.node)
+                else:
+                    self._control.send(answer)
 
     def _take(self, event: Event) -> None:
         assert self._seats is not None
         match event:
             case StartNode():
                 self._start_node(event)
+            case ReleaseNode():
+                self._release(event)
             case Looked():
                 if (answer := self._seats.looked(event)) is not None:
                     self._control.send(answer)
             case Finished():
                 if (over := self._seats.finished(event)) is not None:
                     self._control.send(over)
-            case NodeGone(node, reason):
-                self._nodes = {address: other for address, other in self._nodes.items() if other.id != node}
-                for over in self._seats.node_gone(node, reason):
-                    self._control.send(over)
+            case NodeGone():
+                self._lose(event)
             case Stop():
                 raise Stopped
 
     def _start_node(self, order: StartNode) -> None:
+        """In its rank's group, as long as that is there."""
         assert self._groups is not None
-        assert self._seats is not None
-        address = order.host
+        assert self._placing is not None
         if order.places:
             (place,) = order.places
-            address = self._groups.plan.ranks[place.index][place.worker].address
-        node = self._nodes.get(address)
-        if node is not None and node.id in census.ports():
-            self._control.send(self._seats.start(order, node))
-        else:
-            gone = f"the Ray node {address} has left the cluster"
-            self._control.send(NodeEnded(order.places, gone, order.host, order.number))
+            group = self._groups.of(place.index)
+            if group is not None and group.there:
+                if group.node_ids <= census.ports().keys():
+                    self._sit(order, group.nodes[place.worker])
+                    return
+                self._groups.remove(group)
+        self._placing.add(order)
 
-    def _watch_nodes(self) -> None:
-        """Be told at once when one of the plan's nodes dies, or this machine's."""
-        ports = census.ports()
-        for node in self._nodes.values():
-            if not node.here:
-                Lifeline(*ports.get(node.id, (node.address, 0)), 0, self._on_node_gone(node))
-        own = census.here()
-        if own in ports:
-            Lifeline(*ports[own], 0, self._own_node_gone)
+    def _sit(self, order: StartNode, node: Node) -> None:
+        assert self._groups is not None
+        assert self._seats is not None
+        group = self._groups.of(order.places[0].index) if order.places else None
+        self._control.send(self._seats.start(order, node, group))
+
+    def _release(self, order: ReleaseNode) -> None:
+        assert self._groups is not None
+        assert self._placing is not None
+        assert self._seats is not None
+        for rank in self._seats.release(order):
+            self._placing.forget(rank)
+            if (group := self._groups.of(rank)) is not None:
+                self._groups.remove(group)
+        self._placing.forget_host(order.host)
+
+    def _lose(self, event: NodeGone) -> None:
+        """A group is lost with any of its nodes: what it holds on others is of no use to anybody."""
+        assert self._groups is not None
+        assert self._seats is not None
+        self._gone.add(event.node)
+        lost = [group for group in self._groups.all if event.node in group.node_ids]
+        for over in self._seats.node_gone(event.node, [group.rank for group in lost], event.reason):
+            self._control.send(over)
+        for group in lost:
+            self._groups.remove(group)
+
+    def _watch(self, node: Node) -> None:
+        """Be told at once when it dies."""
+        if node.id not in self._watched and not node.here:
+            self._watched.add(node.id)
+            Lifeline(*census.ports().get(node.id, (node.address, 0)), 0, self._on_node_gone(node))
+
+    def _watch_own_node(self) -> None:
+        own = census.ports().get(census.here())
+        if own is not None:
+            Lifeline(*own, 0, self._own_node_gone)
 
     def _on_node_gone(self, node: Node) -> Callable[[str], None]:
         def gone(reason: str) -> None:
@@ -255,7 +296,7 @@ class Driver:
             for seat in self._seats.open:
                 self._seats.drop(seat)
         if self._groups is not None:
-            self._groups.remove()
+            self._groups.remove_all()
         if self._joined is not None:
             self._joined.leave()
 

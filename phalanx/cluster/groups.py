@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ray.util import placement_group, placement_group_table, remove_placement_group
@@ -10,7 +11,7 @@ from ray.util.placement_group import PlacementGroup
 
 from phalanx.cluster import census
 from phalanx.cluster.errors import ClusterError
-from phalanx.cluster.packing import Demand, Plan, describe
+from phalanx.cluster.packing import Demand, Node, describe
 
 NODE_LABEL = "ray.io/node-id"
 """Set by Ray on every node. (The resource `node:ADDRESS` would pin a bundle too, but two nodes may share an address
@@ -22,22 +23,63 @@ RETELL = 5.0
 """Seconds between two words on a wait that has not moved, so that the stage's deadline does not pass meanwhile."""
 
 
+@dataclass(eq=False)
+class Group:
+    """The placement group of one rank."""
+
+    rank: int
+    nodes: tuple[Node, ...]
+    """Of each worker's bundle."""
+    handle: PlacementGroup
+    asked_at: float
+    """When it was asked for, as a monotonic time."""
+    there: bool = False
+    """It holds its resources; until its node dies, it always will."""
+
+    @property
+    def node_ids(self) -> set[str]:
+        return {node.id for node in self.nodes}
+
+
 class Groups:
     """The placement groups of one service. They belong to this job: when it ends, by whatever cause, they go."""
 
-    def __init__(self, plan: Plan, demand: Demand, service: str) -> None:
-        self.plan = plan
+    def __init__(self, demand: Demand, service: str) -> None:
         self._demand = demand
-        self._names = [f"phalanx-{service}-rank-{rank}" for rank in range(len(plan.ranks))]
-        self.groups: list[PlacementGroup] = [
+        self._prefix = f"phalanx-{service}-rank-"
+        self._groups: dict[int, Group] = {}
+
+    def make(self, rank: int, nodes: tuple[Node, ...]) -> Group:
+        """Ask for the group of a rank that has none; `look` tells when it is there."""
+        assert rank not in self._groups
+        group = self._groups[rank] = Group(
+            rank,
+            nodes,
             placement_group(
-                [{demand.resource: demand.amount} for _ in nodes],
+                [{self._demand.resource: self._demand.amount} for _ in nodes],
                 strategy="PACK",
-                name=name,
+                name=f"{self._prefix}{rank}",
                 bundle_label_selector=[{NODE_LABEL: node.id} for node in nodes],
-            )
-            for name, nodes in zip(self._names, plan.ranks, strict=True)
-        ]
+            ),
+            time.monotonic(),
+        )
+        return group
+
+    def of(self, rank: int) -> Group | None:
+        return self._groups.get(rank)
+
+    @property
+    def all(self) -> list[Group]:
+        return list(self._groups.values())
+
+    def look(self) -> list[Group]:
+        """Those that are not there yet."""
+        waiting = [group for group in self._groups.values() if not group.there]
+        if waiting:
+            table: dict[str, dict[str, Any]] = placement_group_table()
+            for group in waiting:
+                group.there = table.get(group.handle.id.hex(), {}).get("state") == "CREATED"
+        return [group for group in waiting if not group.there]
 
     def wait(self, timeout: float, tell: Callable[[float, str], None], check: Callable[[], None]) -> None:
         """Until all are there; `tell` hears how far it is, `check` may raise to end the wait.
@@ -47,50 +89,50 @@ class Groups:
         """
         deadline = time.monotonic() + timeout
         told, told_at = -1, 0.0
-        while pending := self._pending():
+        while pending := self.look():
             now = time.monotonic()
             if now > deadline:
                 self._give_up(pending, f"within {timeout:g} s (--node-timeout)")
-            if not {node.id for rank in pending for node in self.plan.ranks[rank]} <= census.ports().keys():
+            if not {id for group in pending for id in group.node_ids} <= census.ports().keys():
                 self._give_up(pending, "any more")
-            there = len(self.groups) - len(pending)
+            there = len(self._groups) - len(pending)
             if there != told or now > told_at + RETELL:
                 told, told_at = there, now
-                tell(there / len(self.groups), self._progress(pending))
+                tell(there / len(self._groups), self._progress(pending))
             check()
             time.sleep(POLL)
 
-    def remove(self) -> None:
-        for group in self.groups:
-            with contextlib.suppress(Exception):  # the cluster may be gone, and they with it
-                remove_placement_group(group)
+    def remove(self, group: Group) -> None:
+        """Give back what it holds; what runs in it is killed."""
+        del self._groups[group.rank]
+        with contextlib.suppress(Exception):  # the cluster may be gone, and they with it
+            remove_placement_group(group.handle)
 
-    def _pending(self) -> list[int]:
-        """Ranks whose group is not there yet."""
-        table: dict[str, dict[str, Any]] = placement_group_table()
-        states = [table.get(group.id.hex(), {}).get("state") for group in self.groups]
-        return [rank for rank, state in enumerate(states) if state != "CREATED"]
+    def remove_all(self) -> None:
+        for group in self.all:
+            self.remove(group)
 
-    def _progress(self, pending: list[int]) -> str:
-        nodes, ranks = len(self.plan.nodes), len(self.groups)
-        has = f"{nodes} node{'s' * (nodes > 1)}"
-        first = pending[0]
-        return f"{has}; placement group {ranks - len(pending)} of {ranks}; rank {first} waits for {self._lacks(first)}"
-
-    def _lacks(self, rank: int) -> str:
-        """`1 GPU on 10.0.0.2`"""
-        wanted = [node.address for node in self.plan.ranks[rank]]
+    def lacks(self, nodes: Iterable[Node]) -> str:
+        """What a group on these nodes has to get: `1 GPU on 10.0.0.2`."""
+        wanted = [node.address for node in nodes]
         amounts = {address: wanted.count(address) * self._demand.amount for address in wanted}
         return ", ".join(f"{amount:g} {self._demand.resource} on {address}" for address, amount in amounts.items())
 
-    def _give_up(self, pending: list[int], when: str) -> NoReturn:
+    def _progress(self, pending: list[Group]) -> str:
+        nodes, ranks = len({id for group in self.all for id in group.node_ids}), len(self._groups)
+        has = f"{nodes} node{'s' * (nodes > 1)}"
+        first = pending[0]
+        there = f"placement group {ranks - len(pending)} of {ranks}"
+        return f"{has}; {there}; rank {first.rank} waits for {self.lacks(first.nodes)}"
+
+    def _give_up(self, pending: list[Group], when: str) -> NoReturn:
         nodes = {node.id: node for node in census.take(self._demand.resource)}
-        waiting = {node.id: node.address for rank in pending for node in self.plan.ranks[rank]}
+        waiting = {node.id: node.address for group in pending for node in group.nodes}
         state = "; ".join(
             describe(nodes[id], self._demand.resource) if id in nodes else f"{address} has left the cluster"
             for id, address in waiting.items()
         )
-        ranks = "rank " + str(pending[0]) + (f" and {len(pending) - 1} more" if len(pending) > 1 else "")
-        raise ClusterError(
-            f"no placement group for {ranks} {when}; rank {pending[0]} needs {self._lacks(pending[0])}. {state}"
-        )
+        first = pending[0]
+        ranks = f"rank {first.rank}" + (f" and {len(pending) - 1} more" if len(pending) > 1 else "")
+        needs = f"rank {first.rank} needs {self.lacks(first.nodes)}"
+        raise ClusterError(f"no placement group for {ranks} {when}; {needs}. {state}")

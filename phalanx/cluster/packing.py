@@ -1,9 +1,10 @@
 """Which node of a cluster holds which rank. Pure: what the cluster has comes in, a plan or a refusal goes out."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 Rule: TypeAlias = Literal["strict", "fill", "span"]
@@ -102,6 +103,33 @@ def pack(
     return Plan(tuple(sorted(placed, key=lambda rank: [order[node] for node in rank])))
 
 
+def pack_one(
+    nodes: Iterable[Node],
+    demand: Demand,
+    rule: Rule,
+    per_node: int | None = None,
+    only: Sequence[str] = (),
+    holding: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[Node, ...]:
+    """A node for every worker of one rank that comes alone: grown, or in place of one that was lost.
+
+    The others stay where they are, so `strict` can but promise at most `per_node` ranks a node.
+
+    Args:
+        only: as for `pack`, but one that is not there may come back, and is no mistake.
+        holding: by node id, how many ranks of this service are there.
+
+    Raises:
+        Refusal: it does not fit now.
+    """
+    candidates = allowed(nodes, only)
+    if rule == "strict":
+        candidates = [node for node in candidates if holding.get(node.id, 0) < (per_node or 1)]
+    one = replace(demand, ranks=1)
+    # Among nodes with room for a whole rank there is nothing to be strict about any more.
+    return pack(candidates, one, "span" if rule == "span" else "fill").ranks[0]
+
+
 def _strict(room: dict[Node, int], demand: Demand, per_node: int | None) -> list[tuple[Node, ...]]:
     if not per_node:
         raise Refusal("--data-parallel-pack strict needs --data-parallel-size-local: the ranks on each node used")
@@ -151,6 +179,11 @@ def _restricted(nodes: list[Node], only: Sequence[str]) -> list[Node]:
         if not any(wanted in (node.address, node.name) for node in nodes):
             there = ", ".join(f"{node.address} ({node.name})" for node in nodes)
             raise Refusal(f"--data-parallel-nodes: the cluster has no node {wanted!r}; it has {there or 'none'}")
+    return allowed(nodes, only)
+
+
+def allowed(nodes: Iterable[Node], only: Sequence[str]) -> list[Node]:
+    """Those of them that `--data-parallel-nodes` names; all where it names none."""
     return [node for node in nodes if not only or node.address in only or node.name in only]
 
 
@@ -167,6 +200,21 @@ def _in_numbers(nodes: Sequence[Node], demand: Demand, fitting: int) -> str:
 def _state(nodes: Iterable[Node], resource: Resource) -> str:
     """`127.0.0.2 (this machine): 2 of 8 GPUs free, 6 held by ...; ...`"""
     return "; ".join(describe(node, resource) for node in nodes) or "The cluster has no node"
+
+
+def lacks(nodes: Sequence[Node], demand: Demand, rule: Rule, per_node: int | None, only: Sequence[str]) -> str:
+    """What a rank waits for that fits nowhere now: `2 GPUs on any of 10.0.0.2, 10.0.0.3`."""
+    each = _amount(demand.workers * demand.amount, demand.resource)
+    there = [node.address for node in allowed(nodes, only)]
+    away = [name for name in only if not any(name in (node.address, node.name) for node in nodes)]
+    match there:
+        case []:
+            where = f"on {' or '.join(away) or 'a node'}, which the cluster has not now"
+        case [single]:
+            where = f"on {single}"
+        case _:
+            where = f"{'over' if rule == 'span' and demand.workers > 1 else 'on any of'} {', '.join(there)}"
+    return f"{each} {where}" + (f" with fewer than {per_node} ranks of ours (strict)" if rule == "strict" else "")
 
 
 def describe(node: Node, resource: Resource) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,9 @@ import phalanx
 from phalanx.cluster import actor as actor_module
 from phalanx.cluster.actor import NodeActor
 from phalanx.cluster.errors import in_short
-from phalanx.cluster.groups import Groups
+from phalanx.cluster.groups import Group
 from phalanx.cluster.packing import Demand, Node
-from phalanx.protocol import NodeEnded, NodeStarting, StartNode
+from phalanx.protocol import NodeEnded, NodeStarting, ReleaseNode, StartNode
 
 # By value: the other machine may have no phalanx, or another one, and must be able to say so.
 ray.cloudpickle.register_pickle_by_value(actor_module)
@@ -37,6 +37,11 @@ class Seat:
     deadline: float
     """When its actor must run, as a monotonic time."""
     ended: bool = False
+
+    @property
+    def rank(self) -> int | None:
+        """Whose worker it is; None: it only holds API servers."""
+        return self.order.places[0].index if self.order.places else None
 
     def starting(self, waiting_for: str) -> NodeStarting:
         return NodeStarting(self.order.places, waiting_for, self.order.host, self.order.number)
@@ -66,7 +71,6 @@ class Seats:
 
     def __init__(
         self,
-        groups: Groups,
         demand: Demand,
         secret: str,
         kept: Iterable[str],
@@ -74,7 +78,6 @@ class Seats:
         report: Callable[[Looked | Finished], None],
     ) -> None:
         """`kept`: environment variables that the user has set for the actors."""
-        self._groups = groups
         self._demand = demand
         self._secret = secret
         self._kept = list(kept)
@@ -83,14 +86,14 @@ class Seats:
         self._actors = ray.remote(NodeActor)
         self._seats: list[Seat] = []
 
-    def start(self, order: StartNode, node: Node) -> NodeStarting:
+    def start(self, order: StartNode, node: Node, group: Group | None) -> NodeStarting:
         """Have an actor made on `node`, in the bundle of its place where it has one."""
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
-        if order.places:
+        if group is not None:
             (place,) = order.places
             options |= {"num_gpus" if self._demand.resource == "GPU" else "num_cpus": self._demand.amount}
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self._groups.groups[place.index], place.worker, placement_group_capture_child_tasks=False
+                group.handle, place.worker, placement_group_capture_child_tasks=False
             )
         else:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -133,9 +136,13 @@ class Seats:
         words = ": " + " / ".join(lines[-LAST_WORDS:]) if lines else ""
         return self._over(seat, f"its node on {seat.node.address} {ended}{words}")
 
-    def node_gone(self, node_id: str, reason: str) -> list[NodeEnded]:
-        """A node of the cluster has died, and with it everything on it; Ray will come to say so too."""
-        return [self._over(seat, reason) for seat in self._of(lambda seat: seat.node.id == node_id)]
+    def node_gone(self, node_id: str, ranks: Collection[int], reason: str) -> list[NodeEnded]:
+        """A node of the cluster has died, and with it everything on it; Ray will come to say so too.
+
+        `ranks` have lost their groups, and with them what they have on other nodes.
+        """
+        lost = self._of(lambda seat: seat.node.id == node_id or seat.rank in ranks)
+        return [self._over(seat, reason) for seat in lost]
 
     def overdue(self) -> list[NodeEnded]:
         """Those whose actor has not come up in time."""
@@ -150,6 +157,13 @@ class Seats:
     def open(self) -> list[Seat]:
         """Those that have not ended."""
         return list(self._seats)
+
+    def release(self, order: ReleaseNode) -> set[int]:
+        """End what an order names, and all else of the same ranks, without a word; the ranks."""
+        ranks = {place.index for place in order.places}
+        for seat in self._of(lambda seat: seat.rank in ranks if ranks else seat.order.host == order.host):
+            self.drop(seat)
+        return ranks
 
     def drop(self, seat: Seat) -> None:
         """Kill its actor; its node and what it runs die with it."""

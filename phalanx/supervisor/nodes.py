@@ -229,7 +229,8 @@ class Nodes:
         if self._orders.get((message.places, message.host)) != message.number:
             return
         for place in self._meant(message.places, message.host):
-            self._tell_waiting(place, message.waiting_for, self._startup)
+            # What the driver limits itself, it has better words for.
+            self._tell_waiting(place, message.waiting_for, message.limit + self._startup)
 
     def ended(self, message: protocol.NodeEnded) -> None:
         """An actor is gone, or never was; its node's connection may have told so already."""

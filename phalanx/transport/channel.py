@@ -11,11 +11,13 @@ import msgspec
 
 from phalanx.protocol import Message
 from phalanx.transport import frames
+from phalanx.transport import tls as tls_
 from phalanx.transport.frames import FrameError, FrameReader
-from phalanx.transport.handshake import Dialer, Handshake, Listener, Refusal, Refused
+from phalanx.transport.handshake import NEEDS_TLS, Dialer, Handshake, Listener, Refusal, Refused, Untrusted
 from phalanx.transport.listener import connect_target, host_of, tune
+from phalanx.transport.tls import Session, Tls, TlsError
 
-__all__ = ["Channel", "Closed", "FrameError", "Refused", "accept", "dial"]
+__all__ = ["Channel", "Closed", "FrameError", "Refused", "Untrusted", "accept", "dial"]
 
 T = TypeVar("T")
 READ_SIZE = 1 << 18
@@ -26,20 +28,22 @@ class Closed(ConnectionError):
     """The peer has gone: end-of-file or a reset."""
 
 
-def dial(address: str, secret: bytes, timeout: float, source: str = "") -> "Channel":
+def dial(address: str, secret: bytes, timeout: float, source: str = "", tls: Tls | None = None) -> "Channel":
     """Connect and prove ourselves; blocks until the peer has accepted us.
 
     A listener that nobody serves yet keeps us waiting in its backlog, up to `timeout` seconds: a caller that
     has other work dials from a thread. `source` is the address of this machine to dial from; empty: the
-    system's choice.
+    system's choice. `tls`: who we are at a `tls:` address; absent: what this process is.
 
     Raises:
         ConnectionError, FileNotFoundError: nothing listens there.
         Refused: the secret or the protocol version differ; says at which end.
+        Untrusted: only one end speaks TLS, or does not accept the other's certificate; says which.
         TimeoutError: the peer did not answer in time.
     """
     deadline = time.monotonic() + timeout
     family, target = connect_target(address)
+    session = _session(address, tls)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
@@ -49,7 +53,8 @@ def dial(address: str, secret: bytes, timeout: float, source: str = "") -> "Chan
             sock.bind((source, 0))
         sock.connect(target)
         tune(sock)
-        channel = Channel(sock, address)
+        channel = Channel(sock, address, session)
+        _secure(channel, deadline)
         handshake = Dialer(secret)
         channel.send(handshake.opening())
         _prove(channel, handshake, deadline)
@@ -57,24 +62,41 @@ def dial(address: str, secret: bytes, timeout: float, source: str = "") -> "Chan
     except TimeoutError:
         sock.close()
         raise TimeoutError(f"{address} did not answer within {timeout:g} s") from None
+    except TlsError as error:
+        sock.close()
+        raise Untrusted(str(error)) from None
     except BaseException:
         sock.close()
         raise
 
 
-def accept(sock: socket.socket, secret: bytes, timeout: float, peer: str) -> "Channel":
+def _session(address: str, tls: Tls | None) -> Session | None:
+    if not address.startswith("tls:"):
+        return None
+    tls = tls or tls_.of_process()
+    if tls is None:
+        raise Untrusted(f"{address} is reached over TLS: {NEEDS_TLS}")
+    return tls.session(server_side=False)
+
+
+def accept(sock: socket.socket, secret: bytes, timeout: float, peer: str, tls: Tls | None = None) -> "Channel":
     """The other end of `dial`, for a connection that a listener has just accepted; blocks until both are proven.
 
-    The socket is closed where this raises. `peer` is what the channel's errors call the other end.
+    The socket is closed where this raises. `peer` is what the channel's errors call the other end. `tls` is what a
+    connection from another machine must speak; absent: what this process speaks.
 
     Raises:
         Refused: the secret or the protocol version differ; says at which end.
+        TlsError: only one end speaks TLS, or does not accept the other's certificate; says which.
         Closed, FrameError, TimeoutError: the peer left, did not speak this protocol, or was silent.
     """
     deadline = time.monotonic() + timeout
     try:
         tune(sock)
-        channel = Channel(sock, peer)
+        if sock.family != socket.AF_UNIX:
+            tls = tls or tls_.of_process()
+        channel = Channel(sock, peer, None if tls is None else tls.session(server_side=True))
+        _secure(channel, deadline)
         _prove(channel, Listener(secret), deadline)
         return channel
     except TimeoutError:
@@ -90,10 +112,7 @@ def _prove(channel: "Channel", handshake: Handshake, deadline: float) -> None:
     sock = channel._socket
     channel._reader.limit = frames.MAX_UNPROVEN_FRAME
     while not handshake.done:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError
-        sock.settimeout(remaining)
+        sock.settimeout(_remaining(deadline))
         body = channel._receive_body()
         try:
             answer = handshake.receive(body)
@@ -107,11 +126,30 @@ def _prove(channel: "Channel", handshake: Handshake, deadline: float) -> None:
     sock.settimeout(None)
 
 
+def _secure(channel: "Channel", deadline: float) -> None:
+    """Take the TLS handshake to its end, where TLS is spoken. Raises TimeoutError at `deadline`."""
+    if channel._session is None:
+        return
+    channel._answer()
+    while not channel._session.established:
+        channel._socket.settimeout(_remaining(deadline))
+        channel._read_once()
+    channel._socket.settimeout(_remaining(deadline))
+
+
+def _remaining(deadline: float) -> float:
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError
+    return remaining
+
+
 class Channel:
     """An authenticated connection. Either blocking (`send`, `receive`) or in a selector loop (`post`, `drain`)."""
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: socket.socket, peer: str, session: Session | None = None) -> None:
         self._socket = sock
+        self._session = session
         self.peer = peer
         self._reader = FrameReader()
         self._unsent = bytearray()
@@ -150,7 +188,7 @@ class Channel:
         """
         frame = frames.encode(message)
         with self._send_lock, self._naming_the_peer():
-            self._socket.sendall(frame)
+            self._socket.sendall(frame if self._session is None else self._session.seal(frame))
 
     def receive(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
         """Wait for one message.
@@ -195,6 +233,8 @@ class Channel:
             Closed: the peer has gone.
         """
         frame = frames.encode(message)
+        if self._session is not None:
+            frame = self._session.seal(frame)
         if self._unsent:
             self._unsent += frame
             return
@@ -223,8 +263,23 @@ class Channel:
         with self._naming_the_peer():
             data = self._socket.recv(READ_SIZE)
         if not data:
+            # Without TLS's own farewell, too: frames are whole or not, and none means more for being the last.
             raise Closed(f"{self.peer} closed the connection")
+        if self._session is not None:
+            established = self._session.established
+            try:
+                data = self._session.open(data)
+            finally:
+                if not established:
+                    self._answer()
         self._reader.feed(data)
+
+    def _answer(self) -> None:
+        """What the TLS handshake has to say. Once it is over, TLS speaks with the next frame only."""
+        assert self._session is not None
+        if answer := self._session.outgoing():
+            with contextlib.suppress(OSError):  # what the peer said on its way out is worth reading
+                self._socket.sendall(answer)
 
     def _decode(self, decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
         try:

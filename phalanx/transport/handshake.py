@@ -24,8 +24,18 @@ TIMEOUT = 20.0
 """Seconds a listener gives a peer to prove itself."""
 
 
+NEEDS_TLS = (
+    "TLS is needed here: give --cluster-ssl-certfile, --cluster-ssl-keyfile and --cluster-ssl-ca-certs there too"
+)
+"""The reason of a Refusal, in the clear, to a dialler that does not speak TLS."""
+
+
 class Refused(ConnectionError):
     """One of the two ends turned the other down; says which end and why."""
+
+
+class Untrusted(Refused):
+    """For what TLS is about: one end speaks it and the other does not, or a certificate is not accepted."""
 
 
 class Opening(Message, tag=0, frozen=True):
@@ -101,7 +111,8 @@ class Dialer(Handshake):
                 self.done = True
                 return None
             case Refusal(reason):
-                raise Refused(f"refused by the listener: {reason}")
+                kind = Untrusted if reason == NEEDS_TLS else Refused
+                raise kind(f"refused by the listener: {reason}")
             case _:
                 raise Refused("the listener broke the order of the handshake")
 

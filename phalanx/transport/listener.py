@@ -1,7 +1,7 @@
 """Listening sockets: bound before anything that needs them starts, held, handed on (law 1).
 
 Every function here returns a socket that already listens; nothing returns a bare port. Addresses are written
-`unix:/path` and `tcp:host:port`.
+`unix:/path`, `tcp:host:port` and, where TLS is spoken, `tls:host:port`.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import stat
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from phalanx.transport import tls
 
 BACKLOG = 2048
 """The kernel cuts it to net.core.somaxconn. A dead server's connections wait here for its successor."""
@@ -113,7 +115,8 @@ def address_of(sock: socket.socket, reached_at: str = "") -> str:
         if not reached_at or reached_at in WILDCARDS:
             raise ValueError(f"{host} is where to listen, not where to dial")
         host = reached_at
-    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+    scheme = "tls" if tls.is_spoken() else "tcp"
+    return f"{scheme}:[{host}]:{port}" if ":" in host else f"{scheme}:{host}:{port}"
 
 
 def host_of(name: Any) -> str:
@@ -131,7 +134,7 @@ def connect_target(address: str) -> tuple[socket.AddressFamily, Any]:
     if scheme == "unix" and rest:
         return socket.AF_UNIX, rest
     host, _, port = rest.rpartition(":")
-    if scheme == "tcp" and host and port.isdecimal() and 0 < int(port) < 65536:
+    if scheme in ("tcp", "tls") and host and port.isdecimal() and 0 < int(port) < 65536:
         return _resolve(host.strip("[]"), int(port))
     raise ValueError(f"{address!r} is not an address that can be dialled")
 

@@ -11,6 +11,7 @@ from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
 from phalanx.transport.handshake import TIMEOUT, Listener, Refusal, Refused
 from phalanx.transport.listener import host_of, tune
+from phalanx.transport.tls import Session, Tls, is_hello, of_process
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +27,22 @@ class Handler(Protocol):
 
 
 async def serve(
-    sock: socket.socket, secret: bytes, accept: Callable[["Connection"], Handler]
+    sock: socket.socket, secret: bytes, accept: Callable[["Connection"], Handler], tls: Tls | None = None
 ) -> asyncio.AbstractServer:
     """Accept connections on a listening socket; `accept` is called for each peer that has proved the secret.
 
     A peer that fails, stalls or speaks another version is told why, dropped and logged; `accept` never sees it.
+    `tls` is what connections from other machines must speak; absent: what this process speaks.
+
+    Raises:
+        FilesError: the certificate that this process is to show cannot be used; says why.
     """
     loop = asyncio.get_running_loop()
+    if sock.family != socket.AF_UNIX:
+        tls = tls or of_process()
 
     def connection() -> Connection:
-        return Connection(secret, accept)
+        return Connection(secret, accept, None if tls is None else tls.session(server_side=True))
 
     if sock.family == socket.AF_UNIX:
         return await loop.create_unix_server(connection, sock=sock)
@@ -43,13 +50,18 @@ async def serve(
 
 
 class Connection(asyncio.Protocol):
-    """One accepted connection: handshake first, then frames to its handler."""
+    """One accepted connection: TLS where it is spoken, then the handshake, then frames to its handler."""
 
-    def __init__(self, secret: bytes, accept: Callable[["Connection"], Handler]) -> None:
+    def __init__(
+        self, secret: bytes, accept: Callable[["Connection"], Handler], session: Session | None = None
+    ) -> None:
         self._accept = accept
+        self._session = session
         self._handshake: Listener | None = Listener(secret)
         self._handler: Handler | None = None
         self._reader = FrameReader(frames.MAX_UNPROVEN_FRAME)
+        self._first = True
+        """Nothing has been received."""
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle
         self._reason = "the peer closed the connection"
@@ -59,7 +71,8 @@ class Connection(asyncio.Protocol):
     def send(self, message: Message) -> None:
         """Queue one message; never blocks. Does nothing once the connection is over."""
         if not self._transport.is_closing():
-            self._transport.write(frames.encode(message))
+            frame = frames.encode(message)
+            self._transport.write(frame if self._session is None else self._session.seal(frame))
 
     @property
     def pending(self) -> int:
@@ -99,8 +112,8 @@ class Connection(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().call_later(TIMEOUT, self._stalled)
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
         try:
+            self._reader.feed(self._opened(data))
             while (body := self._reader.take()) is not None:
                 if self._handler is not None:
                     self._handler.received(body)
@@ -118,6 +131,19 @@ class Connection(asyncio.Protocol):
             self._reason = str(exc)
         if self._handler is not None:
             self._handler.closed(self._reason)
+
+    def _opened(self, data: bytes) -> bytes:
+        """The frames in what the peer sent."""
+        if self._session is None:
+            if self._first and is_hello(data):
+                raise Refused("the dialer speaks TLS, and here nobody does: give --cluster-ssl-certfile at both ends")
+            self._first = False
+            return data
+        try:
+            return self._session.open(data)
+        finally:
+            if answer := self._session.outgoing():
+                self._transport.write(answer)
 
     def _prove(self, body: bytes) -> None:
         assert self._handshake is not None

@@ -24,8 +24,10 @@ from phalanx.protocol import (
     Membership,
     NodeEnded,
     NodeHello,
+    NodeStarting,
     Place,
     Ready,
+    ReleaseNode,
     Role,
     Stage,
     StartNode,
@@ -120,6 +122,13 @@ class Driver:
 
     def start_node(self, control: str, place: Place | None = None, host: str = "") -> None:
         self.tell(StartNode(control, (place,) if place else (), host))
+
+    def release(self, *places: Place, host: str = "") -> None:
+        self.tell(ReleaseNode(places, host))
+
+    def until_it_waits_for(self, words: str) -> None:
+        while self.until(NodeStarting).waiting_for != words:
+            pass
 
     def ended(self) -> NodeEnded:
         return self.until(NodeEnded)

@@ -16,7 +16,9 @@ if __name__ == "__main__":
     demand = Demand(2, 1, "GPU")
     joined = join(sys.argv[1], {}, None, lambda detail: None)
     full = [node for node in census.take("GPU") if not node.here]
-    groups = Groups(pack([dataclasses.replace(full[0], free=2)], demand, "fill"), demand, "late")
+    groups = Groups(demand, "late")
+    for rank, nodes in enumerate(pack([dataclasses.replace(full[0], free=2)], demand, "fill").ranks):
+        groups.make(rank, nodes)
     try:
         groups.wait(0.5, lambda share, detail: print(share, detail), lambda: None)
     except ClusterError as error:

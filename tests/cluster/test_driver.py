@@ -226,7 +226,7 @@ def test_an_address_left_over_in_the_environment_is_refused_by_its_name(tmp_path
         assert driver.failed().startswith("RAY_ADDRESS 127.0.0.1:1: no Ray cluster answers there")
 
 
-def test_a_node_of_the_cluster_that_dies_ends_all_its_nodes_and_a_dead_head_the_service(
+def test_what_ran_on_a_node_that_died_waits_for_room_or_for_its_machine_and_a_dead_head_ends_the_service(
     desk: NodeDesk, tmp_path: Path
 ) -> None:
     with RayCluster() as cluster, running(tmp_path, cluster, data_parallel_size=GPUS + 2) as driver:
@@ -240,16 +240,49 @@ def test_a_node_of_the_cluster_that_dies_ends_all_its_nodes_and_a_dead_head_the_
         for report in ended:
             assert re.fullmatch(rf"the Ray node {SECOND} is gone: nobody answers at \S+ any more \(.*\)", report.reason)
         wait_until(lambda: not alive(nodes[rank(8)]) and not alive(nodes[rank(9)]), "the end of what ran there")
-        driver.start_node(desk.address, rank(9))
-        assert driver.ended().reason == f"the Ray node {SECOND} has left the cluster"
-        assert alive(nodes[rank(0)])
+
+        # Ray still counts its eight GPUs as free; we know better, and wait without holding up anybody else.
+        for index in (8, 9):
+            driver.start_node(desk.address, rank(index))
+        driver.start_node(desk.address, host=SECOND)
+        waits = {report.places: report.waiting_for for report in (driver.until(NodeStarting) for _ in range(3))}
+        assert waits == {
+            (): f"the Ray node {SECOND} to come back",
+            (rank(8),): f"1 GPU on {FIRST}",
+            (rank(9),): f"1 GPU on {FIRST}",
+        }
+        nodes[rank(0)].kill()
+        assert driver.ended().reason == f"its node on {FIRST} was killed by signal 9"
+
+        # Room on a node that lives is used as soon as it is there, by the rank that waits with the lowest number ...
+        driver.release(rank(0))
+        assert ((hello := desk.next()).places, hello.address) == ((rank(8),), FIRST)
+        # ... and so is a node that joins, by whoever waits: for room, or for that machine.
+        cluster.add(SECOND)
+        arrived = [desk.next(), desk.next()]
+        assert {(hello.places, hello.address) for hello in arrived} == {((rank(9),), SECOND), ((), SECOND)}
+
+        # Ranks that there were not at first are placed like them; and the new node is watched, too.
+        driver.start_node(desk.address, rank(12))
+        assert ((hello := desk.next()).places, hello.address) == ((rank(12),), SECOND)
+        cluster.nodes[2].kill("raylet")
+        ended = [driver.ended() for _ in range(3)]
+        assert {report.places for report in ended} == {(), (rank(9),), (rank(12),)}
 
         cluster.nodes[0].freeze_launcher()  # it would end this machine's node too: another way to hear of it
         cluster.nodes[0].kill("gcs_server")
         assert driver.failed() == (
             f"the Ray head is gone: nobody answers at {cluster.address} any more (Connection refused)"
         )
-        assert driver.wait() == (1, "")
+        status, printed = driver.wait()
+        assert status == 1
+        assert printed.splitlines() == [
+            f"WARNING: rank 8 waits for 1 GPU on {FIRST}",
+            f"WARNING: rank 9 waits for 1 GPU on {FIRST}",
+            f"WARNING: rank 8 is placed on {FIRST}",
+            f"WARNING: rank 9 is placed on {SECOND}",
+            f"WARNING: rank 12 is placed on {SECOND}",
+        ]
 
 
 def test_a_node_that_dies_before_its_groups_are_there_ends_the_start(tmp_path: Path) -> None:

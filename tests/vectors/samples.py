@@ -115,6 +115,7 @@ CONTROL: dict[str, p.Message] = {
     "ClusterPlan": p.ClusterPlan("192.0.2.7", ("192.0.2.7", "192.0.2.8"), "192.0.2.7"),
     "NodeStarting": p.NodeStarting((RANK_3,), "its actor"),
     "NodeStarting, by host": p.NodeStarting((), "its actor", "192.0.2.8"),
+    "NodeStarting, for a limited time": p.NodeStarting((RANK_3,), "1 GPU on 192.0.2.8", "", 2, 600.0),
     "NodeEnded": p.NodeEnded((RANK_3,), "the actor died"),
     "Membership": MEMBERSHIP,
     "Membership, not complete": p.Membership((), False),

@@ -115,12 +115,13 @@ class Branch:
         done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
         def take() -> None:
-            if done.done():
-                return
             try:
-                if outlet is not None and outlet.paused:
-                    done.set_result(None)
-                elif (output := generation.take()) is not None:
+                while not done.done():
+                    if outlet is not None and outlet.paused:
+                        done.set_result(None)
+                        return
+                    if (output := generation.take()) is None:
+                        return
                     text = self._absorb(output)
                     if self.choice.finish_reason is None:
                         sink(text)
