@@ -1,0 +1,311 @@
+"""What an operator may ask of the fleet, and how ranks leave; the long random histories are in tests/simulation."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phalanx.protocol import AdminRequest, AdminVerb, ChildId, Incarnation, Place, RankId, Role, Standing
+from phalanx.supervisor.administration import Refused, decide, ranks_of
+from phalanx.supervisor.events import (
+    Added,
+    After,
+    AnnounceLeft,
+    AnnounceRestart,
+    BecameReady,
+    Begin,
+    CallOff,
+    ControlEnded,
+    Exited,
+    FleetAction,
+    Greeted,
+    HasVacated,
+    Kill,
+    Launched,
+    LaunchFailed,
+    Leave,
+    OutputEnded,
+    Resume,
+    Spawn,
+    Stop,
+    StopRequested,
+    TellRoster,
+    Tick,
+)
+from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.leaving import MOVING, roster
+from phalanx.supervisor.lives import Limits, Phase
+
+LIMITS = Limits(startup=10, shutdown=3, max_restarts=2, min_ranks=1)
+
+
+def child(role: Role, index: int, incarnation: int = 0, worker: int = 0) -> ChildId:
+    return ChildId(Place(role, index, worker), Incarnation(incarnation))
+
+
+def api(index: int) -> ChildId:
+    return child(Role.API, index)
+
+
+def engine(index: int, incarnation: int = 0) -> ChildId:
+    return child(Role.ENGINE, index, incarnation)
+
+
+def start(fleet: Fleet, each: ChildId, at: float) -> list[FleetAction]:
+    for event in (Launched(at, each, 7), Greeted(at, each), BecameReady(at, each, "", each.place.role is Role.API)):
+        actions = fleet.step(event)
+    return actions
+
+
+def serving(ranks: int = 2, servers: int = 2, limits: Limits = LIMITS) -> Fleet:
+    """At time 1."""
+    children = [*(api(index) for index in range(servers)), *(engine(index) for index in range(ranks))]
+    fleet = Fleet.of([each.place for each in children], limits)
+    fleet.step(Begin(0))
+    for each in children:
+        start(fleet, each, 1)
+    assert fleet.phase is Phase.SERVING
+    return fleet
+
+
+def end(fleet: Fleet, each: ChildId, at: float, status: int = 0) -> list[FleetAction]:
+    happens = (Exited(at, each, status), ControlEnded(at, each, "closed"), OutputEnded(at, each))
+    return [action for event in happens for action in fleet.step(event)]
+
+
+def vacated(fleet: Fleet, at: float, *ranks: int, by: tuple[int, ...] = (0, 1)) -> list[FleetAction]:
+    empty = tuple(RankId(rank) for rank in ranks)
+    return [action for index in by for action in fleet.step(HasVacated(at, api(index), fleet.roster, empty))]
+
+
+def leave(fleet: Fleet, at: float, after: After, *ranks: int, timeout: float = 30) -> list[FleetAction]:
+    return fleet.step(Leave(at, tuple(RankId(rank) for rank in ranks), after, timeout))
+
+
+def standing(fleet: Fleet) -> dict[int, Standing]:
+    return {int(state.rank): state.standing for state in ranks_of(fleet, fleet.now)}
+
+
+def ask(
+    fleet: Fleet, verb: AdminVerb, *ranks: int, size: int | None = None, timeout: float | None = None
+) -> list[object]:
+    return list(decide(fleet, AdminRequest(1, verb, tuple(RankId(rank) for rank in ranks), size, timeout), 5, 1, 30))
+
+
+# --- how ranks leave ---
+
+
+def test_a_rank_is_stopped_when_every_api_server_says_that_nothing_runs_in_it() -> None:
+    fleet = serving()
+    assert leave(fleet, 2, After.GONE, 1) == [TellRoster()]
+    assert (roster(fleet).ranks, roster(fleet).leaving, roster(fleet).moving) == ((0,), (1,), ())
+    assert vacated(fleet, 3, 1, by=(0,)) == []
+    assert vacated(fleet, 3, 1, by=(1,)) == [Stop(engine(1))]
+    assert end(fleet, engine(1), 4) == [AnnounceLeft(RankId(1), (engine(1),)), TellRoster()]
+    assert (roster(fleet).ranks, roster(fleet).leaving) == ((0,), ())
+    assert standing(fleet) == {0: Standing.SERVING}
+
+
+def test_what_was_said_of_an_earlier_roster_does_not_count() -> None:
+    fleet = serving()
+    before = fleet.roster
+    leave(fleet, 2, After.GONE, 1)
+    assert [fleet.step(HasVacated(3, api(index), before, (RankId(1),))) for index in (0, 1)] == [[], []]
+
+
+def test_what_has_not_finished_in_time_goes_on_elsewhere_and_only_then_is_the_rank_stopped() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.GONE, 1, timeout=10)
+    assert fleet.next_deadline() == 12
+    assert fleet.step(Tick(12)) == [TellRoster()]
+    assert roster(fleet).moving == (1,)
+    assert vacated(fleet, 12.1, 1) == [Stop(engine(1))]
+
+
+def test_an_api_server_that_says_nothing_keeps_no_rank_for_ever() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.GONE, 1, timeout=0)
+    fleet.step(Tick(2))
+    assert fleet.step(Tick(2 + MOVING)) == [Stop(engine(1))]
+
+
+def test_an_api_server_that_dies_is_not_waited_for() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.GONE, 1)
+    vacated(fleet, 3, 1, by=(0,))
+    assert Stop(engine(1)) in fleet.step(Exited(4, api(1), -9))
+
+
+def test_a_restart_that_was_asked_for_counts_as_no_fall() -> None:
+    fleet = serving()
+    for time, incarnation in ((2, 0), (5, 1), (8, 2), (11, 3)):
+        leave(fleet, time, After.RENEWED, 1)
+        assert roster(fleet).ranks == (0, 1), "it is expected back"
+        assert vacated(fleet, time, 1) == [Stop(engine(1, incarnation))]
+        assert end(fleet, engine(1, incarnation), time + 1) == [Spawn(engine(1, incarnation + 1)), TellRoster()]
+        assert roster(fleet).leaving == (1,), "until it serves"
+        assert start(fleet, engine(1, incarnation + 1), time + 2) == [TellRoster()]
+        assert roster(fleet).leaving == ()
+    assert [state.restarts for state in ranks_of(fleet, 12)] == [0, 0]
+
+
+def test_a_successor_that_falls_on_its_way_is_tried_again_as_after_any_fall() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.RENEWED, 1)
+    vacated(fleet, 2, 1)
+    end(fleet, engine(1), 3)
+    fleet.step(Launched(3, engine(1, 1), 8))
+    assert any(isinstance(action, AnnounceRestart) for action in end(fleet, engine(1, 1), 4, 1))
+    assert standing(fleet)[1] is Standing.RESTARTING
+
+
+@pytest.mark.parametrize("after", [After.GONE, After.RENEWED])
+def test_a_rank_that_falls_while_it_leaves_is_not_started_again_for_its_fall(after: After) -> None:
+    fleet = serving()
+    leave(fleet, 2, after, 1)
+    actions = end(fleet, engine(1), 3, -9)
+    assert not any(isinstance(action, AnnounceRestart) for action in actions)
+    assert (Spawn(engine(1, 1)) in actions) == (after is After.RENEWED)
+
+
+def test_a_drained_rank_stays_without_work_and_may_be_resumed() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.HELD, 1)
+    assert standing(fleet)[1] is Standing.DRAINING
+    assert vacated(fleet, 3, 1) == []
+    assert standing(fleet)[1] is Standing.DRAINED
+    assert fleet.next_deadline() is None
+    assert fleet.step(Resume(4, (RankId(1),))) == [TellRoster()]
+    assert standing(fleet)[1] is Standing.SERVING
+    assert roster(fleet).leaving == ()
+
+
+def test_a_rank_that_has_been_told_to_stop_cannot_be_resumed() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.GONE, 1)
+    vacated(fleet, 3, 1)
+    assert fleet.step(Resume(3, (RankId(1),))) == []
+
+
+def test_ranks_on_their_way_are_called_off_at_once() -> None:
+    fleet = serving()
+    fleet.step(Added(2, (engine(2).place, engine(3).place)))
+    fleet.step(Launched(2, engine(2), 9))
+    actions = leave(fleet, 3, After.GONE, 2, 3)
+    assert Kill(engine(2), "") in actions
+    assert CallOff(engine(3)) in actions
+
+
+def test_a_number_that_is_used_again_goes_on_with_its_incarnations() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.GONE, 1)
+    vacated(fleet, 2, 1)
+    end(fleet, engine(1), 3)
+    assert Spawn(engine(1, 1)) in fleet.step(Added(4, (engine(1).place,)))
+
+
+def test_the_service_ends_in_order_while_ranks_come_and_go() -> None:
+    fleet = serving(3)
+    leave(fleet, 2, After.GONE, 1)
+    leave(fleet, 2, After.RENEWED, 2)
+    vacated(fleet, 2, 2)
+    fleet.step(Added(2, (engine(3).place,)))
+    fleet.step(StopRequested(3, "SIGINT"))
+    fleet.step(LaunchFailed(3, engine(3), "called off"))
+    for each in (api(0), api(1), engine(0), engine(1), engine(2)):
+        end(fleet, each, 4)
+    assert fleet.phase is Phase.FINISHED
+    assert fleet.failure is None
+
+
+# --- what an operator may ask ---
+
+
+def test_scaling_adds_the_lowest_free_numbers_and_retires_the_highest() -> None:
+    fleet = serving(3)
+    [added] = ask(fleet, AdminVerb.SCALE, size=5)
+    assert isinstance(added, Added)
+    assert [place.index for place in added.places] == [3, 4]
+    assert ask(fleet, AdminVerb.SCALE, size=1) == [Leave(5, (RankId(1), RankId(2)), After.GONE, 30)]
+    assert ask(fleet, AdminVerb.SCALE, size=3) == []
+
+
+def test_those_named_go_and_others_come_where_more_are_wanted() -> None:
+    fleet = serving(3)
+    added, left = ask(fleet, AdminVerb.SCALE, 0, size=4, timeout=7)
+    assert isinstance(added, Added)
+    assert [place.index for place in added.places] == [3, 4]
+    assert left == Leave(5, (RankId(0),), After.GONE, 7)
+    assert ask(fleet, AdminVerb.SCALE, 0, 2) == [Leave(5, (RankId(0), RankId(2)), After.GONE, 30)]
+
+
+def test_of_those_that_may_go_the_ones_that_do_not_serve_go_first() -> None:
+    fleet = serving(3)
+    end(fleet, engine(0), 2, -9)
+    assert ask(fleet, AdminVerb.SCALE, size=2) == [Leave(5, (RankId(0),), After.GONE, 30)]
+
+
+def test_ranks_that_leave_already_count_no_more() -> None:
+    fleet = serving(3)
+    leave(fleet, 2, After.GONE, 2)
+    assert ask(fleet, AdminVerb.SCALE, size=2) == []
+    [added] = ask(fleet, AdminVerb.SCALE, size=3)
+    assert isinstance(added, Added)
+    assert [place.index for place in added.places] == [3], "its number is not free yet"
+    with pytest.raises(Refused, match="no rank 2 to retire"):
+        ask(fleet, AdminVerb.SCALE, 2)
+    with pytest.raises(Refused, match="leaving for good"):
+        ask(fleet, AdminVerb.RESTART, 2)
+
+
+@pytest.mark.parametrize(
+    ("verb", "ranks", "size", "status"),
+    [
+        (AdminVerb.DRAIN, (7,), None, 404),
+        (AdminVerb.RESTART, (7,), None, 404),
+        (AdminVerb.RESUME, (7,), None, 404),
+        (AdminVerb.SCALE, (7,), None, 404),
+        (AdminVerb.DRAIN, (0, 1), None, 409),
+        (AdminVerb.SCALE, (), 0, 409),
+        (AdminVerb.SCALE, (), 1025, 409),
+        (AdminVerb.SCALE, (0, 1), None, 409),
+    ],
+)
+def test_what_cannot_be_is_refused(verb: AdminVerb, ranks: tuple[int, ...], size: int | None, status: int) -> None:
+    with pytest.raises(Refused) as refusal:
+        ask(serving(), verb, *ranks, size=size)
+    assert refusal.value.status == status
+
+
+def test_nothing_is_moved_before_the_service_serves_or_while_it_ends() -> None:
+    fleet = serving()
+    fleet.step(StopRequested(2, "SIGTERM"))
+    assert ask(fleet, AdminVerb.SHOW) == []
+    with pytest.raises(Refused, match="stopping"):
+        ask(fleet, AdminVerb.SCALE, size=3)
+
+
+def test_fewer_than_the_least_number_of_ranks_is_refused() -> None:
+    fleet = serving(3, limits=Limits(startup=10, shutdown=3, max_restarts=2, min_ranks=2))
+    with pytest.raises(Refused, match="--min-ranks"):
+        ask(fleet, AdminVerb.SCALE, size=1)
+    assert ask(fleet, AdminVerb.SCALE, size=2)
+
+
+@given(st.sets(st.integers(0, 5), max_size=4), st.integers(1, 9))
+def test_what_is_decided_makes_as_many_ranks_as_were_asked_for(retire: set[int], size: int) -> None:
+    fleet = serving(6, 1)
+    try:
+        asked = ask(fleet, AdminVerb.SCALE, *retire, size=size)
+    except Refused:
+        assert not set(range(6)) - retire
+        return
+    ranks = set(range(6))
+    for event in asked:
+        if isinstance(event, Added):
+            assert not ranks & {place.index for place in event.places}
+            ranks |= {place.index for place in event.places}
+        elif isinstance(event, Leave):
+            assert set(event.ranks) >= retire
+            ranks -= set(event.ranks)
+    assert len(ranks) == size
+    assert not ranks & retire
