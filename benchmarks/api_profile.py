@@ -138,7 +138,7 @@ async def measure(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as private:
         engine_socket = bind_unix(Path(private) / "engine")
         await engine.listen([engine_socket], SECRET)
-        server = HttpServer(Application(service))
+        server = HttpServer(Application(service), service)
         serving = asyncio.create_task(server.serve([sock]))
         stand_in = processes.Process(target=rank, args=(address_of(engine_socket), arguments.rate), daemon=True)
         stand_in.start()

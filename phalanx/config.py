@@ -166,6 +166,29 @@ class HttpOptions(Group, frozen=True):
     ] = ()
     max_body_bytes: Annotated[int, flag("largest request body", ge=1024)] = 16 * 2**20
     max_batch: Annotated[int, flag("most completions one HTTP request may ask for (prompts times n)", ge=1)] = 256
+    max_queued_requests: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None,
+        flag("completions that may wait beyond what ranks run; then 429; absent: four times --max-num-seqs a rank"),
+    ] = None
+    max_queued_tokens: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None,
+        flag("prompt and expected output tokens that may wait beyond KV caches; then 429; absent: four times those"),
+    ] = None
+    max_held_bytes: Annotated[
+        int, flag("memory that an API server's requests may hold, estimated; then 429", ge=2**20)
+    ] = 2**30
+    max_connections: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        flag("open connections an API server; then 503; absent: as many as descriptors allow"),
+    ] = None
+    keep_alive_timeout: Annotated[float, flag("seconds after which a connection without a request is closed", gt=0)] = (
+        5.0
+    )
+    header_timeout: Annotated[float, flag("seconds in which a request's headers must have come; then 408", gt=0)] = 10.0
+    body_timeout: Annotated[float, flag("seconds in which a request's body must have come; then 408", gt=0)] = 60.0
+    write_timeout: Annotated[
+        float, flag("seconds after which a client that takes nothing of its answer is cut off", gt=0)
+    ] = 60.0
 
 
 class ServiceOptions(Group, frozen=True):

@@ -13,7 +13,7 @@ from prometheus_client import core, registry
 from prometheus_client.exposition import generate_latest
 
 from phalanx.api.engine_client import RankStatus
-from phalanx.api.metrics import Metrics
+from phalanx.api.metrics import Gauge, Metrics
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,7 +26,8 @@ def exposition(merged: Metrics, ranks: list[RankStatus], api_servers: int, model
 
     def families() -> Iterator[core.Metric]:
         for counter in merged.counters:
-            labelled = core.CounterMetricFamily(counter.name, counter.help, labels=("model_name", *counter.labels))
+            family_type = core.GaugeMetricFamily if isinstance(counter, Gauge) else core.CounterMetricFamily
+            labelled = family_type(counter.name, counter.help, labels=("model_name", *counter.labels))
             for labels, value in counter.values.items():
                 labelled.add_metric((model, *labels), value)
             yield labelled

@@ -1,7 +1,7 @@
 """What one API server counts, and how siblings' counts add up. Names are vLLM's where the meaning is the same."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -28,6 +28,16 @@ class Counter:
 
     def add(self, amount: float, *labels: str) -> None:
         self.values[labels] = self.values.get(labels, 0.0) + amount
+
+
+class Gauge(Counter):
+    """A value of the moment, read when it is asked for; siblings' add up."""
+
+    __slots__ = ("read",)
+
+    def __init__(self, name: str, help: str) -> None:
+        super().__init__(name, help)
+        self.read: Callable[[], float] = lambda: 0.0
 
 
 class Histogram:
@@ -66,6 +76,19 @@ class Metrics:
         self.finished = Counter(
             "vllm:request_success", "Completions that ended, by reason; abort: the client left.", ("finished_reason",)
         )
+        self.refused = Counter(
+            "phalanx:requests_refused", "Requests and connections refused for overload, by reason.", ("reason",)
+        )
+        self.cut = Counter(
+            "phalanx:connections_cut",
+            "Connections ended for what their client did not do: read, or send a head or a body in time.",
+            ("reason",),
+        )
+        self.timed_out = Counter("phalanx:requests_timed_out", "Requests ended by their own `timeout`.")
+        self.held_requests = Gauge("phalanx:held_requests", "Completions that API servers have taken and not ended.")
+        self.held_tokens = Gauge("phalanx:held_tokens", "Prompt and expected output tokens of those.")
+        self.held_bytes = Gauge("phalanx:held_bytes", "Memory that those hold in API servers, estimated.")
+        self.connections = Gauge("phalanx:connections", "Open HTTP connections.")
         self.http = Counter("http_requests", "HTTP requests answered.", ("handler", "method", "status"))
         self.first_token = Histogram(
             "vllm:time_to_first_token_seconds", "From the request's arrival to its first token.", _LATENCY
@@ -92,6 +115,9 @@ class Metrics:
 
     def samples(self) -> bytes:
         """All values, for a sibling that is being scraped."""
+        for counter in self.counters:
+            if isinstance(counter, Gauge):
+                counter.values[()] = counter.read()
         return msgspec.msgpack.encode(
             Samples(
                 {counter.name: list(counter.values.items()) for counter in self.counters},

@@ -14,13 +14,15 @@ _ERRORS = {
     "400": "The request is wrong; the message says what and where.",
     "401": "No key, or one that is not known.",
     "404": "No such model.",
+    "408": "The request did not come, or was not answered, in the time it had.",
     "413": "The body is larger than this server reads.",
+    "429": "The server is overloaded; try again after `Retry-After` seconds.",
     "500": "The server failed.",
     "503": "Nothing can be generated now; try again after `Retry-After` seconds.",
 }
 _OFF = "The key is no admin key, or the service was started without one: its admin endpoints are off."
 _GET_ERRORS = ("401", "404", "500")
-_POST_ERRORS = ("400", "401", "404", "413", "500", "503")
+_POST_ERRORS = ("400", "401", "404", "408", "413", "429", "500", "503")
 
 
 def document(routes: "tuple[Route, ...]") -> bytes:

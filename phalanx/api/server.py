@@ -15,7 +15,7 @@ import uvloop
 
 from phalanx.api.app import Application
 from phalanx.api.chat_template import ChatTemplate, find_template
-from phalanx.api.connection import BoundedProtocol
+from phalanx.api.connection import BoundedProtocol, Connections
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.mailbox import Mailbox
 from phalanx.api.metrics import Metrics
@@ -49,7 +49,8 @@ GRACE = 1
 class HttpServer(uvicorn.Server):
     """uvicorn on sockets that others hold, ended by the supervisor and not by signals."""
 
-    def __init__(self, application: Application, on_start: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, application: Application, service: Service, on_start: Callable[[], None] = lambda: None) -> None:
+        options = service.config.http
         config = uvicorn.Config(
             application,
             http=BoundedProtocol,
@@ -61,8 +62,12 @@ class HttpServer(uvicorn.Server):
             # Nothing here reads the client's address.
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE,
+            timeout_keep_alive=options.keep_alive_timeout,  # type: ignore[arg-type]  # handed to call_later
         )
         super().__init__(config)
+        self._service = service
+        self._connections = Connections(options, service.metrics, service.config.parallel.data_parallel_size)
+        self.server_state = self._connections
         self._on_start = on_start
         self._stopped = asyncio.Event()
 
@@ -75,10 +80,16 @@ class HttpServer(uvicorn.Server):
         self._on_start()
 
     async def main_loop(self) -> None:
-        """Renew the Date header once a second until told to stop; uvicorn's own looks ten times a second."""
+        """Once a second, until told to stop: renew the Date header, and see after connections and requests.
+
+        uvicorn's own loop looks ten times a second.
+        """
+        clock, interval = asyncio.get_running_loop().time, self._connections.interval
         while not await self.on_tick(0):
+            self._connections.look(clock())
+            self._service.look()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(interval):
                     await self._stopped.wait()
 
     def stop(self) -> None:
@@ -145,7 +156,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
         max_model_len=config.facts.max_model_len,
     )
     application = Application(service)
-    server = HttpServer(application, on_start=lambda: control.ready(drains=True))
+    server = HttpServer(application, service, on_start=lambda: control.ready(drains=True))
     turns = itertools.count()
 
     def beat() -> None:

@@ -1,8 +1,11 @@
 """What every request handler works with."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from phalanx.api.admission import Admission, Amount, bounds
 from phalanx.api.chat_template import ChatTemplate
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
@@ -10,6 +13,12 @@ from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
+
+if TYPE_CHECKING:
+    from phalanx.api.openai.flight import Flight
+
+UNKNOWN_CACHE = 65_536
+"""Tokens that a rank's KV cache is taken to hold until one has said how many."""
 
 
 @dataclass(slots=True)
@@ -30,8 +39,44 @@ class Service:
     """The service ends: no new requests."""
     max_model_len: int
     """Longest prompt plus output in tokens: the model's, or less where an attached rank's KV cache holds less."""
+    admission: Admission = field(init=False)
+    flights: "set[Flight]" = field(init=False, default_factory=set)
+    """Requests that have been admitted and not ended."""
+
+    clock = staticmethod(time.monotonic)
+
+    def __post_init__(self) -> None:
+        ranks, engine = self.config.parallel.data_parallel_size, self.config.engine
+        tokens = engine.kv_cache_tokens or max(UNKNOWN_CACHE, self.max_model_len)
+        self.admission = Admission(self._bounds(ranks * engine.max_num_seqs, ranks * tokens))
+        metrics, admission = self.metrics, self.admission
+        metrics.held_requests.read = lambda: admission.held.requests
+        metrics.held_tokens.read = lambda: admission.held.tokens
+        metrics.held_bytes.read = lambda: admission.held.bytes
 
     def ranks_changed(self) -> None:
         """Ranks have come or gone."""
         ranks = self.engine.ranks()
         self.max_model_len = min([self.config.facts.max_model_len, *(rank.hello.max_model_len for rank in ranks)])
+        if ranks:
+            # Where none is left, requests wait for the next one in the room there was.
+            self.admission.bounds = self._bounds(
+                sum(rank.hello.max_num_seqs for rank in ranks), sum(rank.hello.kv_cache_tokens for rank in ranks)
+            )
+
+    def others(self) -> Amount:
+        """What the ranks last told of the other API servers' requests."""
+        loads = [rank.load for rank in self.engine.ranks() if rank.load is not None]
+        return Amount(
+            sum(load.others_requests for load in loads),
+            sum(load.others_prefill_tokens + load.others_decode_tokens for load in loads),
+        )
+
+    def look(self) -> None:
+        """Once a second: see after every request."""
+        for flight in list(self.flights):
+            flight.look()
+
+    def _bounds(self, seats: int, cache_tokens: int) -> Amount:
+        http = self.config.http
+        return bounds(seats, cache_tokens, http.max_queued_requests, http.max_queued_tokens, http.max_held_bytes)

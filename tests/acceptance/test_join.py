@@ -198,9 +198,9 @@ def test_who_cannot_join_hears_why_and_the_service_waits_on(checkpoint_folder: P
 def test_a_node_that_goes_ends_the_service_by_name(
     moment: str, number: signal.Signals, checkpoint_folder: Path
 ) -> None:
-    drill = ("--synthetic-stage", "2:weights=hang") if moment == "starting" else ()
+    drill = ("--synthetic-stage", "2:weights=hang") if moment == "starting" else ("--max-restarts", "0")
     with serve(checkpoint_folder, 3, 1, *drill) as service, join(control_of(service), 1, 2) as joined:
-        service.wait_for("engine 2   weights") if drill else service.wait_ready()
+        service.wait_for("engine 2   weights") if moment == "starting" else service.wait_ready()
         joined.signal(number)
         status = joined.wait()
         assert status == (-signal.SIGKILL if number is signal.SIGKILL else 128 + signal.SIGINT)
@@ -294,7 +294,7 @@ def test_a_cable_that_is_pulled_out_in_any_stage_is_noticed_at_both_ends(
     services: dict[str, tuple[Service, Program]] = {}
     with contextlib.ExitStack() as stack:
         for stage in (*STAGES, "serving"):  # one after another into their stages, then all wait together
-            drill = () if stage == "serving" else ("--synthetic-stage", f"{stage}=hang")
+            drill = ("--max-restarts", "0") if stage == "serving" else ("--synthetic-stage", f"{stage}=hang")
             service = stack.enter_context(
                 Service(
                     *(str(checkpoint_folder), "--engine", "synthetic", "-dp", "1", "--data-parallel-size-local", "0"),

@@ -62,7 +62,7 @@ def test_answers_are_those_of_ranks_with_one_worker_and_every_worker_is_a_proces
 
 @pytest.mark.parametrize("name", ["engine 1 tp 1", "engine 1"])
 def test_a_worker_that_is_killed_while_serving_is_named(name: str, start_service: Callable[..., Service]) -> None:
-    service = start_service(*FLEET, "--synthetic-rate", "20").wait_ready()
+    service = start_service(*FLEET, "--synthetic-rate", "20", "--max-restarts", "0").wait_ready()
     url, body = f"{service.address}/v1/completions", {"prompt": "go on", "max_tokens": 1000, "stream": True}
     body |= {"ignore_eos": True, "n": 8}
     with contextlib.suppress(httpx.TransportError), httpx.stream("POST", url, json=body, timeout=DEADLINE) as stream:

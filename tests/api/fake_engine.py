@@ -254,7 +254,7 @@ class ServedApi:
             started=1700000000,
             max_model_len=self.config.facts.max_model_len,
         )
-        self.server = HttpServer(Application(self.service, self._routes), on_start=self._started.set)
+        self.server = HttpServer(Application(self.service, self._routes), self.service, on_start=self._started.set)
         await self.engine.listen([self._engine_socket], SECRET)
         try:
             await self.server.serve(sockets=[self._socket])

@@ -11,15 +11,16 @@ from phalanx.config import OPTION_GROUPS
 from phalanx.supervisor.events import ExitCode
 
 FLAGS = """
--asc -dp -dpa -dpl -dpp -h -tp --admin-key --api-key --api-server-count --api-servers-per-node --block-size --chat-template
---config --cpu-threads --data-parallel-address --data-parallel-backend --data-parallel-nodes --data-parallel-pack
---data-parallel-rpc-port --data-parallel-size --data-parallel-size-local --device --drain-timeout --dtype
---enable-prefix-caching --enforce-eager --engine --frontend-command --gpu-memory-utilization --help --host
---kv-cache-tokens --load-format --log-level --max-batch --max-body-bytes --max-logprobs --max-model-len
---max-num-batched-tokens --max-num-seqs --max-restarts --min-ranks --no-enable-prefix-caching --no-enforce-eager
---node-timeout --port --ray-address --ray-runtime-env --rank-timeout --restart-window --revision --seed
---served-model-name --shutdown-timeout --startup-timeout --step-timeout --synthetic-rate --synthetic-stage
---tensor-parallel-size
+-asc -dp -dpa -dpl -dpp -h -tp --admin-key --api-key --api-server-count --api-servers-per-node --block-size
+--body-timeout --chat-template --config --cpu-threads --data-parallel-address --data-parallel-backend
+--data-parallel-nodes --data-parallel-pack --data-parallel-rpc-port --data-parallel-size --data-parallel-size-local
+--device --drain-timeout --dtype --enable-prefix-caching --enforce-eager --engine --frontend-command
+--gpu-memory-utilization --header-timeout --help --host --keep-alive-timeout --kv-cache-tokens --load-format
+--log-level --max-batch --max-body-bytes --max-connections --max-held-bytes --max-logprobs --max-model-len
+--max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts --min-ranks
+--no-enable-prefix-caching --no-enforce-eager --node-timeout --port --rank-timeout --ray-address --ray-runtime-env
+--restart-window --revision --seed --served-model-name --shutdown-timeout --startup-timeout --step-timeout
+--synthetic-rate --synthetic-stage --tensor-parallel-size --write-timeout
 """
 """All of them. A change here is a change of what people type: say it in the documentation."""
 

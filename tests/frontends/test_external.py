@@ -173,7 +173,7 @@ def test_a_program_that_does_not_exist_is_refused_before_anything_starts(checkpo
 
 
 def test_one_that_dies_while_serving_is_named(checkpoint_folder: Path) -> None:
-    with Service(*flags(checkpoint_folder), *front_end(MINIMAL)) as service:
+    with Service(*flags(checkpoint_folder), *front_end(MINIMAL), "--max-restarts", "0") as service:
         service.wait_ready()
         victim = instances(service)[1]
         index = index_of(victim)

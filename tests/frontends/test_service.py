@@ -87,7 +87,7 @@ def test_every_front_end_reaches_every_rank_and_counts_for_all(start_compiled: S
 
 
 def test_a_front_end_that_is_killed_is_named(start_compiled: Start) -> None:
-    service = start_compiled("--api-server-count", "2").wait_ready()
+    service = start_compiled("--api-server-count", "2", "--max-restarts", "0").wait_ready()
     (api_1,) = (pid for line, pid in service.processes().items() if "--index 1" in line)
     os.kill(api_1, SIGKILL)
     assert service.wait() == 1
@@ -96,7 +96,7 @@ def test_a_front_end_that_is_killed_is_named(start_compiled: Start) -> None:
 
 
 def test_requests_of_a_rank_that_is_killed_end_in_an_error(start_compiled: Start) -> None:
-    service = start_compiled("--synthetic-rate", "20").wait_ready()
+    service = start_compiled("--synthetic-rate", "20", "--max-restarts", "0").wait_ready()
     wish = {"input_ids": [1], "stream": True, "sampling_params": {"max_new_tokens": 2000, "ignore_eos": True}}
     with client(service) as http, http.stream("POST", "/generate", json=wish) as stream:
         parts = stream.iter_text()

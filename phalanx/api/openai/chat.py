@@ -13,6 +13,7 @@ from phalanx.api.decoding import ABSENT, BodyDecoder, refuse_unsupported, unsupp
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.common import MAX_MESSAGES, SamplingFields, Usage, check_length, check_model
+from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Branch, Collected, run
 from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
 from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
@@ -216,19 +217,21 @@ _decoder = BodyDecoder(ChatRequest)
 
 async def chat_completions(exchange: Exchange, service: Service) -> None:
     config = service.config
-    request = _decoder.decode(await exchange.body(config.http.max_body_bytes))
+    body = await exchange.body(config.http.max_body_bytes)
+    request, size = _decoder.decode(body), len(body)
+    del body
     model = check_model(request.model, config)
     request.check(config)
     check_count(service, 1, request.n or 1)
     top = _asked_logprobs(request, config.engine.max_logprobs)
-    async with exchange.ended_with_client():
+    async with admitted(exchange, service, request, size) as flight:
         tokens = await _prompt_tokens(service, request)
         asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         most = check_length(service.max_model_len, len(tokens), asked, None, "messages")
         sampling = request.sampling(config, max_tokens=most, logprobs=top)
         prompt = Prompt(tokens, "", continues=bool(request.continue_final_message))
         branches = branches_for(service, exchange, request, [(prompt, sampling)])
-        await run(exchange, service, request, branches, ChatForm(request, model, service.tokenizer))
+        await run(exchange, service, request, branches, ChatForm(request, model, service.tokenizer), flight)
 
 
 async def _prompt_tokens(service: Service, request: ChatRequest) -> list[int]:

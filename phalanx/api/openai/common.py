@@ -61,6 +61,13 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=-(2**31), le=2**31 - 1, description="Lower runs first; equal ones in order of arrival.")]
         | None
     ) = None
+    timeout: (
+        Annotated[
+            float,
+            Meta(gt=0, le=86400, description="Seconds from its arrival after which it is ended with a 408."),
+        ]
+        | None
+    ) = None
     skip_special_tokens: bool | None = None
     return_token_ids: Annotated[bool | None, Meta(description="Give `prompt_token_ids` and `token_ids`.")] = None
 

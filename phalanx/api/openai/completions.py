@@ -12,6 +12,7 @@ from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.common import SamplingFields, TokenId, Usage, check_length, check_model, too_long
+from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Branch, Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
@@ -181,7 +182,7 @@ def _refuse_endless_lists(body: bytes, service: Service) -> None:
 
 async def completions(exchange: Exchange, service: Service) -> None:
     config = service.config
-    request = await _read(exchange, service)
+    request, size = await _read(exchange, service)
     model = check_model(request.model, config)
     request.check(config)
     n = request.n or 1
@@ -190,17 +191,20 @@ async def completions(exchange: Exchange, service: Service) -> None:
     most = config.engine.max_logprobs
     if request.logprobs is not None and request.logprobs > most:
         raise ApiError(f"logprobs is {request.logprobs}; this server gives {most} (--max-logprobs).", param="logprobs")
-    async with exchange.ended_with_client():
+    check_count(service, 1, n)
+    async with admitted(exchange, service, request, size) as flight:
         prompts = await _sampled_prompts(service, request)
         branches = branches_for(service, exchange, request, prompts)
-        await run(exchange, service, request, branches, CompletionForm(request, model, service.tokenizer))
+        form = CompletionForm(request, model, service.tokenizer)
+        await run(exchange, service, request, branches, form, flight)
 
 
-async def _read(exchange: Exchange, service: Service) -> CompletionRequest:
+async def _read(exchange: Exchange, service: Service) -> tuple[CompletionRequest, int]:
+    """The request, and the bytes it came in."""
     body = await exchange.body(service.config.http.max_body_bytes)
     if len(body) > _LARGE_BODY:
         _refuse_endless_lists(body, service)
-    return _decoder.decode(body)
+    return _decoder.decode(body), len(body)
 
 
 async def _sampled_prompts(service: Service, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:

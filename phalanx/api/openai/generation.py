@@ -16,6 +16,7 @@ from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import Exchange, Outlet
 from phalanx.api.metrics import Metrics
 from phalanx.api.openai.common import SamplingFields, StreamOptions, Usage, usage
+from phalanx.api.openai.flight import Flight
 from phalanx.api.service import Service
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 
@@ -35,13 +36,14 @@ class Branch:
         "_generation",
         "_last",
         "_metrics",
-        "_sampling",
         "cached_tokens",
         "choice",
         "index",
+        "on_begin",
         "prompt",
         "prompt_logprobs",
         "prompt_text",
+        "sampling",
     )
 
     def __init__(
@@ -63,7 +65,9 @@ class Branch:
         self.choice = choice
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
-        self._sampling = sampling
+        self.sampling = sampling
+        self.on_begin: Callable[[], None] = lambda: None
+        """Called with the first token."""
         self._generation: Generation | None = None
         self._metrics = metrics
         self._arrival = arrival
@@ -72,7 +76,7 @@ class Branch:
 
     def submit(self, service: Service, priority: int) -> None:
         """Hand it to the engine, which may have to wait for a rank."""
-        sampling = self._sampling
+        sampling = self.sampling
         if sampling.max_tokens == 0:
             if sampling.prompt_logprobs is None:
                 return
@@ -84,6 +88,16 @@ class Branch:
     def rank(self) -> int | None:
         """Where it runs; None: nowhere, there is nothing to generate."""
         return None if self._generation is None else self._generation.rank
+
+    @property
+    def produced(self) -> int:
+        """Output tokens that have come from ranks."""
+        return 0 if self._generation is None else len(self._generation.tokens)
+
+    @property
+    def unread(self) -> int:
+        """Of these, how many wait until the client reads on."""
+        return max(self.produced - self.choice.tokens, 0)
 
     async def advance(self) -> str:
         """Wait for the next tokens; give the text to show. The end is where `choice.finish_reason` is set.
@@ -151,7 +165,7 @@ class Branch:
         self._last = now
         if output.finish is not None and output.finish >= FinishReason.ABORT:
             raise server_error(f"The engine could not run this request: {output.error or 'it was aborted'}.")
-        if self._sampling.max_tokens == 0:
+        if self.sampling.max_tokens == 0:
             self.choice.finish_reason = "length"
             self.choice.scores = []
             text = ""
@@ -164,6 +178,7 @@ class Branch:
 
     def _begin(self, output: RequestOutput, now: float) -> None:
         self._first = now
+        self.on_begin()
         self._metrics.first_token.observe(now - self._arrival)
         self._metrics.prompt_tokens.add(len(self.prompt))
         self.cached_tokens = output.cached_tokens
@@ -178,7 +193,7 @@ class Branch:
             metrics.per_token.observe((now - self._first) / (tokens - 1))
         metrics.request_prompt.observe(len(self.prompt))
         metrics.request_output.observe(tokens)
-        metrics.asked_tokens.observe(self._sampling.max_tokens)
+        metrics.asked_tokens.observe(self.sampling.max_tokens)
         # A stop string ended the text before the engine ended the request; else this does nothing.
         self.release()
 
@@ -234,27 +249,63 @@ class Collected:
 
 
 async def run(
-    exchange: Exchange, service: Service, request: SamplingFields, branches: list[Branch], form: Form
+    exchange: Exchange,
+    service: Service,
+    request: SamplingFields,
+    branches: list[Branch],
+    form: Form,
+    flight: Flight,
 ) -> None:
     """Submit all branches and answer the exchange; whatever happens, none is left running in the engine.
 
     `branches` are in order of prompts, the completions of one prompt together.
+
+    Raises:
+        ApiError: before any of the answer has been sent.
     """
+    collected = [Collected(branch) for branch in branches]
     try:
-        for branch in branches:
-            branch.submit(service, request.priority or 0)
-        ranks = {branch.rank for branch in branches if branch.rank is not None}
-        exchange.signature.append((b"x-phalanx-ranks", ",".join(map(str, sorted(ranks))).encode()))
-        if request.stream:
-            options = request.stream_options or StreamOptions()
-            await _stream(exchange, branches, form, options, request.n or 1)
-        else:
-            collected = [Collected(branch) for branch in branches]
+        async with asyncio.timeout(_left(exchange, request)):
+            flight.settle(branches)
+            for branch in branches:
+                branch.on_begin = flight.begin
+                branch.submit(service, request.priority or 0)
+            ranks = {branch.rank for branch in branches if branch.rank is not None}
+            exchange.signature.append((b"x-phalanx-ranks", ",".join(map(str, sorted(ranks))).encode()))
+            if request.stream:
+                options = request.stream_options or StreamOptions()
+                await _stream(exchange, branches, form, options, request.n or 1)
+                return
             await _together([each.collect() for each in collected])
-            await exchange.reply_json(form.response(collected, _spent(branches, request.n or 1)))
+    except TimeoutError:
+        service.metrics.timed_out.add(1)
+        error = _timed_out(request)
+        if not exchange.status:
+            raise error from None
+        for branch in branches:
+            branch.release()
+        await exchange.end_events(b"data: %b\n\n" % error.body)
+        return
     finally:
         for branch in branches:
             branch.leave()
+    flight.begin()
+    await exchange.reply_json(form.response(collected, _spent(branches, request.n or 1)))
+
+
+def _left(exchange: Exchange, request: SamplingFields) -> float | None:
+    """Seconds."""
+    return None if request.timeout is None else max(request.timeout - (perf_counter() - exchange.arrival), 0.0)
+
+
+def _timed_out(request: SamplingFields) -> ApiError:
+    return ApiError(
+        f"This request was not answered within its timeout of {request.timeout:g} s.",
+        status=408,
+        kind="timeout_error",
+        param="timeout",
+        code="timeout",
+    )
 
 
 async def _stream(

@@ -1,0 +1,232 @@
+"""Whether a request is taken, or told to come back later. Pure: no I/O, no clock of its own.
+
+An API server counts what it has taken and not finished (completions, tokens, bytes of its own memory) and what ranks
+last told of the other API servers' requests, so no two of them need to talk. What is held may exceed what the ranks
+run at once by a queue of bounded size, in completions and in tokens; the bytes are bounded by a figure of their own.
+A reservation counts the output that is expected; one that proves too small grows, which refuses others, never itself.
+
+Nothing that has been taken is refused later, with one exception: a request that has not got its first token gives
+its place to one of better priority that would be refused otherwise, the worst and newest first.
+"""
+
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+WINDOW = 10.0
+"""Seconds over which the drain rate is measured (time constant of an exponential mean)."""
+
+SHORTEST, LONGEST = 1, 60
+"""Seconds in Retry-After."""
+
+NO_RATE = 5
+"""Seconds in Retry-After where nothing has finished yet."""
+
+QUEUE = 4
+"""Default of what may wait, in multiples of what the ranks hold at once."""
+
+
+class Amount(NamedTuple):
+    """What requests hold or ask for."""
+
+    requests: int = 0
+    """Completions: a request for n of each of its prompts is so many."""
+    tokens: int = 0
+    """Of prompts, and of output as far as it is expected."""
+    bytes: int = 0
+    """Of this API server's memory, estimated."""
+
+    def plus(self, other: "Amount") -> "Amount":
+        return Amount(self.requests + other.requests, self.tokens + other.tokens, self.bytes + other.bytes)
+
+    def minus(self, other: "Amount") -> "Amount":
+        return Amount(self.requests - other.requests, self.tokens - other.tokens, self.bytes - other.bytes)
+
+
+NOTHING = Amount()
+
+
+class Reason(StrEnum):
+    """What there is too much of."""
+
+    REQUESTS = "queued_requests"
+    TOKENS = "queued_tokens"
+    BYTES = "held_bytes"
+    PRIORITY = "priority"
+    """It had been taken, and has given way."""
+
+
+class Refused(Exception):
+    def __init__(self, reason: Reason, retry_after: int) -> None:
+        """`retry_after`: seconds."""
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+def bounds(
+    seats: int, cache_tokens: int, queued_requests: int | None, queued_tokens: int | None, held_bytes: int
+) -> Amount:
+    """The most that may be held: what the ranks run at once and, on top, what may wait.
+
+    `seats`, `cache_tokens`: of all ranks together. `queued_*`: None is QUEUE times that.
+    """
+    return Amount(
+        seats + (QUEUE * seats if queued_requests is None else queued_requests),
+        cache_tokens + (QUEUE * cache_tokens if queued_tokens is None else queued_tokens),
+        held_bytes,
+    )
+
+
+class Ticket:
+    """One taken HTTP request's share of what is held."""
+
+    __slots__ = ("amount", "evict", "open", "priority", "waiting")
+
+    def __init__(self, priority: int, evict: Callable[[], None]) -> None:
+        self.priority = priority
+        self.evict = evict
+        """Told that it has given way; it is released by then."""
+        self.amount = NOTHING
+        self.open = False
+        """Counted."""
+        self.waiting = True
+        """Nothing of its answer exists yet."""
+
+
+class Admission:
+    """The count of one API server."""
+
+    def __init__(self, bounds: Amount) -> None:
+        self.bounds = bounds
+        """The whole service's in requests and tokens, this server's own in bytes; changes with the ranks."""
+        self.others = NOTHING
+        """What the ranks last told of the other API servers' requests."""
+        self.held = NOTHING
+        self._waiting: dict[int, dict[Ticket, None]] = {}
+        """By priority, in order of arrival."""
+        self._drained = 0.0
+        """Tokens released within the window."""
+        self._drained_at: float | None = None
+        self._since = 0.0
+
+    def admit(self, amount: Amount, priority: int, evict: Callable[[], None], now: float) -> Ticket:
+        """Take a request. `now`: in seconds, on any clock that only goes forward.
+
+        Raises:
+            Refused: there is no room, and no worse one that could give way.
+        """
+        ticket = Ticket(priority, evict)
+        self._make_room(ticket, amount, now)
+        ticket.open = True
+        self._waiting.setdefault(priority, {})[ticket] = None
+        self._hold(ticket, amount)
+        return ticket
+
+    def settle(self, ticket: Ticket, amount: Amount, now: float) -> None:
+        """What it asks for is known exactly now.
+
+        Raises:
+            Refused: it is more than there is room for; the ticket remains to be released.
+        """
+        if ticket.open:
+            self._make_room(ticket, amount, now)
+            self._hold(ticket, amount)
+
+    def grow(self, ticket: Ticket, amount: Amount) -> None:
+        """It has come to hold more than was expected; never refused."""
+        if ticket.open:
+            self._hold(ticket, amount)
+
+    def begin(self, ticket: Ticket) -> None:
+        """Its first token has come: from now on it gives way to nobody."""
+        if ticket.waiting:
+            ticket.waiting = False
+            self._leave_queue(ticket)
+
+    def release(self, ticket: Ticket, now: float) -> None:
+        """It has ended, in whatever way; does nothing for one that has been released."""
+        if not ticket.open:
+            return
+        if not ticket.waiting:
+            self._observe(now, ticket.amount.tokens)
+        self._close(ticket)
+
+    def retry_after(self, now: float) -> int:
+        """Seconds until half of what this server holds has drained, at the rate of late.
+
+        Half: what comes back by then finds room, and the ranks have not run dry.
+        """
+        rate = self._rate(now)
+        if not rate:
+            return NO_RATE
+        return min(max(math.ceil(self.held.tokens / 2 / rate), SHORTEST), LONGEST)
+
+    # --- inside ---
+
+    def _make_room(self, ticket: Ticket, amount: Amount, now: float) -> None:
+        total = self.held.plus(self.others).minus(ticket.amount)
+        if not total.requests and not total.tokens:
+            return  # alone: what is too large for the queue need not queue
+        over = self._over(total.plus(amount))
+        if over is None:
+            return
+        reason = over
+        victims: list[Ticket] = []
+        for candidate in self._worse(ticket):
+            victims.append(candidate)
+            total = total.minus(candidate.amount)
+            over = self._over(total.plus(amount))
+            if over is None:
+                break
+        if over is not None:
+            raise Refused(reason, self.retry_after(now))
+        for victim in victims:
+            self._close(victim)
+            victim.evict()
+
+    def _over(self, total: Amount) -> Reason | None:
+        if total.bytes > self.bounds.bytes:
+            return Reason.BYTES
+        if total.requests > self.bounds.requests:
+            return Reason.REQUESTS
+        return Reason.TOKENS if total.tokens > self.bounds.tokens else None
+
+    def _worse(self, ticket: Ticket) -> list[Ticket]:
+        """Those that may give way to `ticket`, in order."""
+        if not self._waiting or max(self._waiting) <= ticket.priority:
+            return []
+        worse = sorted((priority for priority in self._waiting if priority > ticket.priority), reverse=True)
+        return [one for priority in worse for one in reversed(self._waiting[priority])]
+
+    def _hold(self, ticket: Ticket, amount: Amount) -> None:
+        self.held = self.held.minus(ticket.amount).plus(amount)
+        ticket.amount = amount
+
+    def _close(self, ticket: Ticket) -> None:
+        self._hold(ticket, NOTHING)
+        ticket.open = False
+        if ticket.waiting:
+            self._leave_queue(ticket)
+
+    def _leave_queue(self, ticket: Ticket) -> None:
+        queue = self._waiting.get(ticket.priority, {})
+        queue.pop(ticket, None)
+        if not queue:
+            self._waiting.pop(ticket.priority, None)
+
+    def _observe(self, now: float, tokens: int) -> None:
+        if self._drained_at is None:
+            self._since = now
+        else:
+            self._drained *= math.exp((self._drained_at - now) / WINDOW)
+        self._drained += tokens
+        self._drained_at = now
+
+    def _rate(self, now: float) -> float:
+        """Tokens released a second."""
+        if self._drained_at is None:
+            return 0.0
+        seen = WINDOW * -math.expm1((self._since - now) / WINDOW)
+        return self._drained * math.exp((self._drained_at - now) / WINDOW) / max(seen, 1.0)
