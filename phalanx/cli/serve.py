@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from phalanx import checkpoint
-from phalanx.cli import config_file
+from phalanx.cli import cluster_tls, config_file
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, UsageError, build, serve_parser
 from phalanx.cli.secret import service_secret
@@ -23,6 +23,7 @@ from phalanx.config import Config, HttpOptions, ParallelOptions
 from phalanx.hosting.children import Commands
 from phalanx.supervisor.events import ExitCode
 from phalanx.supervisor.signals import STOP_SIGNALS
+from phalanx.transport import tls
 from phalanx.transport.listener import WILDCARDS, bind_http
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
@@ -40,6 +41,7 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         signal.signal(number, _end_at_once)
     http: HttpOptions = given.groups["http"]
     parallel: ParallelOptions = given.groups["parallel"]
+    cluster_tls.adopt(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
     secret = service_secret(parallel)
     try:
         # Before the checkpoint, which may have to be fetched: a port in use is told at once.
@@ -134,10 +136,11 @@ def _invitation(config: Config, control: socket.socket) -> str:
     """What to type on the other machines."""
     host, port = control.getsockname()[:2]
     first, missing = config.parallel.local_ranks, config.parallel.data_parallel_size - config.parallel.local_ranks
+    files = f" {' ... '.join(tls.FLAGS)} ..." if tls.is_spoken() else ""
     return (
         f"ranks {first} to {first + missing - 1} come from other machines, with the same PHALANX_SECRET: phalanx join "
         f"--control {'THIS-MACHINE' if host in WILDCARDS else host}:{port} --data-parallel-start-rank {first} "
-        f"--data-parallel-size-local {missing}"
+        f"--data-parallel-size-local {missing}{files}"
     )
 
 
