@@ -65,6 +65,14 @@ class ParallelOptions(Group, frozen=True):
         int,
         flag("control port that `phalanx join` dials; 0: one that the system picks, printed", "-dpp", ge=0, le=65535),
     ] = 0
+    cluster_ssl_certfile: Annotated[
+        str | None,
+        flag("certificate of this machine, PEM: connections with other machines are then TLS, with one at both ends"),
+    ] = None
+    cluster_ssl_keyfile: Annotated[str | None, flag("its key, PEM without password")] = None
+    cluster_ssl_ca_certs: Annotated[
+        str | None, flag("the cluster's own authority, PEM: whose certificates the machines accept from one another")
+    ] = None
     data_parallel_pack: Annotated[
         Literal["strict", "fill", "span"],
         flag(

@@ -136,6 +136,7 @@ class RayCluster:
         """What a driver needs to be let in."""
         self._folder = tempfile.TemporaryDirectory(prefix="ph-ray-", dir="/tmp")
         self._gpus, self._cpus = gpus, cpus
+        self._added = 0
         self.nodes: list[RayNode] = []
         try:
             self.add(addresses[0])
@@ -147,12 +148,12 @@ class RayCluster:
             self.close()
             raise
 
-    def add(self, address: str, wait: bool = True) -> RayNode:
+    def add(self, address: str, wait: bool = True, gpus: int | None = None) -> RayNode:
         """One more node, or one again whose raylet was killed."""
         head = self.address if self.nodes else None  # that of a node that has started
-        node = RayNode(
-            Path(self._folder.name) / str(len(self.nodes)), address, head, self._gpus, self._cpus, self.environment
-        )
+        folder = Path(self._folder.name) / str(self._added)
+        node = RayNode(folder, address, head, gpus or self._gpus, self._cpus, self.environment)
+        self._added += 1
         self.nodes.append(node)
         return node.wait_started() if wait or head is None else node
 
@@ -162,6 +163,11 @@ class RayCluster:
         found = re.search(r"--address='([^']+)'", self.nodes[0].log)
         assert found, self.nodes[0].log
         return found.group(1)
+
+    def remove(self, node: RayNode) -> None:
+        """Take it away, whatever is left of it."""
+        node.close()
+        self.nodes.remove(node)
 
     def records(self) -> str:
         """All that its processes have written to files, and their command lines."""

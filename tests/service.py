@@ -22,7 +22,13 @@ class Service:
 
     takes_port = True
 
-    def __init__(self, *flags: str, command: Sequence[str] = SERVE, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        command: Sequence[str] = SERVE,
+        env: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         # Everything the service starts inherits its working folder: how what it leaves behind is found. (Not its
         # environment: a process that changes its title writes over that.)
         self._home = tempfile.TemporaryDirectory(prefix="ph-home-", dir="/tmp")
@@ -39,6 +45,7 @@ class Service:
             cwd=self._home.name,
             env={**os.environ, "XDG_RUNTIME_DIR": self._runtime.name, **(env or {})},
             start_new_session=True,
+            pass_fds=pass_fds,
         )
         self._changed = threading.Condition()
         self._printed = {"stdout": "", "stderr": ""}

@@ -89,6 +89,15 @@ def _contradictions(given: Given) -> Iterator[str]:
         yield f"{origins['chat_template']}: there is no file {model.chat_template}"
 
 
+_OTHER_MACHINES_ONLY = (
+    "data_parallel_address",
+    "data_parallel_rpc_port",
+    "api_servers_per_node",
+    "node_timeout",
+    "cluster_ssl_certfile",
+    "cluster_ssl_keyfile",
+    "cluster_ssl_ca_certs",
+)
 _RAY_ONLY = ("data_parallel_pack", "data_parallel_nodes", "ray_address", "ray_runtime_env")
 
 
@@ -121,7 +130,7 @@ def _placement(given: Given) -> Iterator[str]:
             yield f"{origins['data_parallel_size_local']} {local} is above --data-parallel-size {ranks}"
         if engine.device == "cuda":
             yield f"{origins['device']} cuda needs --data-parallel-backend ray so far"
-        for name in ("data_parallel_address", "data_parallel_rpc_port", "api_servers_per_node", "node_timeout"):
+        for name in _OTHER_MACHINES_ONLY:
             if name in origins and not parallel.spans_machines:
                 yield f"{origins[name]} has no meaning with every rank on this machine: see --data-parallel-size-local"
     if "api_servers_per_node" in origins and "api_server_count" in origins:
@@ -131,6 +140,11 @@ def _placement(given: Given) -> Iterator[str]:
     if engine.engine != "synthetic" and parallel.tensor_parallel_size > 1:
         yield f"{origins['tensor_parallel_size']} {parallel.tensor_parallel_size} runs only --engine synthetic so far"
     if parallel.frontend_command is not None:
+        if "cluster_ssl_certfile" in origins and parallel.spans_machines:
+            yield (
+                f"{origins['frontend_command']}: an external front-end speaks with other machines in the clear, and "
+                f"{origins['cluster_ssl_certfile']} asks for encryption: leave one of the two out"
+            )
         try:
             words = shlex.split(parallel.frontend_command)
         except ValueError as error:

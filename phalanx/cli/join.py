@@ -5,11 +5,18 @@ import logging
 from collections.abc import Sequence
 from typing import NoReturn
 
+from phalanx.cli import cluster_tls
 from phalanx.cli.options import Parser, UsageError
+from phalanx.transport import tls
 
 SUMMARY = "bring ranks on this machine to a service on another"
 
 TIMEOUT = 600.0
+TLS_FILES = (
+    "certificate of this machine, PEM: given where the service is given one",
+    "its key, PEM without password",
+    "the cluster's own authority, PEM: whose certificates are accepted",
+)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -20,7 +27,8 @@ def run(arguments: Sequence[str]) -> NoReturn:
         UsageError: nothing was started.
     """
     given = _parser().parse(arguments)
-    control = address(given["control"])
+    encrypted = cluster_tls.adopt(given, spans_machines=True)
+    control = address(given["control"], "tls" if encrypted else "tcp")
     first = _number(given["data_parallel_start_rank"], "--data-parallel-start-rank", 0, 1023)
     count = _number(given["data_parallel_size_local"], "--data-parallel-size-local", 1, 1024)
     patience = _seconds(given["timeout"])
@@ -40,20 +48,20 @@ def run(arguments: Sequence[str]) -> NoReturn:
     leave("phalanx join", node.run(orders))
 
 
-def address(text: str) -> str:
-    """`tcp:HOST:PORT` from that or HOST:PORT.
+def address(text: str, scheme: str = "tcp") -> str:
+    """`tcp:HOST:PORT` from HOST:PORT, or from an address as it is printed elsewhere, with any scheme.
 
     Raises:
         UsageError: it is neither.
     """
-    host, _, port = text.removeprefix("tcp:").rpartition(":")
+    host, _, port = text.removeprefix("tcp:").removeprefix("tls:").rpartition(":")
     bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
     if not host or bare or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(
             f"--control {text} is not HOST:PORT ([HOST]:PORT for IPv6): give the control address that "
             "`phalanx serve` prints while it waits"
         )
-    return f"tcp:{host}:{port}"
+    return f"{scheme}:{host}:{port}"
 
 
 def _number(text: str, flag: str, least: int, most: int) -> int:
@@ -94,6 +102,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--model", metavar="FOLDER", help="where the model is on this machine; absent: where the service has it"
     )
+    for flag, metavar, text in zip(tls.FLAGS, ("CERTFILE", "KEYFILE", "CERTS"), TLS_FILES, strict=True):
+        parser.add_argument(flag, metavar=metavar, help=text)
     parser.add_argument(
         "--api-servers",
         action=argparse.BooleanOptionalAction,

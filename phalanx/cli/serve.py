@@ -1,6 +1,8 @@
 """`phalanx serve`: one model, many API servers, many ranks, until a signal."""
 
 import asyncio
+import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -15,14 +17,16 @@ from typing import Any, NoReturn
 import msgspec
 
 from phalanx import checkpoint
-from phalanx.cli import config_file
+from phalanx.cli import cluster_tls, config_file
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, UsageError, build, serve_parser
 from phalanx.cli.secret import service_secret
 from phalanx.config import Config, HttpOptions, ParallelOptions
 from phalanx.hosting.children import Commands
+from phalanx.supervisor import activation
 from phalanx.supervisor.events import ExitCode
 from phalanx.supervisor.signals import STOP_SIGNALS
+from phalanx.transport import tls
 from phalanx.transport.listener import WILDCARDS, bind_http
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
@@ -40,14 +44,35 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         signal.signal(number, _end_at_once)
     http: HttpOptions = given.groups["http"]
     parallel: ParallelOptions = given.groups["parallel"]
+    cluster_tls.adopt(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
     secret = service_secret(parallel)
     try:
         # Before the checkpoint, which may have to be fetched: a port in use is told at once.
-        sockets = bind_http(http.host, http.port, parallel.own_api_servers)
+        given, sockets = http_sockets(given)
     except OSError as error:
         what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
         return _no_address(f"{what}{error.strerror or error}")
     return _serve(configuration(given), sockets, commands, secret)
+
+
+def http_sockets(given: Given) -> tuple[Given, list[socket.socket]]:
+    """A listening socket an API server, passed to this process or bound by it; the options say where they listen.
+
+    Raises:
+        OSError: the address cannot be had, or what was passed is not fit to serve on.
+    """
+    http: HttpOptions = given.groups["http"]
+    parallel: ParallelOptions = given.groups["parallel"]
+    passed = activation.passed_sockets(os.environ)
+    if not passed:
+        return given, bind_http(http.host, http.port, parallel.own_api_servers)
+    asked_host, asked_port = ("host" in given.origins, "port" in given.origins)
+    activation.check_address(passed, http.host if asked_host else None, http.port if asked_port else None)
+    sockets = activation.dealt(passed, parallel.own_api_servers)
+    host, port = passed[0].getsockname()[:2]
+    # Nodes on other machines listen at the same port.
+    http = msgspec.structs.replace(http, host=host, port=port)
+    return dataclasses.replace(given, groups={**given.groups, "http": http}), sockets
 
 
 def parse(arguments: Sequence[str]) -> Given:
@@ -94,8 +119,9 @@ def _serve(config: Config, http: list[socket.socket], commands: Commands | None,
 
     from phalanx.supervisor import report
     from phalanx.supervisor.picture import PictureLog, picture_for, say
+    from phalanx.supervisor.service_manager import Manager, Notifications
     from phalanx.supervisor.sockets import Sockets
-    from phalanx.supervisor.supervisor import Supervisor
+    from phalanx.supervisor.supervisor import Supervisor, Watcher
 
     setproctitle.setproctitle("phalanx supervisor")
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
@@ -104,17 +130,23 @@ def _serve(config: Config, http: list[socket.socket], commands: Commands | None,
         bound = Sockets(http, config.parallel)
     except OSError as error:
         return _no_address(error.strerror or str(error))
-    with bound as sockets:
+    with contextlib.ExitStack() as stack:
+        sockets = stack.enter_context(bound)
         picture = picture_for(sys.stderr, lambda urls: say(sys.stdout, _announcement(config, urls)))
         logging.basicConfig(level=config.service.log_level.upper(), handlers=[PictureLog(picture)])
         if sockets.remote_control is not None and config.parallel.data_parallel_backend == "mp":
             logging.getLogger(__name__).info("%s", _invitation(config, sockets.remote_control))
-        supervisor = Supervisor(config, sockets, picture, commands, secret)
+        stack.callback(picture.close)
+        watcher: Watcher = picture
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                finish = runner.run(supervisor.run())
-        finally:
-            picture.close()
+            manager = Manager.of(os.environ)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if manager is not None:
+            watcher = stack.enter_context(contextlib.closing(Notifications(manager, picture)))
+        supervisor = Supervisor(config, sockets, watcher, commands, secret)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            finish = runner.run(supervisor.run())
     if finish.failure is not None:
         words = supervisor.last_words(finish.failure.child)
         left_behind = [str(child) for child in finish.left_behind]
@@ -134,10 +166,11 @@ def _invitation(config: Config, control: socket.socket) -> str:
     """What to type on the other machines."""
     host, port = control.getsockname()[:2]
     first, missing = config.parallel.local_ranks, config.parallel.data_parallel_size - config.parallel.local_ranks
+    files = f" {' ... '.join(tls.FLAGS)} ..." if tls.is_spoken() else ""
     return (
         f"ranks {first} to {first + missing - 1} come from other machines, with the same PHALANX_SECRET: phalanx join "
         f"--control {'THIS-MACHINE' if host in WILDCARDS else host}:{port} --data-parallel-start-rank {first} "
-        f"--data-parallel-size-local {missing}"
+        f"--data-parallel-size-local {missing}{files}"
     )
 
 

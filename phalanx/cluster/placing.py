@@ -123,7 +123,7 @@ class Placing:
                 del self._hosts[host]
                 yield from _over(wait, f"the Ray node {host} has not come back within {self._limit}")
             else:
-                yield from self._tell(wait, f"the Ray node {host} to come back")
+                yield from self._tell(wait, f"the API servers of {host} wait", f"the Ray node {host} to come back")
         for rank, wait in sorted(self._ranks.items()):
             group = self._groups.of(rank) or self._plan(rank, nodes, now)
             lacks = self._groups.lacks(group.nodes) if group else packing.lacks(nodes, self._demand, *self._rule)
@@ -133,9 +133,7 @@ class Placing:
                     self._groups.remove(group)
                 yield from _over(wait, f"no placement group for rank {rank} within {self._limit}: it needs {lacks}")
             else:
-                if lacks != wait.told and not group:
-                    log.warning("rank %d waits for %s", rank, lacks)
-                yield from self._tell(wait, lacks)
+                yield from self._tell(wait, "" if group else f"rank {rank} waits", lacks)
 
     def _plan(self, rank: int, nodes: list[Node], now: float) -> Group | None:
         """Ask for its group, where there is room."""
@@ -161,9 +159,12 @@ class Placing:
     def _limit(self) -> str:
         return f"{self._timeout:g} s (--node-timeout)"
 
-    def _tell(self, wait: _Wait, waiting_for: str) -> Iterator[NodeStarting]:
+    def _tell(self, wait: _Wait, who: str, waiting_for: str) -> Iterator[NodeStarting]:
+        """To the supervisor, and, where `who` is said, to people: of a wait that may last."""
         if waiting_for != wait.told:
             wait.told = waiting_for
+            if who:
+                log.warning("%s for %s", who, waiting_for)
             for order in wait.orders.values():
                 yield NodeStarting(order.places, waiting_for, order.host, order.number, self._timeout)
 

@@ -1,6 +1,7 @@
 """The actors that hold nodes: started in their placement group's bundle, watched, ended."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from phalanx.cluster.errors import in_short
 from phalanx.cluster.groups import Group
 from phalanx.cluster.packing import Demand, Node
 from phalanx.protocol import NodeEnded, NodeStarting, ReleaseNode, StartNode
+from phalanx.transport import tls
 
 # By value: the other machine may have no phalanx, or another one, and must be able to say so.
 ray.cloudpickle.register_pickle_by_value(actor_module)
@@ -182,10 +184,12 @@ class Seats:
     def _command(self, seat: Seat) -> list[str]:
         order = seat.order
         places = msgspec.json.encode(order.places).decode()
+        files = tls.Files.named_by(os.environ) or ()
         return [
             *NODE_PROGRAM,
             *("--control", order.control, "--places", places, "--address", seat.node.address),
             *(() if order.places else ("--serve",)),
+            *(f"{flag}={path}" for flag, path in zip(tls.FLAGS, files, strict=False)),
         ]
 
     def _hear(self, reference: Any, event: Callable[[Any], Looked | Finished]) -> None:

@@ -7,11 +7,12 @@ from typing import NoReturn
 
 import msgspec
 
-from phalanx.child import SECRET_VARIABLE
+from phalanx.child import EXIT_FAILED, SECRET_VARIABLE
 from phalanx.hosting.process import die_with_parent
-from phalanx.node.ending import leave
+from phalanx.node.ending import Ending, leave
 from phalanx.node.node import Orders, run
 from phalanx.protocol import Place
+from phalanx.transport import tls
 
 
 def main() -> NoReturn:
@@ -22,6 +23,8 @@ def main() -> NoReturn:
     parser.add_argument("--model", metavar="FOLDER", help="where the model is on this machine")
     parser.add_argument("--address", default="", metavar="HOST", help="of this machine, to dial from")
     parser.add_argument("--parent-pid", type=int, metavar="PID", help="end when this process does, which started us")
+    for flag, variable in zip(tls.FLAGS, tls.VARIABLES, strict=True):
+        parser.add_argument(flag, metavar="FILE", default="", help=f"used where {variable} is not set")
     options = parser.parse_args()
     if options.parent_pid is not None:
         die_with_parent(options.parent_pid)
@@ -34,9 +37,19 @@ def main() -> NoReturn:
     secret = os.environ.pop(SECRET_VARIABLE, "")
     if not secret:
         parser.error(f"{SECRET_VARIABLE} is not set: who starts a node hands it the service's")
+    try:
+        tls.adopt(_files(options) if options.control.startswith("tls:") else None)
+    except tls.FilesError as error:
+        leave("phalanx node", Ending(EXIT_FAILED, f"no TLS with the service: {error}"))
     leave(
         "phalanx node", run(Orders(options.control, secret, places, options.serve, options.model, 0.0, options.address))
     )
+
+
+def _files(options: argparse.Namespace) -> tls.Files | None:
+    """Where this machine says that they are, else where the service has them."""
+    flags = (options.cluster_ssl_certfile, options.cluster_ssl_keyfile, options.cluster_ssl_ca_certs)
+    return tls.Files.named_by({**dict(zip(tls.VARIABLES, flags, strict=True)), **os.environ})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from phalanx.node.errors import NodeError
-from phalanx.transport.channel import Channel, FrameError, Refused, dial
+from phalanx.transport.channel import Channel, FrameError, Refused, Untrusted, dial
 
 ATTEMPT = 10.0
 """Seconds one attempt may take: a machine that is down does not answer, and may be up a moment later."""
@@ -42,6 +42,8 @@ async def reach(
             # A name that does not resolve keeps its thread longer than any socket's timeout.
             async with asyncio.timeout(allowed + 1.0):
                 return await in_thread(partial(_dial_each, control, secret, allowed, source))
+        except Untrusted as error:
+            raise NodeError(f"{control}: {error}") from None
         except Refused as refused:
             raise NodeError(
                 f"{control}: {refused}; PHALANX_SECRET and the version of Phalanx must be the same at both ends"
@@ -63,10 +65,12 @@ async def reach(
 
 def _dial_each(control: str, secret: bytes, timeout: float, source: str) -> tuple[Channel, str]:
     """A name may have addresses of both families while the service listens on one."""
-    host, _, port = control.removeprefix("tcp:").rpartition(":")
+    scheme, _, rest = control.partition(":")
+    host, _, port = rest.rpartition(":")
     trouble: OSError | None = None
     for family, _, _, _, target in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
-        address = f"tcp:[{target[0]}]:{port}" if family == socket.AF_INET6 else f"tcp:{target[0]}:{port}"
+        found = f"[{target[0]}]" if family == socket.AF_INET6 else target[0]
+        address = f"{scheme}:{found}:{port}"
         try:
             return dial(address, secret, timeout, source), address
         except (Refused, FrameError):

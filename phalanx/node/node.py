@@ -25,6 +25,7 @@ from phalanx.node.errors import NodeError
 from phalanx.node.link import Link
 from phalanx.node.sockets import Sockets
 from phalanx.protocol import ChildId, Failed, NodeHello, NodeReady, Place, Role, ToNode, Welcome
+from phalanx.transport import tls
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ LAST_WORDS = 1.0
 UNSENT = 4 * 2**20
 """Bytes that may wait for a supervisor that does not read; beyond that the children's output is not kept for it."""
 
-OWN = ("CUDA_VISIBLE_DEVICES",)
+OWN = ("CUDA_VISIBLE_DEVICES", *tls.VARIABLES)
 """Variables of which a machine's own value is the right one."""
 
 

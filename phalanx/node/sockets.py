@@ -47,7 +47,7 @@ class Sockets:
     @property
     def api_servers(self) -> tuple[ServedAt, ...]:
         return tuple(
-            ServedAt(f"http://{self._told(http).removeprefix('tcp:')}", self._told(engine))
+            ServedAt(f"http://{self._told(http).partition(':')[2]}", self._told(engine))
             for http, engine in zip(self._http, self._engine, strict=True)
         )
 

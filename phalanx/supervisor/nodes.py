@@ -146,11 +146,12 @@ class Nodes:
     def start(self, child: ChildId) -> None:
         """Start a child as soon as its node is there."""
         self._waiting[child.place] = child
-        link = self._held.get(child.place)
-        if link is not None and link.ready is not None:
+        if child.place in self._held:
             self._launch_waiting()
+            self._tell_waiting(child.place, "all its nodes to be ready", self._parallel.node_timeout)
         elif self._parallel.data_parallel_backend == "mp":
-            name = f"a node to join with it (phalanx join --data-parallel-start-rank {child.place.index})"
+            bring = f" (phalanx join --data-parallel-start-rank {child.place.index})"
+            name = f"a node to join with it{bring if child.place.role is Role.ENGINE else ''}"
             self._tell_waiting(child.place, name, self._parallel.node_timeout)
         elif self._driver is not None:
             self._ask_driver([child.place])
@@ -237,9 +238,10 @@ class Nodes:
         if self._orders.get((message.places, message.host)) != message.number:
             return
         places = self._meant(message.places, message.host)
+        # First: whoever is buried may be started again at once, and then waits for something new.
+        self._never_comes(places, message.reason)
         for link in {self._held[place] for place in places if place in self._held}:
             self._bury(link, message.reason)
-        self._never_comes(places, message.reason)
 
     def _ask_driver(self, places: list[Place]) -> None:
         assert self._driver is not None
@@ -248,7 +250,9 @@ class Nodes:
                 self._tell_waiting(place, "its actor", self._startup)
                 self._driver(StartNode(told(self._control), (place,), "", self._number((place,), "")))
         for host, seats in self._seats.items():
-            if any(place in places for place in seats):
+            waiting = [place for place in seats if place in self._waiting]
+            # All of a machine's API servers come with one node: who waits already has asked for it.
+            if waiting and all(place in places for place in waiting):
                 for place in seats:
                     self._tell_waiting(place, f"a node on {host}", self._startup)
                 self._driver(StartNode(told(self._control), (), host, self._number((), host)))
@@ -323,14 +327,14 @@ class Nodes:
             del self._held[place]
             if place.role is Role.ENGINE:
                 self._leaders.pop(RankId(place.index), None)
-        if link.ready is None and self._parallel.data_parallel_backend == "mp":
+        if self._parallel.data_parallel_backend == "ray":
+            self._never_comes(freed, reason)
+        elif link.ready is None:
             log.warning("%s", reason)
         for child in list(link.children):
             self._owner.take(events.Vanished(time.monotonic(), child, reason))
         if any(self._api_servers.pop(ApiServerId(place.index), None) for place in freed if place.role is Role.API):
             self._owner.membership_changed()
-        if self._parallel.data_parallel_backend == "ray":
-            self._never_comes(freed, reason)
 
     def _node_ready(self, link: Link, ready: protocol.NodeReady) -> None:
         link.ready = ready
@@ -385,9 +389,8 @@ class Nodes:
 
     def _never_comes(self, places: Iterable[Place], reason: str) -> None:
         """What these places wait for will not come."""
-        for place in places:
-            if place in self._waiting:
-                self._owner.not_launched(self._waiting.pop(place), reason)
+        for child in [self._waiting.pop(place) for place in places if place in self._waiting]:
+            self._owner.not_launched(child, reason)
 
 
 def forwarded_environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Every listening socket of a service on the supervisor's machine: bound first, held until all have ended (law 1)."""
 
 import contextlib
+import os
 import socket
 from types import TracebackType
 
@@ -62,9 +63,13 @@ class Sockets:
 
     def retire(self, index: int) -> None:
         """An API server will not come back: nobody shall wait for it in a backlog any more."""
+        self._retired.add(index)
+        if not any(_same(self.http[index], sock) for other, sock in enumerate(self.http) if other not in self._retired):
+            # A service manager that passed it holds it as well: closing our copy would let the kernel go on filling it.
+            with contextlib.suppress(OSError):
+                self.http[index].shutdown(socket.SHUT_RDWR)
         for sock in (self.http[index], *self._engine[index]):
             sock.close()
-        self._retired.add(index)
 
     def lead(self, rank: int) -> None:
         """Bind where the tensor-parallel workers of a rank on this machine will find worker 0."""
@@ -104,6 +109,11 @@ class Sockets:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def _same(one: socket.socket, other: socket.socket) -> bool:
+    """Whether two descriptors are of one socket: API servers may share one that was passed to the service."""
+    return os.path.sameopenfile(one.fileno(), other.fileno())
 
 
 def _url(sock: socket.socket) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from acceptance.streams import streams, undisturbed
 from acceptance.test_start_stop import port_grabber  # noqa: F401 a fixture
 from checkpoints import write_checkpoint
 from node.fake_supervisor import SECRET
@@ -212,6 +213,32 @@ def test_a_node_that_goes_ends_the_service_by_name(
         service.assert_nothing_left()
 
 
+def test_what_a_killed_node_had_comes_back_with_the_next_that_joins_and_no_stream_shows_it(
+    checkpoint_folder: Path,
+) -> None:
+    flags = ("--api-servers-per-node", "1", "--synthetic-rate", "60")
+    with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
+        service.wait_ready()
+        wanted = undisturbed(service.address, 8)
+        with streams(service.address, 8) as started:
+            joined.signal(signal.SIGKILL)
+            assert [stream.result() for stream in started] == wanted
+        joined.wait()
+        joined.assert_nothing_left()
+        service.wait_for("rank 1: waiting for a machine to join with it: phalanx join ... --data-parallel-start-rank 1")
+        with urllib.request.urlopen(f"{service.address}/ready") as ready:
+            assert json.load(ready)["status"] == "degraded"
+        with join(control_of(service), 1, 1) as successor:
+            service.wait_for("engine 1 serves again").wait_for("api 1 serves again")
+            found = re.search(r"API servers at (\S+)", successor.stderr)
+            assert found
+            server = ThroughOneServer(found.group(1), successor.pid_of("api 1"))
+            assert set(server.requests_in_each_rank()) == {0, 1}
+            assert undisturbed(found.group(1), 8) == wanted
+            assert service.stop() == 0
+            assert successor.wait() == 0
+
+
 @pytest.mark.usefixtures("port_grabber")
 def test_nodes_join_while_every_free_port_is_stolen(checkpoint_folder: Path) -> None:
     for _ in range(2):
@@ -277,14 +304,14 @@ def test_two_machines_and_the_node_is_there_first(machines: Machines, checkpoint
         early.assert_nothing_left()
 
 
-def fetched(on: tuple[str, ...], url: str, body: str = "") -> str:
+def fetched(on: tuple[str, ...], url: str, body: str = "", key: str = "") -> str:
     """What a client on a machine is answered."""
     script = (
         "import sys, urllib.request as r; "
         "print(r.urlopen(r.Request(sys.argv[1], sys.argv[2].encode() or None,"
-        " {'Content-Type': 'application/json'}), timeout=60).read().decode())"
+        " {'Content-Type': 'application/json', 'Authorization': sys.argv[3]}), timeout=60).read().decode())"
     )
-    command = [*on, sys.executable, "-S", "-c", script, url, body]
+    command = [*on, sys.executable, "-S", "-c", script, url, body, f"Bearer {key}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

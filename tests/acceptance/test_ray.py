@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from ray_nodes import RayCluster, RayNode, wait_until
+from acceptance.test_falls import streams, undisturbed
+from ray_nodes import GPUS, RayCluster, RayNode, wait_until
 from service import Service
 
 STAGES = ("started", "imported", "weights", "cache", "warm-up", "attached")
@@ -129,7 +130,7 @@ def test_a_rank_too_large_for_a_node_spans_two_and_is_refused_where_it_must_not(
     assert refused.wait() == 1
     assert "127.0.0.2 (this machine): 8 of 8 GPUs free; 127.0.0.3: 8 of 8 GPUs free" in refused.stderr
 
-    service = on_ray("-tp", "9", "--data-parallel-pack", "span").wait_ready()
+    service = on_ray("-tp", "9", "--data-parallel-pack", "span", "--max-restarts", "0").wait_ready()
     assert sorted(len(below_one(node)) for node in cluster.nodes) == [1, 8]
     assert answers(service.address, 1) == {("0", "0")}
     lost = process_of(cluster, "engine 0 tp 8")
@@ -142,7 +143,7 @@ def test_a_rank_too_large_for_a_node_spans_two_and_is_refused_where_it_must_not(
 def stuck_in_every_stage(cluster: RayCluster, on_ray: Callable[..., Service], other: str) -> dict[str, Service]:
     """A service for each stage, whose rank 1 is on the node `other` and stays in that stage; the last one serves."""
     strict = ("--data-parallel-pack", "strict", "--data-parallel-size-local", "1", "--startup-timeout", "60")
-    where = ("--data-parallel-nodes", cluster.nodes[0].address, other)
+    where = ("--data-parallel-nodes", cluster.nodes[0].address, other, "--max-restarts", "0")
     stages = (*STAGES, "ready")
     services = {stage: on_ray("-dp", "2", *strict, *where, "--synthetic-stage", f"1:{stage}=hang") for stage in stages}
     for stage, service in services.items():
@@ -179,8 +180,50 @@ def test_a_node_of_the_cluster_that_dies_in_any_stage_is_named_and_ends_the_serv
     doomed.kill("raylet")
     assert_all_end(services, doomed.address)
     assert_nothing_left(cluster)
-    doomed.close()
-    cluster.nodes.remove(doomed)
+    cluster.remove(doomed)
+
+
+def test_a_rank_whose_process_actor_or_machine_dies_comes_back_and_no_stream_shows_it(
+    cluster: RayCluster, on_ray: Callable[..., Service]
+) -> None:
+    second = cluster.nodes[1]
+    doomed = cluster.add("127.0.0.4", gpus=2 * GPUS)  # so it is the one that strict takes beside ours
+    flags = ("--data-parallel-pack", "strict", "--data-parallel-size-local", "1", "--api-servers-per-node", "1")
+    service = on_ray("-dp", "2", *flags, "--synthetic-rate", "60").wait_ready()
+    assert below_one(doomed) == ["engine 1"]
+    wanted = undisturbed(service.address, 8)
+
+    def come_back(kill: Callable[[], None], where: RayNode) -> None:
+        """Kill something below eight streams."""
+        before = service.stderr.count("engine 1 serves again")
+        with streams(service.address, 8) as started:
+            kill()
+            assert [stream.result() for stream in started] == wanted
+        service.wait_until(lambda: service.stderr.count("engine 1 serves again") > before, "engine 1")
+        assert below_one(where) == ["engine 1"]
+
+    come_back(lambda: process_of(cluster, "engine 1").kill(), doomed)
+    come_back(lambda: process_of(cluster, "engine 1").parents()[1].kill(), doomed)
+    assert "its actor on 127.0.0.4 has died" in service.stderr
+    come_back(lambda: doomed.kill("raylet"), second)
+    service.wait_for("the API servers of 127.0.0.4 wait for the Ray node 127.0.0.4 to come back")
+
+    cluster.remove(doomed)
+    again = cluster.add("127.0.0.4")
+    service.wait_for("api 1 serves again")
+    ports = {port for host, port in listening(process_of(cluster, "api 1")) if host == again.address}
+    assert {("1", "0"), ("1", "1")} in [served_by(f"http://127.0.0.4:{port}") for port in ports]
+    assert service.stop() == 0
+    assert_nothing_left(cluster)
+    cluster.remove(again)
+
+
+def served_by(address: str) -> set[tuple[str | None, str | None]]:
+    """As `answers` of two; nothing where nobody serves HTTP."""
+    try:
+        return answers(address, 2)
+    except (http.client.HTTPException, OSError):
+        return set()
 
 
 def test_api_servers_on_every_node_are_one_membership(cluster: RayCluster, on_ray: Callable[..., Service]) -> None:

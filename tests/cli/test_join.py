@@ -6,6 +6,7 @@ from phalanx import cli
 from phalanx.cli.join import address
 from phalanx.cli.options import UsageError
 from phalanx.supervisor.events import ExitCode
+from phalanx.transport import tls
 
 GOOD = ("--control", "10.0.0.1:7000", "--data-parallel-start-rank", "8", "--data-parallel-size-local", "8")
 
@@ -21,6 +22,7 @@ GOOD = ("--control", "10.0.0.1:7000", "--data-parallel-start-rank", "8", "--data
 )
 def test_the_control_address_may_be_written_in_two_ways(text: str, expected: str) -> None:
     assert address(text) == expected
+    assert address(expected.replace("tcp:", "tls:"), "tls") == expected.replace("tcp:", "tls:")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,14 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ((*GOOD, "--log-level", "loud"), "argument --log-level: invalid choice: 'loud'"),
         ((*GOOD, "--modle", "/x"), "--modle is not an option; did you mean --model?"),
         ((*GOOD, "/x"), "unexpected argument '/x'"),
+        (
+            (*GOOD, "--cluster-ssl-keyfile", "/x"),
+            "--cluster-ssl-keyfile needs --cluster-ssl-certfile and --cluster-ssl-ca-certs too",
+        ),
+        (
+            (*GOOD, *(f"{flag}=/nowhere/x.pem" for flag in tls.FLAGS)),
+            "--cluster-ssl-ca-certs: cannot read /nowhere/x.pem: No such file or directory",
+        ),
         (GOOD, "PHALANX_SECRET is not set: it must hold the same text here as for `phalanx serve`"),
     ],
 )
@@ -55,6 +65,8 @@ def test_what_cannot_be_is_one_line(
     arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PHALANX_SECRET", raising=False)
+    for variable in tls.VARIABLES:
+        monkeypatch.setenv(variable, "")
     assert cli.main(["join", *arguments]) == ExitCode.USAGE
     printed = capsys.readouterr()
     assert words in printed.err

@@ -11,16 +11,17 @@ from phalanx.config import OPTION_GROUPS
 from phalanx.supervisor.events import ExitCode
 
 FLAGS = """
--asc -dp -dpa -dpl -dpp -h -tp --admin-key --api-key --api-server-count --api-servers-per-node --block-size
---body-timeout --chat-template --config --cpu-threads --data-parallel-address --data-parallel-backend
---data-parallel-nodes --data-parallel-pack --data-parallel-rpc-port --data-parallel-size --data-parallel-size-local
---device --drain-timeout --dtype --enable-prefix-caching --enforce-eager --engine --frontend-command
---gpu-memory-utilization --header-timeout --help --host --keep-alive-timeout --kv-cache-tokens --load-format
---log-level --max-batch --max-body-bytes --max-connections --max-held-bytes --max-logprobs --max-model-len
---max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts --min-ranks
---no-enable-prefix-caching --no-enforce-eager --node-timeout --port --rank-timeout --ray-address --ray-runtime-env
---restart-window --revision --seed --served-model-name --shutdown-timeout --startup-timeout --step-timeout
---synthetic-rate --synthetic-stage --tensor-parallel-size --write-timeout
+--admin-key --api-key --api-server-count --api-servers-per-node --block-size --body-timeout --chat-template
+--cluster-ssl-ca-certs --cluster-ssl-certfile --cluster-ssl-keyfile --config --cpu-threads --data-parallel-address
+--data-parallel-backend --data-parallel-nodes --data-parallel-pack --data-parallel-rpc-port --data-parallel-size
+--data-parallel-size-local --device --drain-timeout --dtype --enable-prefix-caching --enforce-eager --engine
+--frontend-command --gpu-memory-utilization --header-timeout --help --host --keep-alive-timeout --kv-cache-tokens
+--load-format --log-level --max-batch --max-body-bytes --max-connections --max-held-bytes --max-logprobs
+--max-model-len --max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts
+--min-ranks --no-enable-prefix-caching --no-enforce-eager --node-timeout --port --rank-timeout --ray-address
+--ray-runtime-env --restart-window --revision --seed --served-model-name --shutdown-timeout --startup-timeout
+--step-timeout --synthetic-rate --synthetic-stage --tensor-parallel-size --write-timeout -asc -dp -dpa -dpl -dpp -h
+-tp
 """
 """All of them. A change here is a change of what people type: say it in the documentation."""
 
@@ -97,6 +98,8 @@ def test_what_was_typed_arrives() -> None:
         (["--data-parallel-pack", "fill"], "--data-parallel-pack needs --data-parallel-backend ray"),
         (["-dp", "2", "--data-parallel-size-local", "3"], "--data-parallel-size-local 3 is above"),
         (["--data-parallel-rpc-port", "7"], "no meaning with every rank on this machine"),
+        (["--cluster-ssl-certfile", "x"], "no meaning with every rank on this machine"),
+        (["-dp=2", "-dpl=1", "--frontend-command=true", "--cluster-ssl-certfile=x"], "speaks with other machines"),
         (["--frontend-command", "no-such-program x"], "there is no program 'no-such-program'"),
         (["--frontend-command", "'"], "--frontend-command: No closing quotation"),
         (["-dp", "2", "-dpl", "1", "-asc", "2", "--api-servers-per-node", "1"], "both count API servers"),

@@ -277,6 +277,7 @@ def test_what_ran_on_a_node_that_died_waits_for_room_or_for_its_machine_and_a_de
         status, printed = driver.wait()
         assert status == 1
         assert printed.splitlines() == [
+            f"WARNING: the API servers of {SECOND} wait for the Ray node {SECOND} to come back",
             f"WARNING: rank 8 waits for 1 GPU on {FIRST}",
             f"WARNING: rank 9 waits for 1 GPU on {FIRST}",
             f"WARNING: rank 8 is placed on {FIRST}",

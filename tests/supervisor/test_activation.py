@@ -1,0 +1,159 @@
+"""Sockets that a service manager passed are served on, or refused in words that say what to change."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from phalanx.config import ParallelOptions
+from phalanx.supervisor import activation
+from phalanx.supervisor.activation import UnfitSockets, check_address, dealt, passed_sockets
+from phalanx.supervisor.sockets import Sockets
+
+FIRST = 200
+"""In place of 3, which is taken in this process."""
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> Callable[..., list[socket.socket]]:
+    monkeypatch.setattr(activation, "FIRST_INHERITED", FIRST)
+
+    def take(sockets: Sequence[socket.socket], names: str | None = None, **variables: str) -> list[socket.socket]:
+        for target, sock in enumerate(sockets, FIRST):
+            os.dup2(sock.fileno(), target)
+            stack.callback(_close, target)
+        names = ":".join("http" for _ in sockets) if names is None else names
+        environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": names}
+        environment |= variables
+        try:
+            return [stack.enter_context(sock) for sock in passed_sockets(environment)]
+        finally:
+            assert not environment, "a child would take them for its own"
+
+    return take
+
+
+def _close(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+@pytest.fixture
+def bound(stack: contextlib.ExitStack) -> Callable[..., socket.socket]:
+    def bind(port: int = 0, listens: bool = True, family: int = socket.AF_INET) -> socket.socket:
+        sock = stack.enter_context(socket.socket(family))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+        if listens:
+            sock.listen(8)
+        return sock
+
+    return bind
+
+
+Bind = Callable[..., socket.socket]
+Pass = Callable[..., list[socket.socket]]
+
+
+def port_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])
+
+
+def test_without_any_there_are_none(passed: Pass, bound: Bind) -> None:
+    assert passed_sockets({}) == []
+    assert passed([], LISTEN_FDS="0") == []
+    assert passed([bound()], LISTEN_PID="1") == [], "they are another process's"
+
+
+def test_they_are_not_inherited_further(passed: Pass, bound: Bind) -> None:
+    first = bound()
+    taken = passed([first, bound(port_of(first))])
+    assert [port_of(sock) for sock in taken] == [port_of(first)] * 2
+    assert not any(sock.get_inheritable() for sock in taken)
+
+
+def test_what_is_no_listening_http_socket_is_named(passed: Pass, bound: Bind, stack: contextlib.ExitStack) -> None:
+    sock = bound()
+    connection = stack.enter_context(socket.create_connection(sock.getsockname()))
+    file = stack.enter_context(open(os.devnull))  # noqa: SIM115
+    unbound = stack.enter_context(socket.socket())
+    datagrams = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+    local = stack.enter_context(socket.socket(socket.AF_UNIX))
+    which = rf"descriptor {FIRST} that the service manager passed \(http\)"
+    cases = [
+        ([sock], {"names": "phalanx.socket"}, r"\(phalanx.socket\) is not named http: set FileDescriptorName=http"),
+        ([sock], {"names": ""}, r"1 sockets were passed and 0 names \(LISTEN_FDNAMES=\): set FileDescriptorName=http"),
+        ([sock], {"names": "http:http"}, "1 sockets were passed and 2 names"),
+        ([sock], {"LISTEN_FDS": "many"}, "LISTEN_FDS=many is not a number"),
+        ([connection], {}, f"{which} is a connection and not a listening socket: set Accept=no"),
+        ([file], {}, f"{which} is no socket"),
+        ([unbound], {}, f"{which} does not listen, and has no port"),
+        ([datagrams], {}, f"{which} is no TCP socket"),
+        ([local], {}, f"{which} is no TCP socket"),
+        ([sock, bound()], {}, "a service has one HTTP address"),
+    ]
+    for sockets, said, words in cases:
+        with pytest.raises(UnfitSockets, match=words):
+            passed(sockets, **said)
+    _close(FIRST)
+    with pytest.raises(UnfitSockets, match=f"{which} is not open"):
+        passed([], names="http", LISTEN_FDS="1")
+
+
+def test_each_api_server_has_its_own_or_shares_one(bound: Bind, stack: contextlib.ExitStack) -> None:
+    sockets = [bound()]
+    sockets.append(bound(port_of(sockets[0])))
+    assert dealt(sockets, 2) == sockets
+    shared = dealt(sockets, 5)
+    for sock in shared[2:]:
+        stack.enter_context(sock)
+    assert all(os.path.sameopenfile(shared[i].fileno(), sockets[i % 2].fileno()) for i in range(5))
+    with pytest.raises(UnfitSockets, match=r"2 sockets were passed for 1 API server: .* Give --api-server-count 2"):
+        dealt(sockets, 1)
+
+
+def test_an_address_that_is_asked_for_as_well_must_be_the_same(bound: Bind) -> None:
+    sock = bound()
+    port = port_of(sock)
+    for host, asked in ((None, None), ("127.0.0.1", port), ("localhost", None), (None, 0)):
+        check_address([sock], host, asked)
+    with pytest.raises(UnfitSockets, match=rf"--port 1 contradicts .* which listen at 127.0.0.1:{port}: leave"):
+        check_address([sock], None, 1)
+    with pytest.raises(UnfitSockets, match=r"--host 0.0.0.0 contradicts"):
+        check_address([sock], "0.0.0.0", port)
+
+
+def test_every_address_is_one_address_in_either_family(stack: contextlib.ExitStack) -> None:
+    sock = stack.enter_context(socket.socket(socket.AF_INET6))
+    sock.bind(("::", 0))
+    sock.listen()
+    check_address([sock], "0.0.0.0", port_of(sock))
+    with pytest.raises(UnfitSockets, match=r"which listen at \[::\]:\d+"):
+        check_address([sock], "127.0.0.1", None)
+
+
+def test_one_that_was_given_up_is_shut_for_all_and_listens_again_at_the_next_start(
+    passed: Pass, bound: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    held = bound()
+    parallel = ParallelOptions(api_server_count=2)
+    with Sockets(dealt(passed([held]), 2), parallel) as service:
+        service.retire(0)
+        socket.create_connection(held.getsockname()).close()  # the other one still accepts from it
+        service.retire(1)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(held.getsockname())
+    (again,) = passed([held])
+    waiting = socket.create_connection(held.getsockname())
+    again.accept()[0].close()
+    waiting.close()
