@@ -74,9 +74,10 @@ async def stream(port: int, body: bytes) -> Outcome:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        if b" 200 " not in await reader.readline():
-            return outcome
         outcome.status = "cut"
+        if b" 200 " not in (await reader.readline() or b" 200 "):
+            outcome.status = "refused"
+            return outcome
         last = None
         while line := await reader.readline():
             if line.startswith(b"data: [DONE]"):

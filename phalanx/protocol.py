@@ -7,7 +7,7 @@ raises `PROTOCOL_VERSION`, which is compared in the first frame of every connect
 Control plane, child <-> supervisor: Hello -> Welcome -> Stage* -> Ready -> ... -> Stop, or Hello -> Refused.
 Control plane, node <-> supervisor: NodeHello -> Welcome -> NodeReady -> (LaunchChild | SignalChild)* <->
 (ChildLaunched | ChildNotLaunched | ChildOutput | ChildExited)* ... -> Stop, or NodeHello -> Refused.
-Engine plane (rank <-> API server, the rank dials): EngineHello -> (Submit | Abort)* <-> StepOutput*.
+Engine plane (rank <-> API server, the rank dials): EngineHello -> (Submit | Abort | Probe)* <-> (StepOutput | Alive)*.
 Worker plane (worker of a rank <-> its worker 0, the worker dials): WorkerHello -> WorkerWelcome -> Stage* -> Ready ->
 (WorkerStep -> WorkerAnswer)*, or WorkerHello -> Refused.
 """
@@ -531,6 +531,16 @@ class Abort(Message, tag=41, frozen=True):
     request_ids: list[RequestId]
 
 
+class Probe(Message, tag=42, frozen=True):
+    """Say `Alive` at once.
+
+    Sent before a request whose rank has died goes on at another: where several die of one cause, and not all ends have
+    been seen yet, the request must not be held to be the cause.
+    """
+
+    number: int
+
+
 class EngineHello(Message, tag=60, frozen=True):
     """First message of a rank to an API server, sent when the rank can take requests."""
 
@@ -605,8 +615,15 @@ class StepOutput(Message, tag=61, frozen=True):
     load: Load
 
 
-ToEngine: TypeAlias = Submit | Abort
-ToApi: TypeAlias = EngineHello | StepOutput
+class Alive(Message, tag=62, frozen=True):
+    """Answer to Probe."""
+
+    number: int
+    """Of the Probe."""
+
+
+ToEngine: TypeAlias = Submit | Abort | Probe
+ToApi: TypeAlias = EngineHello | StepOutput | Alive
 
 
 # --- worker plane ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from phalanx.protocol import (
     EngineHello,
     FinishReason,
     Message,
+    Probe,
     RankId,
     RequestId,
     RequestOutput,
@@ -155,13 +156,52 @@ def _merged(first: RequestOutput, then: RequestOutput) -> RequestOutput:
 class RankLink:
     """One attached rank, and this server's live requests in it."""
 
-    __slots__ = ("_router", "hello", "live", "port")
+    __slots__ = ("_probes", "_router", "hello", "live", "port", "withheld")
 
     def __init__(self, hello: EngineHello, port: Port, router: Router) -> None:
         self.hello = hello
         self.port = port
         self.live: dict[RequestId, Request] = {}
+        self.withheld: dict[RequestId, int] = {}
+        """Those of them that the rank gets when it has answered the probe of that number: they have seen a death."""
+        self._probes = 0
         self._router = router
+
+    def start(self, request: Request) -> None:
+        self.live[request.request_id] = request
+        if request.deaths:
+            self._probes += 1
+            self.withheld[request.request_id] = self._probes
+            self.port.send(Probe(self._probes))
+        else:
+            self._send(request)
+
+    def answered(self, number: int) -> None:
+        """The rank has answered a probe, and so all before it: it was alive when it got them."""
+        for request_id, probe in list(self.withheld.items()):
+            if probe <= number:
+                del self.withheld[request_id]
+                self._send(self.live[request_id])
+
+    def drop(self, request: Request) -> None:
+        """Nobody wants the rest of it."""
+        del self.live[request.request_id]
+        if self.withheld.pop(request.request_id, None) is None:
+            self.port.send(Abort([request.request_id]))
+
+    def _send(self, request: Request) -> None:
+        placement = request.placement
+        assert placement is not None
+        self.port.send(
+            Submit(
+                request.request_id,
+                request.prompt,
+                request.sampling,
+                generated=request.tokens,
+                expected_tokens=placement.expected_tokens,
+                priority=request.priority,
+            )
+        )
 
     def stepped(self, step: StepOutput) -> None:
         """The rank tells what a step of it brought."""
@@ -201,25 +241,13 @@ class Dispatcher:
 
     def submit(self, request: Request) -> None:
         """Start it, or go on with it, at the rank that has least to do; or as soon as there is one."""
-        sampling, tokens = request.sampling, request.tokens
-        placement = self.router.place(len(request.prompt), sampling.max_tokens, len(tokens))
+        placement = self.router.place(len(request.prompt), request.sampling.max_tokens, len(request.tokens))
         if placement is None:
             self._stranded[request.request_id] = request
             request.stranded = self._later(self._patience, partial(self._give_up, request))
             return
-        link = self.links[placement.rank]
-        request.link, request.placement = link, placement
-        link.live[request.request_id] = request
-        link.port.send(
-            Submit(
-                request.request_id,
-                request.prompt,
-                sampling,
-                generated=tokens,
-                expected_tokens=placement.expected_tokens,
-                priority=request.priority,
-            )
-        )
+        request.link, request.placement = self.links[placement.rank], placement
+        request.link.start(request)
 
     def abort(self, request: Request) -> None:
         """Nobody wants the rest of it; does nothing once it has ended."""
@@ -228,9 +256,8 @@ class Dispatcher:
         elif request.link is not None:
             link, request.link = request.link, None
             assert request.placement is not None
-            del link.live[request.request_id]
             self.router.release(request.placement, finished=False)
-            link.port.send(Abort([request.request_id]))
+            link.drop(request)
 
     def _no_longer_stranded(self, request: Request) -> None:
         assert request.stranded is not None
@@ -273,7 +300,7 @@ class Dispatcher:
         link.live.clear()
         for request in displaced:
             request.link = None
-            request.deaths += rank not in self._leaving
+            request.deaths += rank not in self._leaving and request.request_id not in link.withheld
             if request.deaths < DEATHS:
                 self.replays += 1
                 self.submit(request)

@@ -15,6 +15,7 @@ import msgspec
 
 from phalanx.api.dispatcher import Dispatcher, EngineDied, NoRank, RankLink, Request, Superseded
 from phalanx.protocol import (
+    Alive,
     ApiServerId,
     EngineHello,
     Incarnation,
@@ -182,12 +183,15 @@ class _RankHandler:
 
     def received(self, body: bytes) -> None:
         try:
-            step = _decoder.decode(body)
+            message = _decoder.decode(body)
         except msgspec.DecodeError as error:
             raise FrameError(f"rank {self._link.hello.rank} sent what does not decode: {error}") from None
-        if not isinstance(step, StepOutput):
-            raise FrameError(f"rank {self._link.hello.rank} said {type(step).__name__} twice")
-        self._link.stepped(step)
+        if isinstance(message, StepOutput):
+            self._link.stepped(message)
+        elif isinstance(message, Alive):
+            self._link.answered(message.number)
+        else:
+            raise FrameError(f"rank {self._link.hello.rank} said {type(message).__name__} twice")
 
     def closed(self, reason: str) -> None:
         self._client._detach(self._link, reason)

@@ -9,7 +9,7 @@ from phalanx.engine.intake import Limits, Rejected, sequence_of
 from phalanx.engine.peers import Attached, Event, Lost, Peers, Received, Unreachable
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Chunk, RankBroken, RequestKey, Runner, Sampled
-from phalanx.protocol import Abort, ApiServerId, Load, Membership, StepOutput, Stop, Submit
+from phalanx.protocol import Abort, Alive, ApiServerId, Load, Membership, Probe, StepOutput, Stop, Submit
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ class Engine:
             case Received(api_server, Abort(request_ids)):
                 for request_id in request_ids:
                     self._scheduler.abort(RequestKey(api_server, request_id))
+            case Received(api_server, Probe(number)):
+                self._peers.send(api_server, Alive(number))
             case Attached():
                 self._attached("")
             case Unreachable(api_server, reason):

@@ -12,11 +12,13 @@ import pytest
 from phalanx.api.engine_client import EngineClient, EngineDied, Generation, NoRank
 from phalanx.protocol import (
     Abort,
+    Alive,
     ApiServerId,
     EngineHello,
     FinishReason,
     Incarnation,
     Load,
+    Probe,
     RankId,
     RequestId,
     RequestOutput,
@@ -61,7 +63,7 @@ class Rank:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
-    async def say(self, message: EngineHello | StepOutput | Abort) -> None:
+    async def say(self, message: EngineHello | StepOutput | Alive) -> None:
         await asyncio.to_thread(self.channel.send, message)
 
     async def step(self, *outputs: RequestOutput, load: Load = LOAD) -> None:
@@ -71,7 +73,9 @@ class Rank:
         return await asyncio.to_thread(self.channel.receive, TO_ENGINE)
 
     async def submit(self) -> Submit:
-        message = await self.hear()
+        """The next request, before which it may be asked whether it lives."""
+        while isinstance(message := await self.hear(), Probe):
+            await self.say(Alive(message.number))
         assert isinstance(message, Submit)
         return message
 
@@ -220,6 +224,46 @@ def test_a_request_that_nobody_takes_up_again_ends_after_the_tokens_it_has(tmp_p
         with pytest.raises(NoRank):
             await generation.next()
         generation.abort()
+
+    played(play, tmp_path)
+
+
+def test_ranks_that_die_together_are_not_held_against_the_requests_of_one(tmp_path: Path) -> None:
+    async def play(stage: Scene) -> None:
+        ranks = [await stage.attached(0), await stage.attached(1)]
+        generation = stage.client.generate([1], SAMPLING)
+        assert generation.rank is not None
+        first, other = ranks.pop(generation.rank), ranks[0]
+        submit = await first.submit()
+        first.channel.close()
+        probe = await other.hear()
+        assert isinstance(probe, Probe), "dead it may be, and the request must not be sent into its end"
+        other.channel.close()
+        successor = await stage.attached(0, 1)
+        again = await successor.submit()
+        assert again.request_id == submit.request_id
+        await successor.step(out(submit.request_id, 7, finish=FinishReason.STOP))
+        assert await drained(generation) == [7]
+
+    played(play, tmp_path, patience=30)
+
+
+def test_who_leaves_before_the_next_rank_has_answered_costs_it_nothing(tmp_path: Path) -> None:
+    async def play(stage: Scene) -> None:
+        ranks = [await stage.attached(0), await stage.attached(1)]
+        generation = stage.client.generate([1], SAMPLING)
+        assert generation.rank is not None
+        first, rank = ranks.pop(generation.rank), ranks[0]
+        await first.submit()
+        first.channel.close()
+        probe = await rank.hear()
+        assert isinstance(probe, Probe)
+        generation.abort()
+        await rank.say(Alive(probe.number))
+        other = stage.client.generate([2], SAMPLING)
+        assert (await rank.submit()).prompt == [2]
+        assert stage.client.ranks()[0].own_requests == 1
+        other.abort()
 
     played(play, tmp_path)
 

@@ -151,6 +151,8 @@ ENGINE: dict[str, p.Message] = {
     "Submit, prompt of 300 tokens": p.Submit(p.RequestId(4), [1] * 300, p.SamplingParams(16)),
     "Abort": p.Abort([p.RequestId(1), p.RequestId(2**32)]),
     "Abort, none": p.Abort([]),
+    "Probe": p.Probe(300),
+    "Alive": p.Alive(300),
     "StepOutput, load only": p.StepOutput([], p.Load(0, 0, 0, 0, 0, 0, 65536, 0, 0, 0, 0)),
     "StepOutput, a token": p.StepOutput([p.RequestOutput(p.RequestId(1), [42])], LOAD),
     "StepOutput, the first tokens, with everything": p.StepOutput(
