@@ -75,8 +75,7 @@ class Supervisor:
         """`secret`: what nodes prove that they know; absent: one of the service's own, which nobody else learns."""
         parallel = config.parallel
         self._config = config
-        http = msgspec.structs.replace(config.http, api_key=(), admin_key=())
-        self._keyless = msgspec.structs.replace(config, http=http)
+        self._keyless = msgspec.structs.replace(config, http=config.http.without_keys())
         """For those that serve no clients."""
         self._sockets = sockets
         self._watcher = watcher

@@ -224,7 +224,7 @@ class ServedApi:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.config.http.scheme}://127.0.0.1:{self.port}"
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
