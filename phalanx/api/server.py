@@ -33,7 +33,6 @@ from phalanx.protocol import (
     ApiServerId,
     Drain,
     Drained,
-    Membership,
     MetricsGathered,
     MetricsRequest,
     Pulse,
@@ -168,7 +167,9 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     config = control.config
     tokenizer = ModelTokenizer.load(Path(config.facts.folder))
     metrics = Metrics()
-    siblings = Siblings(control.send, metrics, control.membership)
+    if control.counted:
+        metrics.count_on(control.counted)
+    siblings = Siblings(control.send, metrics)
     engine = EngineClient(
         ApiServerId(launch.index), on_change=lambda: service.ranks_changed(), patience=config.service.rank_timeout
     )
@@ -193,6 +194,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     def beat() -> None:
         # From the event loop itself: one that is stuck is silent.
         control.send(Pulse(next(turns), busy=False))
+        siblings.report()
         asyncio.get_running_loop().call_later(PULSE, beat)
 
     def handle(message: ToChild) -> None:
@@ -205,8 +207,6 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
                 siblings.asked(message)
             case MetricsGathered():
                 siblings.gathered(message)
-            case Membership():
-                siblings.joined(message)
             case Roster():
                 roster.heard(message)
             case AdminAnswer():

@@ -33,6 +33,7 @@ from phalanx.protocol import (
     FinishReason,
     Incarnation,
     Load,
+    MetricsGathered,
     RankId,
     RequestId,
     RequestOutput,
@@ -231,8 +232,8 @@ class ServedApi:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async def gather() -> list[bytes]:
-            return self.siblings
+        async def gather() -> MetricsGathered:
+            return MetricsGathered(1, tuple(self.siblings))
 
         def on_change() -> None:
             self.service.ranks_changed()
