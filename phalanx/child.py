@@ -109,6 +109,7 @@ class Control:
         self.membership: Membership = welcome.membership
         """As of Welcome; changes arrive as messages."""
         self.leader = welcome.leader
+        self.counted = welcome.counted
         self.secret = launch.secret
 
     def send(self, message: ToSupervisor) -> None:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 
-def flag(help: str, *short: str, **limits: Any) -> msgspec.Meta:
-    """Describe a field: its help line, extra short flags, and msgspec limits (ge, le, gt, lt)."""
-    return msgspec.Meta(description=help, extra={"short": short}, **limits)
+def flag(help: str, *short: str, secret: bool = False, **limits: Any) -> msgspec.Meta:
+    """Describe a field: its help line, extra short flags, whether to keep its value out of messages, and msgspec
+    limits (ge, le, gt, lt)."""
+    return msgspec.Meta(description=help, extra={"short": short, "secret": secret}, **limits)
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,10 +169,28 @@ class HttpOptions(Group, frozen=True):
     port: Annotated[int, flag("port to listen on; 0: one that the system picks, printed at start", ge=0, le=65535)] = (
         8000
     )
-    api_key: Annotated[tuple[str, ...], flag("require one of these keys as bearer token; or PHALANX_API_KEY")] = ()
-    admin_key: Annotated[
-        tuple[str, ...], flag("open the admin endpoints to these keys, and to nobody else; or PHALANX_ADMIN_KEY")
+    api_key: Annotated[
+        tuple[str, ...], flag("require one of these keys as bearer token; or PHALANX_API_KEY", secret=True)
     ] = ()
+    api_key_file: Annotated[tuple[str, ...], flag("files with API keys, one a line; lines with # are comments")] = ()
+    admin_key: Annotated[
+        tuple[str, ...],
+        flag("open the admin endpoints to these keys, and to nobody else; or PHALANX_ADMIN_KEY", secret=True),
+    ] = ()
+    admin_key_file: Annotated[tuple[str, ...], flag("files with admin keys, one a line")] = ()
+    ssl_certfile: Annotated[
+        str | None, flag("serve HTTPS with this certificate, and what links it to its authority (PEM)")
+    ] = None
+    ssl_keyfile: Annotated[str | None, flag("the certificate's key (PEM); absent: it is in --ssl-certfile")] = None
+    ssl_keyfile_password_file: Annotated[str | None, flag("file with the password of an encrypted key")] = None
+    ssl_ca_certs: Annotated[str | None, flag("authorities whose client certificates are accepted (PEM)")] = None
+    ssl_cert_reqs: Annotated[
+        Literal["none", "optional", "required", 0, 1, 2],
+        flag("whether clients must show a certificate; or 0, 1, 2, as in Python's ssl module"),
+    ] = "none"
+    enable_ssl_refresh: Annotated[
+        bool, flag("give new connections a certificate that was replaced on disk; authorities stay as they were")
+    ] = True
     max_body_bytes: Annotated[int, flag("largest request body", ge=1024)] = 16 * 2**20
     max_batch: Annotated[int, flag("most completions one HTTP request may ask for (prompts times n)", ge=1)] = 256
     max_queued_requests: Annotated[
@@ -197,6 +216,19 @@ class HttpOptions(Group, frozen=True):
     write_timeout: Annotated[
         float, flag("seconds after which a client that takes nothing of its answer is cut off", gt=0)
     ] = 60.0
+
+    def __repr__(self) -> str:
+        """Without the keys, which would get into logs and tracebacks."""
+        hidden = {name: ("***",) * len(getattr(self, name)) for name in ("api_key", "admin_key")}
+        return super(HttpOptions, msgspec.structs.replace(self, **hidden)).__repr__()
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.ssl_certfile is None else "https"
+
+    def without_keys(self) -> "HttpOptions":
+        """For those that serve no clients."""
+        return msgspec.structs.replace(self, api_key=(), admin_key=())
 
 
 class ServiceOptions(Group, frozen=True):

@@ -114,9 +114,10 @@ class Failed(Message, tag=4, frozen=True):
 
 
 class MetricsReport(Message, tag=5, frozen=True):
-    """Answer to MetricsRequest: one API server's samples, in the form of `phalanx.api.metrics`."""
+    """One API server's samples, in the form of `phalanx.api.metrics`: the answer to MetricsRequest, or unasked."""
 
     query: int
+    """0: unasked, so that the supervisor knows what it had counted when it dies."""
     samples: bytes
 
 
@@ -299,6 +300,8 @@ class Welcome(Message, tag=21, frozen=True):
     membership: Membership
     leader: str = ""
     """For a tensor-parallel worker: where worker 0 of its rank listens."""
+    counted: bytes = b""
+    """For an API server: the last samples of its predecessor in its place, to count on from; empty: none."""
 
 
 class Stop(Message, tag=22, frozen=True):
@@ -381,6 +384,11 @@ class MetricsGathered(Message, tag=24, frozen=True):
 
     query: int
     samples: tuple[bytes, ...]
+    kept: tuple[bytes, ...] = ()
+    """The last known samples of those that did not answer, or are not there: what they counted still counts."""
+    rank_restarts: dict[RankId, int] = {}
+    """Times each was started again after a fall."""
+    api_server_restarts: dict[ApiServerId, int] = {}
 
 
 class Refused(Message, tag=25, frozen=True):

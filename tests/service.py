@@ -74,7 +74,7 @@ class Service:
     @property
     def address(self) -> str:
         """`http://127.0.0.1:PORT`, as it announced it. After `wait_ready`."""
-        found = re.search(r" at (http://\S+) ", self.stdout)
+        found = re.search(r" at (https?://\S+) ", self.stdout)
         assert found, f"no address announced:\n{self.output}"
         return found.group(1)
 

@@ -89,7 +89,7 @@ def default_of(field: inspect.Field) -> str:
     match value:
         case None:
             return "nil"
-        case "":
+        case "" | b"":
             return "empty"
         case bool():
             return str(value).lower()

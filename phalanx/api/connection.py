@@ -8,6 +8,7 @@ import contextlib
 import logging
 import resource
 import socket
+import struct
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -135,9 +136,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._too_slow("body_timeout", "body", options.body_timeout, silent=self.cycle.response_started)
 
     def cut(self, reason: str) -> None:
-        """End the connection now, whatever is unsent; its requests are told as if the client had gone."""
+        """End the connection now; its requests are told as if the client had gone."""
         self._all.metrics.cut.add(1, reason)
         log.debug("cut a connection of %s: %s", self.client, reason)
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            # By a reset: else the kernel would go on holding what the client does not take.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def _too_slow(self, reason: str, what: str, seconds: float, silent: bool) -> None:

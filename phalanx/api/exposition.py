@@ -14,14 +14,18 @@ from prometheus_client.exposition import generate_latest
 
 from phalanx.api.engine_client import RankStatus
 from phalanx.api.metrics import Gauge, Metrics
+from phalanx.protocol import MetricsGathered
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(merged: Metrics, ranks: list[RankStatus], api_servers: int, model: str, expected_ranks: int) -> bytes:
+def exposition(
+    merged: Metrics, ranks: list[RankStatus], gathered: MetricsGathered, model: str, expected_ranks: int
+) -> bytes:
     """The text that Prometheus reads.
 
-    `merged`: the sum over all API servers; `api_servers`: how many are in it; `ranks`: as the scraped one sees them.
+    `merged`: the sum over all API servers; `gathered`: what the supervisor said of the others; `ranks`: as the scraped
+    one sees them.
     """
 
     def families() -> Iterator[core.Metric]:
@@ -40,7 +44,9 @@ def exposition(merged: Metrics, ranks: list[RankStatus], api_servers: int, model
             family.add_metric((model,), buckets, histogram.total)
             yield family
         yield from _rank_families(ranks, model)
-        yield core.GaugeMetricFamily("phalanx:api_servers", "API servers whose counts are in this.", api_servers)
+        yield from _restart_families(gathered, model)
+        servers = 1 + len(gathered.samples)
+        yield core.GaugeMetricFamily("phalanx:api_servers", "API servers that answered this scrape.", servers)
         yield core.GaugeMetricFamily("phalanx:ranks", "Engine ranks attached.", len(ranks))
         yield core.GaugeMetricFamily("phalanx:ranks_expected", "Engine ranks of the service.", expected_ranks)
 
@@ -64,6 +70,23 @@ _RANK_COUNTERS = (
     ("vllm:num_preemptions", "Running requests put back to free KV cache."),
     ("phalanx:engine_steps", "Steps of the rank."),
 )
+
+
+def _restart_families(gathered: MetricsGathered, model: str) -> Iterator[core.Metric]:
+    ranks = core.CounterMetricFamily(
+        "phalanx:rank_restarts", "Times the rank was started again after a fall.", labels=("model_name", "engine")
+    )
+    for rank, count in gathered.rank_restarts.items():
+        ranks.add_metric((model, str(rank)), count)
+    yield ranks
+    servers = core.CounterMetricFamily(
+        "phalanx:api_server_restarts",
+        "Times the API server was started again after a fall.",
+        labels=("model_name", "api_server"),
+    )
+    for index, count in gathered.api_server_restarts.items():
+        servers.add_metric((model, str(index)), count)
+    yield servers
 
 
 def _rank_families(ranks: list[RankStatus], model: str) -> Iterator[core.Metric]:

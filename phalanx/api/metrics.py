@@ -1,9 +1,12 @@
 """What one API server counts, and how siblings' counts add up. Names are vLLM's where the meaning is the same."""
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 # Bounds in seconds: from a step of a small model to a long queue.
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0)
@@ -29,6 +32,25 @@ class Counter:
     def add(self, amount: float, *labels: str) -> None:
         self.values[labels] = self.values.get(labels, 0.0) + amount
 
+    def refresh(self) -> None:
+        """Its values are about to be read."""
+
+
+class Watched(Counter):
+    """Counted elsewhere in this process, and read when it is asked for."""
+
+    __slots__ = ("_seen", "read")
+
+    def __init__(self, name: str, help: str) -> None:
+        super().__init__(name, help)
+        self.read: Callable[[], float] = lambda: 0.0
+        self._seen = 0.0
+
+    def refresh(self) -> None:
+        now = self.read()
+        self.add(now - self._seen)
+        self._seen = now
+
 
 class Gauge(Counter):
     """A value of the moment, read when it is asked for; siblings' add up."""
@@ -38,6 +60,9 @@ class Gauge(Counter):
     def __init__(self, name: str, help: str) -> None:
         super().__init__(name, help)
         self.read: Callable[[], float] = lambda: 0.0
+
+    def refresh(self) -> None:
+        self.values[()] = self.read()
 
 
 class Histogram:
@@ -84,6 +109,7 @@ class Metrics:
             "Connections ended for what their client did not do: read, or send a head or a body in time.",
             ("reason",),
         )
+        self.replays = Watched("phalanx:request_replays", "Times a request was carried on at another rank.")
         self.timed_out = Counter("phalanx:requests_timed_out", "Requests ended by their own `timeout`.")
         self.held_requests = Gauge("phalanx:held_requests", "Completions that API servers have taken and not ended.")
         self.held_tokens = Gauge("phalanx:held_tokens", "Prompt and expected output tokens of those.")
@@ -116,8 +142,7 @@ class Metrics:
     def samples(self) -> bytes:
         """All values, for a sibling that is being scraped."""
         for counter in self.counters:
-            if isinstance(counter, Gauge):
-                counter.values[()] = counter.read()
+            counter.refresh()
         return msgspec.msgpack.encode(
             Samples(
                 {counter.name: list(counter.values.items()) for counter in self.counters},
@@ -125,18 +150,32 @@ class Metrics:
             )
         )
 
-    def merged(self, siblings: Iterable[bytes]) -> "Metrics":
-        """The sum of this server's and its siblings' values."""
+    def merged(self, siblings: Iterable[bytes], kept: Iterable[bytes] = ()) -> "Metrics":
+        """The sum of this server's values, its siblings', and those `kept` of servers that are not there."""
         merged = Metrics()
-        counters = {counter.name: counter for counter in merged.counters}
-        histograms = {histogram.name: histogram for histogram in merged.histograms}
         for data in (self.samples(), *siblings):
+            merged._take(data, gauges=True)
+        for data in kept:
+            merged._take(data, gauges=False)
+        return merged
+
+    def count_on(self, data: bytes) -> None:
+        """Begin with what the predecessor in this server's place had counted."""
+        self._take(data, gauges=False)
+
+    def _take(self, data: bytes, *, gauges: bool) -> None:
+        """Add samples. What this release does not know, or counts in other buckets, is left out."""
+        try:
             samples = _decoder.decode(data)
-            for name, values in samples.counters.items():
-                for labels, value in values:
-                    counters[name].add(value, *labels)
-            for name, (counts, total) in samples.histograms.items():
-                histogram = histograms[name]
+        except msgspec.DecodeError as error:
+            log.warning("samples of another API server do not decode, and are left out: %s", error)
+            return
+        for counter in self.counters:
+            if gauges or not isinstance(counter, Gauge):
+                for labels, value in samples.counters.get(counter.name, ()):
+                    counter.add(value, *labels)
+        for histogram in self.histograms:
+            counts, total = samples.histograms.get(histogram.name, ([], 0.0))
+            if len(counts) == len(histogram.counts):
                 histogram.counts = [a + b for a, b in zip(histogram.counts, counts, strict=True)]
                 histogram.total += total
-        return merged

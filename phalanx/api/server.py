@@ -6,6 +6,7 @@ import gc
 import itertools
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from phalanx.api import https
 from phalanx.api.app import Application
 from phalanx.api.chat_template import ChatTemplate, find_template
 from phalanx.api.connection import BoundedProtocol, Connections
@@ -31,7 +33,6 @@ from phalanx.protocol import (
     ApiServerId,
     Drain,
     Drained,
-    Membership,
     MetricsGathered,
     MetricsRequest,
     Pulse,
@@ -50,6 +51,7 @@ class HttpServer(uvicorn.Server):
     """uvicorn on sockets that others hold, ended by the supervisor and not by signals."""
 
     def __init__(self, application: Application, service: Service, on_start: Callable[[], None] = lambda: None) -> None:
+        """Raises https.CertificateError where --ssl-certfile and its like cannot be used."""
         options = service.config.http
         config = uvicorn.Config(
             application,
@@ -69,6 +71,10 @@ class HttpServer(uvicorn.Server):
         self._connections = Connections(options, service.metrics, service.config.parallel.data_parallel_size)
         self.server_state = self._connections
         self._on_start = on_start
+        self._tls = https.context(options)
+        self._renewal: https.Renewal | None = None
+        if self._tls is not None and options.enable_ssl_refresh:
+            self._renewal = https.Renewal(options, self._tls)
         self._stopped = asyncio.Event()
 
     @contextlib.contextmanager
@@ -76,8 +82,30 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await self._listen(sockets or [], self._tls)
         self._on_start()
+
+    async def _listen(self, sockets: list[socket.socket], context: ssl.SSLContext) -> None:
+        """What uvicorn does at start, with limits for clients that stall in TLS, of which it knows none."""
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._protocol,
+                sock=sock,
+                backlog=self.config.backlog,
+                ssl=context,
+                ssl_handshake_timeout=https.HANDSHAKE_TIMEOUT,
+                ssl_shutdown_timeout=https.SHUTDOWN_TIMEOUT,
+            )
+            for sock in sockets
+        ]
+        self.started = True
+
+    def _protocol(self) -> asyncio.Protocol:
+        return BoundedProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def main_loop(self) -> None:
         """Once a second, until told to stop: renew the Date header, and see after connections and requests.
@@ -88,6 +116,8 @@ class HttpServer(uvicorn.Server):
         while not await self.on_tick(0):
             self._connections.look(clock())
             self._service.look()
+            if self._renewal is not None:
+                self._renewal.look()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval):
                     await self._stopped.wait()
@@ -137,7 +167,9 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     config = control.config
     tokenizer = ModelTokenizer.load(Path(config.facts.folder))
     metrics = Metrics()
-    siblings = Siblings(control.send, metrics, control.membership)
+    if control.counted:
+        metrics.count_on(control.counted)
+    siblings = Siblings(control.send, metrics)
     engine = EngineClient(
         ApiServerId(launch.index), on_change=lambda: service.ranks_changed(), patience=config.service.rank_timeout
     )
@@ -162,6 +194,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     def beat() -> None:
         # From the event loop itself: one that is stuck is silent.
         control.send(Pulse(next(turns), busy=False))
+        siblings.report()
         asyncio.get_running_loop().call_later(PULSE, beat)
 
     def handle(message: ToChild) -> None:
@@ -174,8 +207,6 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
                 siblings.asked(message)
             case MetricsGathered():
                 siblings.gathered(message)
-            case Membership():
-                siblings.joined(message)
             case Roster():
                 roster.heard(message)
             case AdminAnswer():

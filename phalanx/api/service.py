@@ -1,7 +1,7 @@
 """What every request handler works with."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
+from phalanx.protocol import MetricsGathered
 
 if TYPE_CHECKING:
     from phalanx.api.openai.flight import Flight
@@ -29,8 +30,8 @@ class Service:
     chat_template: ChatTemplate | str
     """A text says why there is none."""
     metrics: Metrics
-    gather: Callable[[], Awaitable[Sequence[bytes]]]
-    """The siblings' `Metrics.samples()`."""
+    gather: Callable[[], Awaitable[MetricsGathered]]
+    """What siblings have counted, and the supervisor."""
     operator: Operator
     roster: Attendance
     started: int
@@ -53,6 +54,7 @@ class Service:
         metrics.held_requests.read = lambda: admission.held.requests
         metrics.held_tokens.read = lambda: admission.held.tokens
         metrics.held_bytes.read = lambda: admission.held.bytes
+        metrics.replays.read = lambda: self.engine.replays
 
     def ranks_changed(self) -> None:
         """Ranks have come or gone."""

@@ -76,11 +76,12 @@ async def metrics(exchange: Exchange, service: Service) -> None:
     """The whole service's, whichever API server is asked."""
     from phalanx.api import exposition
 
-    siblings = await service.gather()
+    gathered = await service.gather()
+    # No await from here on: what is shown is what the supervisor has just been told.
     text = exposition.exposition(
-        service.metrics.merged(siblings),
+        service.metrics.merged(gathered.samples, gathered.kept),
         service.engine.ranks(),
-        1 + len(siblings),
+        gathered,
         service.config.served_names[0],
         len(service.roster.expected),
     )

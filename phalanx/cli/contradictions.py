@@ -4,7 +4,9 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from ssl import CERT_NONE
 
+from phalanx.api import https
 from phalanx.cli.options import Given, UsageError
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions
 
@@ -45,7 +47,6 @@ def _contradictions(given: Given) -> Iterator[str]:
     model: ModelOptions = given.groups["model"]
     engine: EngineOptions = given.groups["engine"]
     parallel: ParallelOptions = given.groups["parallel"]
-    http: HttpOptions = given.groups["http"]
 
     if engine.engine == "synthetic":
         for name in _MODEL_ENGINE_ONLY:
@@ -80,14 +81,47 @@ def _contradictions(given: Given) -> Iterator[str]:
         )
     if engine.kv_cache_tokens is not None and engine.kv_cache_tokens < engine.block_size:
         yield f"--kv-cache-tokens {engine.kv_cache_tokens} is less than one block of --block-size {engine.block_size}"
-    for name, keys in (("api_key", http.api_key), ("admin_key", http.admin_key)):
-        if any(not key.strip() for key in keys):
-            yield f"{origins[name]}: an empty key would let everybody in"
+    yield from _https(given)
     if any(not name.strip() for name in model.served_model_name):
         yield f"{origins['served_model_name']}: an empty name"
     if model.chat_template is not None and not Path(model.chat_template).is_file():
         yield f"{origins['chat_template']}: there is no file {model.chat_template}"
 
+
+_HTTPS_ONLY = ("ssl_keyfile", "ssl_keyfile_password_file", "ssl_ca_certs", "ssl_cert_reqs", "enable_ssl_refresh")
+
+
+def _https(given: Given) -> Iterator[str]:
+    """What certificates there are, and who shows one."""
+    origins = given.origins
+    http: HttpOptions = given.groups["http"]
+    parallel: ParallelOptions = given.groups["parallel"]
+    if http.ssl_certfile is None:
+        for name in _HTTPS_ONLY:
+            if name in origins:
+                yield f"{origins[name]} needs --ssl-certfile"
+    elif https.CLIENT_CERTIFICATES[http.ssl_cert_reqs] != CERT_NONE and http.ssl_ca_certs is None:
+        yield f"{origins['ssl_cert_reqs']} {http.ssl_cert_reqs} needs --ssl-ca-certs: whose certificates to accept"
+    elif https.CLIENT_CERTIFICATES[http.ssl_cert_reqs] == CERT_NONE and http.ssl_ca_certs is not None:
+        yield f"{origins['ssl_ca_certs']} is for clients' certificates: it needs --ssl-cert-reqs optional or required"
+    if parallel.frontend_command is not None:
+        for name in ("ssl_certfile", "admin_key"):
+            if name in origins:
+                yield (
+                    f"{origins[name]} has no meaning with --frontend-command: TLS and admin endpoints are the Python "
+                    "API servers'; give the program options of its own"
+                )
+
+
+_OTHER_MACHINES_ONLY = (
+    "data_parallel_address",
+    "data_parallel_rpc_port",
+    "api_servers_per_node",
+    "node_timeout",
+    "cluster_ssl_certfile",
+    "cluster_ssl_keyfile",
+    "cluster_ssl_ca_certs",
+)
 
 _OTHER_MACHINES_ONLY = (
     "data_parallel_address",

@@ -7,7 +7,6 @@ wins over the file, the file over the defaults.
 import argparse
 import difflib
 import math
-import os
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +34,8 @@ class Option:
     default: Any
     help: str
     short: tuple[str, ...]
+    secret: bool
+    """No message shows its value."""
 
     @property
     def flag(self) -> str:
@@ -72,7 +73,8 @@ class Option:
         try:
             converted = msgspec.convert(value, self.annotation, strict=strict)
         except msgspec.ValidationError:
-            raise UsageError(f"{origin}: {_shown(value)} is not {self.expected} ({self.help})") from None
+            shown = "what was given" if self.secret else _shown(value)
+            raise UsageError(f"{origin}: {shown} is not {self.expected} ({self.help})") from None
         if isinstance(converted, float) and not math.isfinite(converted):
             raise UsageError(f"{origin}: {_shown(value)} is not a finite number ({self.help})")
         return converted
@@ -91,13 +93,16 @@ def _all_options() -> dict[str, Option]:
             if isinstance(kind, inspect.UnionType):
                 kind = next(kind_ for kind_ in kind.types if not isinstance(kind_, inspect.NoneType))
             help_line = (described.extra_json_schema or {})["description"]
-            short = (described.extra or {})["short"]
-            options[found.name] = Option(group, found.name, hint, kind, found.default, help_line, short)
+            extra = described.extra or {}
+            options[found.name] = Option(
+                group, found.name, hint, kind, found.default, help_line, extra["short"], extra["secret"]
+            )
     return options
 
 
 OPTIONS = _all_options()
 POSITIONAL = "model"
+_SECRET_FLAGS = {option.flag for option in OPTIONS.values() if option.secret}
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ class Given:
     groups: Mapping[str, Any]
     origins: Mapping[str, str]
     """Option name to `--flag` or `FILE: name`; only for what was given."""
+    warnings: tuple[str, ...] = ()
+    """What is allowed and not wise."""
 
 
 def build(command_line: Mapping[str, Any], file: Mapping[str, Any], file_name: str) -> Given:
@@ -124,9 +131,6 @@ def build(command_line: Mapping[str, Any], file: Mapping[str, Any], file_name: s
         option = OPTIONS[name]
         origin = "MODEL" if name == POSITIONAL else option.flag
         values[name], origins[name] = option.convert(value, origin, from_text=not option.boolean), origin
-    for name, variable in (("api_key", "PHALANX_API_KEY"), ("admin_key", "PHALANX_ADMIN_KEY")):
-        if name not in values and os.environ.get(variable):
-            values[name], origins[name] = (os.environ[variable],), variable
     groups = {
         group: struct(**{name: value for name, value in values.items() if OPTIONS[name].group == group})
         for group, struct in OPTION_GROUPS.items()
@@ -154,13 +158,18 @@ class Parser(argparse.ArgumentParser):
         """
         known = sorted(name for action in self._actions for name in action.option_strings)
         arguments = [_dashed(argument) for argument in arguments]
+        taking = ""
         for argument in arguments:
             name = argument.partition("=")[0]
             if name == "--":
                 break
             if name == "--model" and "--model" not in known:
                 raise UsageError(f"{name}: MODEL is given without a flag, as the first argument")
-            if name.startswith("-") and not _is_negative_number(name) and name != "-" and name not in known:
+            if name in known:
+                taking = name
+            elif name.startswith("-") and not _is_negative_number(name) and name != "-":
+                if taking in _SECRET_FLAGS:
+                    raise UsageError(f"{taking}: a key that begins with a dash is written {taking}=KEY")
                 raise UsageError(f"{name} is not an option{nearest(name, known)}")
         namespace, rest = self.parse_known_args(arguments)
         if rest:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
+import setproctitle
 
 from phalanx import checkpoint
-from phalanx.cli import cluster_tls, config_file
+from phalanx.api import https
+from phalanx.cli import cluster_tls, config_file, keys
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, UsageError, build, serve_parser
 from phalanx.cli.secret import service_secret
@@ -39,6 +41,14 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         UsageError, checkpoint.CheckpointError: nothing was started.
     """
     given = parse(arguments)
+    # At once: until here `ps` shows what was typed, and what comes may take minutes.
+    setproctitle.setproctitle("phalanx supervisor")
+    for warning in given.warnings:
+        print(f"phalanx serve: warning: {warning}", file=sys.stderr)
+    try:
+        https.context(given.groups["http"])
+    except https.CertificateError as error:
+        raise UsageError(str(error)) from None
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
     for number in STOP_SIGNALS:
         signal.signal(number, _end_at_once)
@@ -84,7 +94,7 @@ def parse(arguments: Sequence[str]) -> Given:
     values = serve_parser().parse(arguments)
     path = values.pop("config", None)
     file = config_file.read(Path(path)) if path is not None else {}
-    given = build(values, file, str(path))
+    given = keys.gather(build(values, file, str(path)))
     refuse_contradictions(given)
     return given
 
@@ -114,7 +124,6 @@ def _text(path: Path) -> str:
 
 def _serve(config: Config, http: list[socket.socket], commands: Commands | None, secret: str | None) -> int:
     # Here and not above: what is refused needs no event loop to be told.
-    import setproctitle
     import uvloop
 
     from phalanx.supervisor import report
@@ -123,11 +132,10 @@ def _serve(config: Config, http: list[socket.socket], commands: Commands | None,
     from phalanx.supervisor.sockets import Sockets
     from phalanx.supervisor.supervisor import Supervisor, Watcher
 
-    setproctitle.setproctitle("phalanx supervisor")
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        bound = Sockets(http, config.parallel)
+        bound = Sockets(http, config.parallel, config.http.scheme)
     except OSError as error:
         return _no_address(error.strerror or str(error))
     with contextlib.ExitStack() as stack:

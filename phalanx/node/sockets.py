@@ -30,6 +30,7 @@ class Sockets:
             OSError: the HTTP port is taken here, by whom, or the HTTP host cannot be listened on.
         """
         self.host = host
+        self._scheme = config.http.scheme
         self._stack = contextlib.ExitStack()
         self._seat: dict[int, int] = {}
         """API server number to its place among `_http` and `_engine`."""
@@ -47,7 +48,7 @@ class Sockets:
     @property
     def api_servers(self) -> tuple[ServedAt, ...]:
         return tuple(
-            ServedAt(f"http://{self._told(http).partition(':')[2]}", self._told(engine))
+            ServedAt(f"{self._scheme}://{self._told(http).partition(':')[2]}", self._told(engine))
             for http, engine in zip(self._http, self._engine, strict=True)
         )
 

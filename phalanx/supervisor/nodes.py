@@ -14,6 +14,7 @@ import phalanx
 from phalanx import protocol
 from phalanx.config import ParallelOptions, ServiceOptions
 from phalanx.hosting.host import Audience
+from phalanx.hosting.words import spell
 from phalanx.protocol import ApiServerId, ChildId, Endpoint, NodeHello, Place, RankId, Role, StartNode, ToSupervisor
 from phalanx.supervisor import events
 from phalanx.supervisor.claims import objection
@@ -335,6 +336,12 @@ class Nodes:
             self._owner.take(events.Vanished(time.monotonic(), child, reason))
         if any(self._api_servers.pop(ApiServerId(place.index), None) for place in freed if place.role is Role.API):
             self._owner.membership_changed()
+        ranks = sorted({place.index for place in link.hello.places})
+        if self._parallel.data_parallel_backend == "mp" and self._open and link.ready is not None:
+            which = f"--data-parallel-start-rank {ranks[0]} --data-parallel-size-local {len(ranks)}"
+            log.warning(
+                "%s: waiting for a machine to join with it: phalanx join ... %s", spell(link.hello.places), which
+            )
 
     def _node_ready(self, link: Link, ready: protocol.NodeReady) -> None:
         link.ready = ready

@@ -1,22 +1,24 @@
 """Metrics of all API servers through any one of them.
 
 The HTTP port spreads scrapes over the API servers, so each answers for all: it asks the supervisor, which asks the
-siblings and passes on what they say within a deadline. One that is stuck makes the answer smaller, never late.
+siblings and passes on what they say within a deadline. For one that is stuck or dead it passes on what that one last
+said; its successor begins with that. So no sum ever goes back. What samples mean, only API servers know.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
 
-from phalanx.protocol import MetricsGathered, MetricsReport, MetricsRequest
+from phalanx.protocol import ApiServerId, MetricsGathered, MetricsReport, MetricsRequest, RankId, Role
+from phalanx.supervisor.fleet import Fleet
 
 TIMEOUT = 1.0
 """Seconds siblings get to report."""
 
 
 class _Gathering:
-    def __init__(self, missing: set[int], answer: Callable[[tuple[bytes, ...]], None]) -> None:
+    def __init__(self, missing: set[int], answer: Callable[[dict[int, bytes]], None]) -> None:
         self.missing = missing
-        self.samples: list[bytes] = []
+        self.samples: dict[int, bytes] = {}
         self.answer = answer
         self.deadline: asyncio.TimerHandle | None = None
 
@@ -28,32 +30,41 @@ class Scrapes:
         self._send = send
         self._timeout = timeout
         self._gatherings: dict[int, _Gathering] = {}
-        self._last = 0
+        self._last_number = 0
+        self._counted: dict[int, bytes] = {}
 
-    def query(self, asker: int, query: int, siblings: Iterable[int]) -> None:
+    def counted(self, index: int) -> bytes:
+        """What the API servers in this place, one after the other, have counted as far as is known; empty: nothing."""
+        return self._counted.get(index, b"")
+
+    def query(self, asker: int, query: int, siblings: Iterable[int], fleet: Fleet) -> None:
         """`asker` wants its siblings' samples; it gets them as MetricsGathered under its own number `query`."""
 
-        def answer(samples: tuple[bytes, ...]) -> None:
-            self._send(asker, MetricsGathered(query, samples))
+        def answer(samples: dict[int, bytes]) -> None:
+            known = {index: self._counted[index] for index in sorted(self._counted) if index != asker}
+            kept = tuple(last for index, last in known.items() if index not in samples)
+            ranks, servers = restarts(fleet)
+            self._send(asker, MetricsGathered(query, tuple(samples.values()), kept, ranks, servers))
 
         gathering = _Gathering(set(siblings), answer)
         if not gathering.missing:
-            answer(())
+            answer({})
             return
         # Askers number their queries each for itself; siblings are asked under a number of our own.
-        self._last += 1
-        number = self._last
+        self._last_number += 1
+        number = self._last_number
         self._gatherings[number] = gathering
         gathering.deadline = asyncio.get_running_loop().call_later(self._timeout, self._finish, number)
         for sibling in sorted(gathering.missing):
             self._send(sibling, MetricsRequest(number))
 
     def report(self, sender: int, report: MetricsReport) -> None:
-        """A sibling's samples; too late or unasked: dropped."""
+        """What an API server has counted by now, for a gathering or, in case it dies, unasked."""
+        self._counted[sender] = report.samples
         gathering = self._gatherings.get(report.query)
         if gathering is None or sender not in gathering.missing:
             return
-        gathering.samples.append(report.samples)
+        gathering.samples[sender] = report.samples
         self._heard_from(report.query, gathering, sender)
 
     def gone(self, index: int) -> None:
@@ -71,4 +82,13 @@ class Scrapes:
         gathering = self._gatherings.pop(number)
         if gathering.deadline is not None:
             gathering.deadline.cancel()
-        gathering.answer(tuple(gathering.samples))
+        gathering.answer(gathering.samples)
+
+
+def restarts(fleet: Fleet) -> tuple[dict[RankId, int], dict[ApiServerId, int]]:
+    """How often each rank and each API server was started again after a fall."""
+    counts = {place: fleet.restarts.count(child.seat) for place, child in fleet.children.items() if not place.worker}
+    return (
+        {RankId(place.index): count for place, count in counts.items() if place.role is Role.ENGINE},
+        {ApiServerId(place.index): count for place, count in counts.items() if place.role is Role.API},
+    )

@@ -19,7 +19,7 @@ Named = list[tuple[str, socket.socket]]
 class Sockets:
     """A context manager; leaving it closes everything and removes the private folder."""
 
-    def __init__(self, http: list[socket.socket], parallel: ParallelOptions) -> None:
+    def __init__(self, http: list[socket.socket], parallel: ParallelOptions, scheme: str = "http") -> None:
         """Bind all others, one for the engine plane beside each of `http`, which this owns from now on.
 
         Where ranks live on other machines, control and engine plane listen on TCP too.
@@ -29,7 +29,7 @@ class Sockets:
             OSError: no private folder can be made, or --data-parallel-address is not this machine's.
         """
         self.http = http
-        self.url = _url(http[0])
+        self.url = _url(http[0], scheme)
         self._retired: set[int] = set()
         self._stack = contextlib.ExitStack()
         try:
@@ -116,7 +116,7 @@ def _same(one: socket.socket, other: socket.socket) -> bool:
     return os.path.sameopenfile(one.fileno(), other.fileno())
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, scheme: str) -> str:
     """Where clients find the service."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

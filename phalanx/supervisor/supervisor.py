@@ -75,8 +75,7 @@ class Supervisor:
         """`secret`: what nodes prove that they know; absent: one of the service's own, which nobody else learns."""
         parallel = config.parallel
         self._config = config
-        http = msgspec.structs.replace(config.http, api_key=(), admin_key=())
-        self._keyless = msgspec.structs.replace(config, http=http)
+        self._keyless = msgspec.structs.replace(config, http=config.http.without_keys())
         """For those that serve no clients."""
         self._sockets = sockets
         self._watcher = watcher
@@ -249,7 +248,9 @@ class Supervisor:
             facts = msgspec.structs.replace(config.facts, folder=folder)
             config = msgspec.structs.replace(config, facts=facts)
         leader = (self._sockets.leader(place.index) or self._nodes.leader(place.index)) if place.worker else ""
-        connection.send(protocol.Welcome(config, self._membership(connection), told(leader) if leader else ""))
+        counted = self._scrapes.counted(place.index) if place.role is Role.API else b""
+        membership, leader = self._membership(connection), told(leader) if leader else ""
+        connection.send(protocol.Welcome(config, membership, leader, counted))
         if place.role is Role.API:
             connection.send(leaving.roster(self._fleet))
 
@@ -354,7 +355,7 @@ class Supervisor:
                 others = [
                     other.place.index for other in self._connections if other.place.role is Role.API and other != child
                 ]
-                self._scrapes.query(child.place.index, query, others)
+                self._scrapes.query(child.place.index, query, others, self._fleet)
             case protocol.MetricsReport():
                 self._scrapes.report(child.place.index, message)
             case protocol.ClusterPlan() if child.place == RAY:

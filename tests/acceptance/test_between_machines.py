@@ -37,8 +37,9 @@ def options(files: Files) -> tuple[str, ...]:
 
 
 def test_who_shows_no_certificate_of_the_cluster_is_turned_away_and_who_does_serves(
-    authority: Authority, checkpoint_folder: Path, tmp_path: Path
+    authority: Authority, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PHALANX_AUDIT_LISTENERS", str(tmp_path / "audit"))
     stranger = Authority(tmp_path, "stranger")
     flags = ("--tensor-parallel-size", "2", "--api-servers-per-node", "1", *options(authority.issue("head")))
     with serve(checkpoint_folder, 2, 1, *flags) as service:
@@ -67,6 +68,11 @@ def test_who_shows_no_certificate_of_the_cluster_is_turned_away_and_who_does_ser
             assert service.stop() == 0
             assert joined.wait() == 0
             joined.assert_nothing_left()
+    # Nobody is told an address in the clear, and a dial that only looks disturbs no listener.
+    told = (tmp_path / "audit").read_text().splitlines()
+    assert {line.partition(":")[0] for line in told} == {"unix", "tls"}
+    assert {line.partition(" ")[2] for line in told} == {"listens"}
+    assert service.stderr.count("dropped a connection") == 2
 
 
 def test_a_join_with_certificates_to_a_service_without_is_told_at_both_ends(

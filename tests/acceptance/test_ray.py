@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from acceptance.test_falls import streams, undisturbed
+from acceptance.streams import streams, undisturbed
 from ray_nodes import GPUS, RayCluster, RayNode, wait_until
 from service import Service
 
@@ -183,15 +183,30 @@ def test_a_node_of_the_cluster_that_dies_in_any_stage_is_named_and_ends_the_serv
     cluster.remove(doomed)
 
 
-def test_a_rank_whose_process_actor_or_machine_dies_comes_back_and_no_stream_shows_it(
+def test_ranks_are_added_released_and_replaced_and_no_stream_shows_it(
     cluster: RayCluster, on_ray: Callable[..., Service]
 ) -> None:
+    """Their process, actor and machine die; a machine comes back."""
     second = cluster.nodes[1]
     doomed = cluster.add("127.0.0.4", gpus=2 * GPUS)  # so it is the one that strict takes beside ours
     flags = ("--data-parallel-pack", "strict", "--data-parallel-size-local", "1", "--api-servers-per-node", "1")
-    service = on_ray("-dp", "2", *flags, "--synthetic-rate", "60").wait_ready()
+    admin = ("--admin-key", "an-admin-key-of-the-tests")
+    service = on_ray("-dp", "2", *flags, "--synthetic-rate", "60", *admin).wait_ready()
     assert below_one(doomed) == ["engine 1"]
     wanted = undisturbed(service.address, 8)
+
+    def scale(size: int) -> None:
+        headers = {"authorization": f"Bearer {admin[1]}"}
+        answer = httpx.post(f"{service.address}/admin/scale", json={"data_parallel_size": size}, headers=headers)
+        assert answer.status_code == 202, answer.text
+
+    with streams(service.address, 8) as started:
+        scale(3)
+        wait_until(lambda: ("0", "2") in answers(service.address, 3), "an answer of rank 2")
+        assert below_one(second) == ["engine 2"]
+        scale(2)
+        assert [stream.result() for stream in started] == wanted
+    wait_until(lambda: not below_one(second), "the end of rank 2")
 
     def come_back(kill: Callable[[], None], where: RayNode) -> None:
         """Kill something below eight streams."""
@@ -205,7 +220,7 @@ def test_a_rank_whose_process_actor_or_machine_dies_comes_back_and_no_stream_sho
     come_back(lambda: process_of(cluster, "engine 1").kill(), doomed)
     come_back(lambda: process_of(cluster, "engine 1").parents()[1].kill(), doomed)
     assert "its actor on 127.0.0.4 has died" in service.stderr
-    come_back(lambda: doomed.kill("raylet"), second)
+    come_back(lambda: doomed.kill("raylet"), second)  # where rank 2 has left a place: strict allows one a machine
     service.wait_for("the API servers of 127.0.0.4 wait for the Ray node 127.0.0.4 to come back")
 
     cluster.remove(doomed)

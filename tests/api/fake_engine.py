@@ -33,6 +33,7 @@ from phalanx.protocol import (
     FinishReason,
     Incarnation,
     Load,
+    MetricsGathered,
     RankId,
     RequestId,
     RequestOutput,
@@ -124,6 +125,11 @@ class FakeRank:
         output = msgspec.structs.replace(output, request_id=asked.submit.request_id)
         self._channel.send(StepOutput([output], LOAD))
 
+    def tell_load(self, **others: int) -> None:
+        """Report a load of which `others` differ from the usual one."""
+        assert self._channel is not None
+        self._channel.send(StepOutput([], msgspec.structs.replace(LOAD, **others)))
+
     def die(self) -> None:
         """Close the connection, as the kernel does for a process that ends."""
         if self._channel is not None:
@@ -203,12 +209,14 @@ class ServedApi:
         rank: FakeRank | Script | None = None,
         attach: bool = True,
         routes: tuple[Route, ...] = ROUTES,
+        patience: float = 0.0,
         **options: Any,
     ) -> None:
         """`rank`: one with its ways, or what it answers; `attach`: it is there from the start."""
         self.rank = rank if isinstance(rank, FakeRank) else FakeRank(rank)
         self.config = a_config(folder, **options)
         self._routes = routes
+        self._patience = patience
         self.metrics = Metrics()
         self.tokenizer = ModelTokenizer.load(folder)
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -224,15 +232,15 @@ class ServedApi:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.config.http.scheme}://127.0.0.1:{self.port}"
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async def gather() -> list[bytes]:
-            return self.siblings
+        async def gather() -> MetricsGathered:
+            return MetricsGathered(1, tuple(self.siblings))
 
         def on_change() -> None:
             self.service.ranks_changed()
@@ -241,7 +249,7 @@ class ServedApi:
                 self._changed.notify_all()
 
         self.loop = asyncio.get_running_loop()
-        self.engine = EngineClient(ApiServerId(0), on_change)
+        self.engine = EngineClient(ApiServerId(0), on_change, self._patience)
         self.service = Service(
             config=self.config,
             engine=self.engine,

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,11 +14,9 @@ from phalanx.api.metrics import Metrics
 from phalanx.api.siblings import Siblings
 from phalanx.protocol import (
     ApiServerId,
-    Endpoint,
     EngineHello,
     Incarnation,
     Load,
-    Membership,
     MetricsGathered,
     MetricsQuery,
     MetricsReport,
@@ -25,6 +24,8 @@ from phalanx.protocol import (
     RankId,
     ToSupervisor,
 )
+
+ALONE = MetricsGathered(1, ())
 
 
 def a_rank(number: int, running: int) -> RankStatus:
@@ -54,7 +55,7 @@ def test_counters_and_histograms_of_all_servers_add_up() -> None:
     here = counted(10, "stop", 0.015)
     siblings = [counted(5, "stop", 0.03), counted(7, "length", 100.0)]
     merged = here.merged([sibling.samples() for sibling in siblings])
-    found = samples_of(exposition(merged, [], 3, "m", 4))
+    found = samples_of(exposition(merged, [], MetricsGathered(1, (b"", b"")), "m", 4))
     assert found["vllm:prompt_tokens_total", ()] == 22
     assert found["vllm:request_success_total", (("finished_reason", "stop"),)] == 2
     assert found["vllm:request_success_total", (("finished_reason", "length"),)] == 1
@@ -82,7 +83,7 @@ def test_merging_leaves_the_server_s_own_counts_alone() -> None:
 
 def test_ranks_are_labelled_and_in_it_once() -> None:
     merged = Metrics().merged([Metrics().samples()])
-    found = samples_of(exposition(merged, [a_rank(0, 4), a_rank(1, 6)], 2, "m", 2))
+    found = samples_of(exposition(merged, [a_rank(0, 4), a_rank(1, 6)], ALONE, "m", 2))
     assert found["vllm:num_requests_running", (("engine", "0"),)] == 4
     assert found["vllm:num_requests_running", (("engine", "1"),)] == 6
     assert found["vllm:num_requests_waiting", (("engine", "1"),)] == 2
@@ -99,46 +100,26 @@ def test_a_value_on_a_bound_belongs_below_it() -> None:
     assert metrics.request_prompt.counts[metrics.request_prompt.bounds.index(5.0)] == 1
 
 
-def of(count: int) -> Membership:
-    return Membership(tuple(Endpoint(ApiServerId(index), f"unix:/{index}") for index in range(count)))
-
-
 def test_a_scrape_asks_the_supervisor_and_waits_for_its_answer() -> None:
+    first, second = MetricsGathered(1, (b"first",)), MetricsGathered(2, (b"second",), (b"kept",))
+
     async def scrape() -> Any:
         sent: list[ToSupervisor] = []
-        siblings = Siblings(sent.append, Metrics(), of(3))
+        siblings = Siblings(sent.append, Metrics())
         both = [asyncio.create_task(siblings.gather()) for _ in range(2)]
         await asyncio.sleep(0)
         assert sent == [MetricsQuery(1), MetricsQuery(2)]
-        siblings.gathered(MetricsGathered(2, (b"second",)))
-        siblings.gathered(MetricsGathered(1, (b"first",)))
+        siblings.gathered(second)
+        siblings.gathered(first)
         siblings.gathered(MetricsGathered(7, (b"unasked",)))
         return await asyncio.gather(*both)
 
-    assert asyncio.run(scrape()) == [(b"first",), (b"second",)]
-
-
-def test_an_only_server_asks_nobody() -> None:
-    siblings = Siblings(pytest.fail, Metrics(), of(1))
-    assert asyncio.run(siblings.gather()) == ()
-
-
-def test_a_server_that_is_joined_by_another_asks_from_then_on() -> None:
-    async def scrape() -> list[ToSupervisor]:
-        sent: list[ToSupervisor] = []
-        siblings = Siblings(sent.append, Metrics(), of(1))
-        siblings.joined(of(2))
-        asking = asyncio.create_task(siblings.gather())
-        await asyncio.sleep(0)
-        asking.cancel()
-        return sent
-
-    assert asyncio.run(scrape()) == [MetricsQuery(1)]
+    assert asyncio.run(scrape()) == [first, second]
 
 
 def test_a_supervisor_that_does_not_answer_fails_the_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phalanx.api.siblings.PATIENCE", 0.01)
-    siblings = Siblings(lambda message: None, Metrics(), of(2))
+    siblings = Siblings(lambda message: None, Metrics())
     with pytest.raises(ApiError, match="supervisor") as refusal:
         asyncio.run(siblings.gather())
     assert refusal.value.status == 503
@@ -147,5 +128,82 @@ def test_a_supervisor_that_does_not_answer_fails_the_scrape(monkeypatch: pytest.
 def test_a_sibling_that_is_scraped_gets_this_server_s_counts() -> None:
     sent: list[ToSupervisor] = []
     metrics = counted(3, "stop", 0.1)
-    Siblings(sent.append, metrics, of(2)).asked(MetricsRequest(42))
+    Siblings(sent.append, metrics).asked(MetricsRequest(42))
     assert sent == [MetricsReport(42, metrics.samples())]
+
+
+# --- a death takes no counts along -----------------------------------------------------------------
+
+
+def test_what_a_scrape_shows_the_supervisor_knows_before() -> None:
+    """Counted while the siblings were asked, too: else a death would take back what was shown."""
+
+    async def scrape() -> tuple[list[ToSupervisor], bytes]:
+        sent: list[ToSupervisor] = []
+        metrics = counted(1, "stop", 0.1)
+        siblings = Siblings(sent.append, metrics)
+        asking = asyncio.create_task(siblings.gather())
+        await asyncio.sleep(0)
+        metrics.prompt_tokens.add(5)
+        siblings.gathered(MetricsGathered(1, ()))
+        await asking
+        return sent, metrics.samples()
+
+    sent, shown = asyncio.run(scrape())
+    assert sent == [MetricsQuery(1), MetricsReport(0, shown)]
+
+
+def test_counts_are_reported_when_they_have_changed() -> None:
+    sent: list[ToSupervisor] = []
+    metrics = counted(1, "stop", 0.1)
+    siblings = Siblings(sent.append, metrics)
+    siblings.report()
+    siblings.report()
+    first = metrics.samples()
+    metrics.prompt_tokens.add(1)
+    siblings.report()
+    assert sent == [MetricsReport(0, first), MetricsReport(0, metrics.samples())]
+
+
+def test_a_successor_counts_on_and_holds_nothing_that_its_predecessor_held() -> None:
+    before = counted(10, "stop", 0.015)
+    before.held_requests.read = lambda: 7.0
+    before.replays.read = lambda: 3.0
+    after = Metrics()
+    after.count_on(before.samples())
+    after.replays.read = lambda: 2.0
+    after.prompt_tokens.add(1)
+    found = samples_of(exposition(after.merged(()), [], ALONE, "m", 1))
+    assert found["vllm:prompt_tokens_total", ()] == 11
+    assert found["vllm:request_success_total", (("finished_reason", "stop"),)] == 1
+    assert found["vllm:time_to_first_token_seconds_count", ()] == 1
+    assert found["phalanx:request_replays_total", ()] == 5
+    assert found["phalanx:held_requests", ()] == 0
+
+
+def test_counts_of_a_server_that_is_not_there_are_in_the_sum_and_what_it_held_is_not() -> None:
+    gone = counted(10, "stop", 0.015)
+    gone.held_requests.read = lambda: 7.0
+    merged = counted(1, "stop", 0.1).merged((), kept=[gone.samples()])
+    found = samples_of(exposition(merged, [], ALONE, "m", 1))
+    assert found["vllm:prompt_tokens_total", ()] == 11
+    assert found["phalanx:held_requests", ()] == 0
+    assert found["phalanx:api_servers", ()] == 1
+
+
+def test_what_another_release_counts_otherwise_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = counted(1, "stop", 0.1)
+    theirs = {"vllm:prompt_tokens": [((), 2.0)], "news": [(("x",), 1.0)]}
+    histograms = {"vllm:time_to_first_token_seconds": ([1, 2], 3.0), "news": ([1], 1.0)}
+    merged = metrics.merged([msgspec.msgpack.encode([theirs, histograms]), b"\xc1"])
+    assert merged.prompt_tokens.values == {(): 3.0}
+    assert sum(merged.first_token.counts) == 1
+    assert "do not decode" in caplog.text
+
+
+def test_restarts_are_told_by_rank_and_by_api_server() -> None:
+    gathered = MetricsGathered(1, (), (), {RankId(0): 0, RankId(1): 4}, {ApiServerId(0): 2})
+    found = samples_of(exposition(Metrics(), [], gathered, "m", 2))
+    assert found["phalanx:rank_restarts_total", (("engine", "0"),)] == 0
+    assert found["phalanx:rank_restarts_total", (("engine", "1"),)] == 4
+    assert found["phalanx:api_server_restarts_total", (("api_server", "0"),)] == 2

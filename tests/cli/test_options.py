@@ -11,17 +11,18 @@ from phalanx.config import OPTION_GROUPS
 from phalanx.supervisor.events import ExitCode
 
 FLAGS = """
---admin-key --api-key --api-server-count --api-servers-per-node --block-size --body-timeout --chat-template
---cluster-ssl-ca-certs --cluster-ssl-certfile --cluster-ssl-keyfile --config --cpu-threads --data-parallel-address
---data-parallel-backend --data-parallel-nodes --data-parallel-pack --data-parallel-rpc-port --data-parallel-size
---data-parallel-size-local --device --drain-timeout --dtype --enable-prefix-caching --enforce-eager --engine
---frontend-command --gpu-memory-utilization --header-timeout --help --host --keep-alive-timeout --kv-cache-tokens
---load-format --log-level --max-batch --max-body-bytes --max-connections --max-held-bytes --max-logprobs
---max-model-len --max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts
---min-ranks --no-enable-prefix-caching --no-enforce-eager --node-timeout --port --rank-timeout --ray-address
---ray-runtime-env --restart-window --revision --seed --served-model-name --shutdown-timeout --startup-timeout
---step-timeout --synthetic-rate --synthetic-stage --tensor-parallel-size --write-timeout -asc -dp -dpa -dpl -dpp -h
--tp
+--admin-key --admin-key-file --api-key --api-key-file --api-server-count --api-servers-per-node --block-size
+--body-timeout --chat-template --cluster-ssl-ca-certs --cluster-ssl-certfile --cluster-ssl-keyfile --config
+--cpu-threads --data-parallel-address --data-parallel-backend --data-parallel-nodes --data-parallel-pack
+--data-parallel-rpc-port --data-parallel-size --data-parallel-size-local --device --drain-timeout --dtype
+--enable-prefix-caching --enable-ssl-refresh --enforce-eager --engine --frontend-command --gpu-memory-utilization
+--header-timeout --help --host --keep-alive-timeout --kv-cache-tokens --load-format --log-level --max-batch
+--max-body-bytes --max-connections --max-held-bytes --max-logprobs --max-model-len --max-num-batched-tokens
+--max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts --min-ranks --no-enable-prefix-caching
+--no-enable-ssl-refresh --no-enforce-eager --node-timeout --port --rank-timeout --ray-address --ray-runtime-env
+--restart-window --revision --seed --served-model-name --shutdown-timeout --ssl-ca-certs --ssl-cert-reqs
+--ssl-certfile --ssl-keyfile --ssl-keyfile-password-file --startup-timeout --step-timeout --synthetic-rate
+--synthetic-stage --tensor-parallel-size --write-timeout -asc -dp -dpa -dpl -dpp -h -tp
 """
 """All of them. A change here is a change of what people type: say it in the documentation."""
 
@@ -122,6 +123,14 @@ def test_what_was_typed_arrives() -> None:
         (["--kv-cache-tokens", "32", "--block-size", "64"], "less than one block"),
         (["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], "--max-num-batched-tokens 32 is below"),
         (["--api-key", " "], "an empty key"),
+        (["--ssl-cert-reqs", "1"], "--ssl-cert-reqs needs --ssl-certfile"),
+        (["--ssl-keyfile", "k"], "--ssl-keyfile needs --ssl-certfile"),
+        (["--no-enable-ssl-refresh"], "--enable-ssl-refresh needs --ssl-certfile"),
+        (["--ssl-certfile", "c", "--ssl-cert-reqs", "2"], "--ssl-cert-reqs 2 needs --ssl-ca-certs"),
+        (["--ssl-certfile", "c", "--ssl-ca-certs", "a"], "needs --ssl-cert-reqs optional or required"),
+        (["--ssl-certfile", "c", "--ssl-cert-reqs", "always"], "is not one of 0, 1, 2, none, optional"),
+        (["--ssl-certfile", "c", "--frontend-command", "true"], "--ssl-certfile has no meaning with --frontend"),
+        (["--admin-key", "k", "--frontend-command", "true"], "--admin-key has no meaning with --frontend-command"),
         (["--served-model-name", ""], "an empty name"),
         (["--chat-template", "/nowhere.jinja"], "there is no file /nowhere.jinja"),
         (["--config", "/nowhere.toml"], "cannot read /nowhere.toml: No such file"),

@@ -18,7 +18,7 @@ import pytest
 from certificates import Authority
 from transport.test_connections import HELLO, SECRET, TO_ENGINE, Peer, run
 
-from phalanx.protocol import Abort, Hello, Incarnation, RequestId, Role, ToSupervisor
+from phalanx.protocol import Abort, Failed, Hello, Incarnation, RequestId, Role, ToSupervisor
 from phalanx.transport import channel, handshake, stream, tls
 from phalanx.transport.channel import Channel, Closed, Untrusted, dial
 from phalanx.transport.listener import address_of, bind_tcp, bind_unix
@@ -182,15 +182,15 @@ def test_a_selector_is_told_of_every_message(listener: socket.socket, ours: Tls)
             assert got == aborts
 
             connection._transport.pause_reading()
-            posted = 0
+            posted = []
             while channel.pending < 2**20:
-                channel.post(Hello(Role.ENGINE, posted, Incarnation(0), 0))
-                posted += 1
+                posted.append(Failed(f"{len(posted)} {'x' * 5000}", ""))
+                channel.post(posted[-1])
             connection._transport.resume_reading()
             while channel.pending:
                 channel.flush()
                 await asyncio.sleep(0)
-            assert [(await peer.messages.get()).index for _ in range(posted)] == list(range(posted))  # type: ignore[union-attr]
+            assert [await peer.messages.get() for _ in posted] == posted
             connection.close()
             with pytest.raises(Closed):
                 await asyncio.to_thread(_until_end, channel)

@@ -120,6 +120,7 @@ CONTROL: dict[str, p.Message] = {
     "Membership": MEMBERSHIP,
     "Membership, not complete": p.Membership((), False),
     "Welcome": p.Welcome(CONFIG, MEMBERSHIP),
+    "Welcome of a successor": p.Welcome(CONFIG, MEMBERSHIP, counted=b"\x01"),
     "Welcome of a rank's worker": p.Welcome(CONFIG, p.Membership(()), "unix:/run/user/1000/phalanx-x/workers-3"),
     "Stop": p.Stop(),
     "Drain": p.Drain(),
@@ -133,6 +134,9 @@ CONTROL: dict[str, p.Message] = {
     "AdminAnswer, refused": p.AdminAnswer(2, (), (), "There is no rank 9.", 404),
     "MetricsRequest": p.MetricsRequest(1),
     "MetricsGathered": p.MetricsGathered(9, (b"", b"\x01\x02")),
+    "MetricsGathered, one gone": p.MetricsGathered(
+        9, (b"\x01",), (b"\x02",), {p.RankId(0): 0, p.RankId(1): 4}, {p.ApiServerId(0): 1}
+    ),
     "MetricsGathered, nobody": p.MetricsGathered(9, ()),
     "Refused": p.Refused("api 1 is connected already"),
     "LaunchChild": p.LaunchChild(CHILD, {"PHALANX_X": "1"}),

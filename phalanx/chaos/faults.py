@@ -1,0 +1,356 @@
+"""The faults, one function each: do it, undo it, wait until who was struck serves again."""
+
+import asyncio
+import contextlib
+import json
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from phalanx.chaos import crowds
+from phalanx.chaos.client import Connection
+from phalanx.chaos.ledger import Ledger, Record
+from phalanx.chaos.processes import UNLIMITED, Process, links, pace
+from phalanx.chaos.schedule import Kind
+from phalanx.chaos.service import Service
+from phalanx.chaos.traffic import Traffic
+
+LOOK = 0.1
+"""Seconds between two looks at whether who was struck is back."""
+BACK = 120.0
+"""Seconds who was struck may take to be back."""
+SETTLE = 20.0
+"""Seconds that requests get to go on before the next fault strikes ranks."""
+BEAT = 0.05
+"""A slowed process runs and stands for so many seconds in turn."""
+SLOW_RATE = 4096
+"""Bytes a second on a slowed TCP link: some ten messages of a busy rank."""
+SHARE, MOST = 0.5, 2 * 2**30
+"""Of the memory that is free, and in bytes at most, what pressure takes."""
+
+
+class Trouble(Exception):
+    """The service did not come back from a fault; says from which."""
+
+
+@dataclass
+class World:
+    """What faults act on."""
+
+    service: Service
+    traffic: Traffic
+    ledger: Ledger
+    ranks: int
+    api_servers: int
+    concurrency: int
+
+    async def incarnations(self) -> dict[int, int]:
+        """Attached ranks and their incarnations, as an API server sees them; nothing where none answers."""
+        with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
+            async with asyncio.timeout(1), Connection.open(self.service.address) as connection:
+                answer = await connection.exchange("GET", "/ready")
+                return {rank["rank"]: rank["incarnation"] for rank in json.loads(bytes(answer.body))["ranks"]}
+        return {}
+
+    async def all_of(self, role: str) -> list[Process]:
+        """Every process of a role, once all live."""
+        count = self.ranks if role == "engine" else self.api_servers
+        await until(lambda: len(self.service.family.of(role)) == count, f"{count} {role} processes live")
+        return self.service.family.of(role)
+
+    async def known(self) -> dict[int, int]:
+        """Incarnations, once every rank is attached."""
+        found: dict[int, int] = {}
+
+        async def complete() -> bool:
+            found.update(await self.incarnations())
+            return len(found) == self.ranks
+
+        await until(complete, "every rank is attached")
+        return found
+
+    async def ranks_back(self, before: dict[int, int], indices: list[int]) -> None:
+        """Until newer incarnations of these ranks are attached."""
+
+        async def back() -> bool:
+            now = await self.incarnations()
+            return all(now.get(index, -1) > before[index] for index in indices)
+
+        await until(back, f"ranks {indices} serve again")
+
+    async def api_server_back(self, index: int) -> None:
+        """Until a connection made from now on is answered by it."""
+
+        async def ask() -> bool:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(BACK), Connection.open(self.service.address) as connection:
+                    answer = await connection.exchange("GET", "/health")
+                    return answer.headers.get("x-phalanx-api-server") == str(index)
+            return False
+
+        asked: list[asyncio.Task[bool]] = []
+        try:
+
+            def answered() -> bool:
+                asked.append(asyncio.create_task(ask()))
+                return any(task.done() and task.result() for task in asked)
+
+            await until(answered, f"api {index} listens again")
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, patience: float = BACK) -> None:
+    """Wait for a condition.
+
+    Raises:
+        Trouble: it is not met in time.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return
+        if time.monotonic() > deadline:
+            raise Trouble(f"waited {patience:g} s until {what}")
+        await asyncio.sleep(LOOK)
+
+
+async def perform(world: World, record: Record) -> None:
+    """Let a fault happen; returns when everything is as before.
+
+    Raises:
+        Trouble: it never was.
+    """
+    if record.fault.kind.strikes_ranks:
+        await world.all_of("engine")
+    try:
+        await _SHELLS[record.fault.kind](world, record)
+    finally:
+        record.ended = time.monotonic()
+    if record.fault.kind.strikes_ranks:
+        # Requests go on before the next strike, or one could meet two between two of its tokens.
+        since = record.ended
+        with contextlib.suppress(Trouble):
+            await until(lambda: world.ledger.settled_since(since), "every request has gone on", SETTLE)
+
+
+# --- processes ---
+
+
+def _strike(record: Record, *victims: Process) -> None:
+    """From here on it counts."""
+    record.seats = tuple(victim.seat for victim in victims)
+    record.began = time.monotonic()
+    record.note = ", ".join(f"{role} {index}" for role, index in record.seats)
+
+
+async def _kill_ranks(world: World, record: Record, every: bool = False) -> None:
+    before, ranks = await world.known(), await world.all_of("engine")
+    victims = ranks if every else [ranks[record.fault.pick(len(ranks))]]
+    _strike(record, *victims)
+    for victim in victims:
+        victim.struck = True
+        victim.signal(signal.SIGKILL)
+    await world.ranks_back(before, [victim.seat[1] for victim in victims])
+    record.recovery = time.monotonic() - record.began
+
+
+async def _kill_all_ranks(world: World, record: Record) -> None:
+    await _kill_ranks(world, record, every=True)
+
+
+async def _kill_api_server(world: World, record: Record) -> None:
+    servers = await world.all_of("api")
+    victim = servers[record.fault.pick(len(servers))]
+    _strike(record, victim)
+    victim.struck = True
+    victim.signal(signal.SIGKILL)
+    await world.api_server_back(victim.seat[1])
+    record.recovery = time.monotonic() - record.began
+
+
+async def _stop(world: World, record: Record, role: str) -> None:
+    before = await world.known()
+    processes = await world.all_of(role)
+    victim = processes[record.fault.pick(len(processes))]
+    _strike(record, victim)
+    victim.struck = True
+    victim.signal(signal.SIGSTOP)
+    try:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(victim.death.wait(), record.fault.seconds)
+    finally:
+        victim.signal(signal.SIGCONT)
+    # What was declared dead while it was stopped may die of it only now.
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(victim.death.wait(), 1.0)
+    if victim.died_at is None:
+        victim.struck = False
+        return
+    if role == "engine":
+        await world.ranks_back(before, [victim.seat[1]])
+    else:
+        await world.api_server_back(victim.seat[1])
+    record.recovery = time.monotonic() - record.began
+    record.note += ", declared dead"
+
+
+async def _stop_rank(world: World, record: Record) -> None:
+    await _stop(world, record, "engine")
+
+
+async def _stop_api_server(world: World, record: Record) -> None:
+    await _stop(world, record, "api")
+
+
+# --- links ---
+
+
+async def _cut_link(world: World, record: Record) -> None:
+    """Both ends live; what is between them does not."""
+    await world.known()
+    ranks = await world.all_of("engine")
+    victim, port = ranks[record.fault.pick(len(ranks))], world.service.control_port
+    cut = links(victim, port)
+    _strike(record, victim)
+    for link in cut.values():
+        with link, contextlib.suppress(OSError):
+            link.shutdown(socket.SHUT_RDWR)
+
+    def dialled_again() -> bool:
+        if victim.died_at is not None:
+            raise Trouble(f"{record.note} died of a connection that was cut")
+        now = links(victim, port)
+        for link in now.values():
+            link.close()
+        return len(now.keys() - cut.keys()) >= len(cut)
+
+    await until(dialled_again, f"{record.note} has dialled again")
+    await world.known()
+    record.recovery = time.monotonic() - record.began
+    record.note += f", {len(cut)} connections"
+
+
+async def _slow_link(world: World, record: Record) -> None:
+    """A TCP link gets a bandwidth; what a socket file leads to is only as slow as the rank that writes to it."""
+    ranks = await world.all_of("engine")
+    victim = ranks[record.fault.pick(len(ranks))]
+    for rank in ranks:
+        with contextlib.ExitStack() as stack:
+            found = [stack.enter_context(link) for link in links(rank, world.service.control_port).values()]
+            tcp = [link for link in found if link.family != socket.AF_UNIX]
+            if tcp:
+                _strike(record, rank)
+                record.note += f", {SLOW_RATE} bytes/s"
+                for link in tcp:
+                    pace(link, SLOW_RATE)
+                await asyncio.sleep(record.fault.seconds)
+                for link in tcp:
+                    pace(link, UNLIMITED)
+                return
+    _strike(record, victim)
+    end = time.monotonic() + record.fault.seconds
+    try:
+        while time.monotonic() < end:
+            victim.signal(signal.SIGSTOP)
+            await asyncio.sleep(BEAT)
+            victim.signal(signal.SIGCONT)
+            await asyncio.sleep(BEAT)
+    finally:
+        victim.signal(signal.SIGCONT)
+
+
+# --- the machine ---
+
+
+async def _full_disk(world: World, record: Record) -> None:
+    """The log cannot grow for a while; when it can again, it has to."""
+    service = world.service
+    controls = list(service.runtime.rglob("control"))
+    size = service.log.stat().st_size
+    soft, hard = resource.prlimit(service.processes[0].pid, resource.RLIMIT_FSIZE)
+    _limit(service.family.pids(), size, hard)
+    try:
+        await _knock(controls)
+        await asyncio.sleep(record.fault.seconds)
+    finally:
+        # Who has come meanwhile inherited the limit.
+        _limit(service.family.pids(), soft, hard)
+    record.note = "and the log went on"
+    before = service.log.stat().st_size
+    knocked = time.monotonic()
+    while service.log.stat().st_size == before:
+        if time.monotonic() - knocked > BACK:
+            raise Trouble("the log has said nothing more since the disk was full for a while")
+        await _knock(controls)
+        await asyncio.sleep(LOOK)
+
+
+def _limit(pids: list[int], soft: int, hard: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def _knock(controls: list[Path]) -> None:
+    """Say nonsense to the service's own sockets: it logs that it refused us."""
+    for path in controls:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"x" * 64)
+            writer.close()
+
+
+async def _memory_pressure(world: World, record: Record) -> None:
+    size = int(min(MOST, SHARE * _available_memory()))
+    async with _balloon(size):
+        record.note = f"{size / 2**20:,.0f} MiB"
+        await asyncio.sleep(record.fault.seconds)
+
+
+@contextlib.asynccontextmanager
+async def _balloon(size: int) -> AsyncIterator[None]:
+    command = (sys.executable, "-m", "phalanx.chaos.balloon", str(size))
+    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+    try:
+        yield
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+def _available_memory() -> int:
+    """Bytes: of the machine, or of this container where that is less."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        available = min(available, max(0, limit - used))
+    return available
+
+
+_SHELLS: dict[Kind, Callable[[World, Record], Awaitable[None]]] = {
+    Kind.KILL_RANK: _kill_ranks,
+    Kind.KILL_ALL_RANKS: _kill_all_ranks,
+    Kind.STOP_RANK: _stop_rank,
+    Kind.CUT_LINK: _cut_link,
+    Kind.SLOW_LINK: _slow_link,
+    Kind.KILL_API_SERVER: _kill_api_server,
+    Kind.STOP_API_SERVER: _stop_api_server,
+    Kind.FULL_DISK: _full_disk,
+    Kind.MEMORY_PRESSURE: _memory_pressure,
+    Kind.DISCONNECT: lambda world, record: crowds.disconnect(world.traffic, record, world.concurrency),
+    Kind.FLOOD: lambda world, record: crowds.flood(world.traffic, record, world.concurrency),
+    Kind.HALF_SENT: lambda world, record: crowds.half_sent(world.service.address, record),
+    Kind.SLOW_READERS: lambda world, record: crowds.slow_readers(world.traffic, record),
+}

@@ -1,0 +1,186 @@
+"""What the operating system shows of the service's processes, and what it lets their ancestor do to them."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PIDFD_GETFD = 438
+"""The same number on every architecture: pidfd_getfd(2), Linux 5.6."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_TITLE = re.compile(r"phalanx (engine|api) (\d+)$")
+
+Seat = tuple[str, int]
+"""`("engine", 1)`, `("api", 0)`: a place, whoever holds it now."""
+
+
+@dataclass
+class Process:
+    """One incarnation of a rank or an API server."""
+
+    seat: Seat
+    pid: int
+    descriptor: int
+    """Its pidfd: signals through it reach this process and no other that gets its number later."""
+    struck: bool = False
+    """A fault was aimed at it, of which it may die."""
+    died_at: float | None = None
+    death: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Nothing where it has ended."""
+        if self.died_at is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.descriptor, number)
+
+
+class Family:
+    """All processes below one, and the incarnations of its ranks and API servers."""
+
+    def __init__(self, roots: list[int], on_death: Callable[[Process], None] = lambda process: None) -> None:
+        self._roots = roots
+        self._on_death = on_death
+        self.living: dict[Seat, Process] = {}
+
+    def add(self, root: int) -> None:
+        self._roots.append(root)
+
+    def refresh(self) -> None:
+        """Find who has come since."""
+        for pid in self.pids():
+            found = _TITLE.match(_command(pid))
+            if found is None:
+                continue
+            seat = found.group(1), int(found.group(2))
+            if seat not in self.living:
+                with contextlib.suppress(ProcessLookupError):
+                    self._watch(Process(seat, pid, os.pidfd_open(pid)))
+
+    def _watch(self, process: Process) -> None:
+        self.living[process.seat] = process
+        asyncio.get_running_loop().add_reader(process.descriptor, self._died, process)
+
+    def _died(self, process: Process) -> None:
+        asyncio.get_running_loop().remove_reader(process.descriptor)
+        os.close(process.descriptor)
+        process.died_at = time.monotonic()
+        if self.living.get(process.seat) is process:
+            del self.living[process.seat]
+        process.death.set()
+        self._on_death(process)
+
+    def of(self, role: str) -> list[Process]:
+        """Those that live, by number."""
+        return [self.living[seat] for seat in sorted(self.living) if seat[0] == role]
+
+    def pids(self) -> list[int]:
+        """Of every process of the service that lives, the roots first."""
+        children: dict[int, list[int]] = {}
+        for pid, parent in _parents():
+            children.setdefault(parent, []).append(pid)
+        found = [root for root in self._roots if os.path.exists(f"/proc/{root}")]
+        for pid in found:  # grows on the way
+            found += children.get(pid, ())
+        return found
+
+    def memory(self) -> int:
+        """Bytes of all processes together, what they share counted once (PSS)."""
+        return sum(_pss(pid) for pid in self.pids())
+
+    def close(self) -> None:
+        for process in list(self.living.values()):
+            asyncio.get_running_loop().remove_reader(process.descriptor)
+            os.close(process.descriptor)
+        self.living.clear()
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            with contextlib.suppress(OSError):
+                status = Path("/proc", entry, "stat").read_text()
+                # The name may hold anything, spaces and brackets too.
+                state, parent, *_ = status.rpartition(")")[2].split()
+                if state != "Z":
+                    yield int(entry), int(parent)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _pss(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+# --- connections of a rank ---
+
+
+def links(process: Process, control_port: int) -> dict[int, socket.socket]:
+    """A rank's connections to API servers, by inode: duplicates, which the caller closes.
+
+    Not the one to the supervisor, whose end is the service's end for a child; over TCP `control_port` tells it.
+
+    Raises:
+        OSError: the system does not let us; says why.
+    """
+    found: dict[int, socket.socket] = {}
+    folder = f"/proc/{process.pid}/fd"
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(folder):
+            target = os.readlink(f"{folder}/{name}")
+            if not target.startswith("socket:["):
+                continue
+            duplicate = _duplicate(process.descriptor, int(name))
+            if duplicate is None:
+                continue
+            if _leads_to_an_api_server(duplicate, control_port):
+                found[int(target[8:-1])] = duplicate
+            else:
+                duplicate.close()
+    return found
+
+
+def _duplicate(pidfd: int, descriptor: int) -> socket.socket | None:
+    number = _libc.syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
+    if number < 0:
+        error = ctypes.get_errno()
+        if error in (9, 3):  # EBADF, ESRCH: it has been closed, or its owner has ended
+            return None
+        raise OSError(error, f"pidfd_getfd: {os.strerror(error)}")
+    return socket.socket(fileno=number)
+
+
+def _leads_to_an_api_server(sock: socket.socket, control_port: int) -> bool:
+    try:
+        peer = sock.getpeername()
+    except OSError:  # it listens, or its other end is gone
+        return False
+    if sock.family == socket.AF_UNIX:
+        # The kernel pads no name; one without is a pair's.
+        return bool(re.search(r"/api-\d+$", os.fsdecode(peer)))
+    return bool(peer[1] != control_port)
+
+
+SO_MAX_PACING_RATE = 47
+UNLIMITED = 2**32 - 1
+
+
+def pace(sock: socket.socket, rate: int) -> None:
+    """Let a TCP connection send at most `rate` bytes a second."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("I", rate))

@@ -1,0 +1,122 @@
+"""The keys of a service, from wherever they were given: flags and `--config`, key files, the environment.
+
+Flags and files add to one another; the environment counts where neither names a key. No message shows a key.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from phalanx.cli.options import OPTIONS, Given, UsageError
+from phalanx.config import HttpOptions
+
+MAX_FILE = 2**20
+"""Bytes of a key file; a longer one is something else."""
+
+
+class _Kind(NamedTuple):
+    name: str
+    file: str
+    variable: str
+
+
+_KINDS = (
+    _Kind("api_key", "api_key_file", "PHALANX_API_KEY"),
+    _Kind("admin_key", "admin_key_file", "PHALANX_ADMIN_KEY"),
+)
+
+
+def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
+    """`given` with all keys in `api_key` and `admin_key`, each once, and warnings about where they lie open.
+
+    Raises:
+        UsageError: a source holds no key, cannot be read, or holds what no client could send.
+    """
+    http: HttpOptions = given.groups["http"]
+    warnings: list[str] = []
+    gathered: dict[str, dict[str, str]] = {}
+    for kind in _KINDS:
+        # Key to where it came from.
+        keys = gathered[kind.name] = dict(_named(given, kind, getattr(http, kind.name)))
+        for path in getattr(http, kind.file):
+            keys |= _of_file(Path(path), given.origins[kind.file])
+            warnings += _seen_by_others(Path(path))
+        if not keys and environment.get(kind.variable):
+            keys |= _of_environment(kind.variable, environment[kind.variable])
+        if given.origins.get(kind.name) == OPTIONS[kind.name].flag:
+            warnings.append(
+                f"{OPTIONS[kind.name].flag}: `ps` showed this key while the service began, and the shell may remember "
+                f"it; {OPTIONS[kind.file].flag} FILE keeps it to those who can read the file"
+            )
+    if both := gathered["api_key"].keys() & gathered["admin_key"].keys():
+        twice = both.pop()
+        raise UsageError(
+            f"the key of {gathered['admin_key'][twice]} is an API key as well ({gathered['api_key'][twice]}): "
+            "an admin key opens what no client should"
+        )
+    http = msgspec.structs.replace(http, **{name: tuple(keys) for name, keys in gathered.items()})
+    origins = {**given.origins, **{name: next(iter(keys.values())) for name, keys in gathered.items() if keys}}
+    return replace(given, groups={**given.groups, "http": http}, origins=origins, warnings=tuple(warnings))
+
+
+def _named(given: Given, kind: _Kind, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        origin = given.origins[kind.name]
+        if not key.strip():
+            raise UsageError(f"{origin}: an empty key would let everybody in")
+        yield _checked(key, origin), origin
+
+
+def _of_file(path: Path, origin: str) -> dict[str, str]:
+    """A key a line; a line that begins with # is a comment."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise UsageError(f"{origin}: {path} is longer than {MAX_FILE} bytes, it is no file of keys")
+        lines = content.decode().splitlines()
+    except OSError as error:
+        raise UsageError(f"{origin}: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{origin}: {path} is not UTF-8 text") from None
+    keys = {}
+    for number, line in enumerate(lines, 1):
+        key = line.strip()
+        if key and not key.startswith("#"):
+            where = f"{path}, line {number}"
+            keys[_checked(key, f"{origin}: {where}")] = where
+    if not keys:
+        raise UsageError(f"{origin}: {path} holds no key; it takes one a line, and comments after #")
+    return keys
+
+
+def _of_environment(variable: str, text: str) -> dict[str, str]:
+    """Keys with commas or line ends between them."""
+    keys = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
+    if not keys:
+        raise UsageError(f"{variable} holds no key")
+    return {_checked(key, variable): variable for key in keys}
+
+
+def _checked(key: str, origin: str) -> str:
+    """Raises UsageError for a key that clients cannot send as a bearer token."""
+    if any(character.isspace() for character in key):
+        raise UsageError(f"{origin}: a key with spaces or line ends in it is none that a client can send")
+    if not key.isascii() or not key.isprintable():
+        raise UsageError(f"{origin}: a key has characters other than visible ASCII, which clients cannot send alike")
+    return key
+
+
+def _seen_by_others(path: Path) -> Iterator[str]:
+    """A warning where every user of this machine can read the file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # gone since it was read
+        return
+    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        yield f"{path} holds keys and can be read by every user of this machine: chmod o-r {path}"
