@@ -20,7 +20,7 @@ serve: $(VENV)/installed
 	@$(BIN)/python tools/foreground.py $(BIN)/phalanx serve -dp 2 --api-server-count 2 $(ARGS)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check $(SOURCES)

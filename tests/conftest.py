@@ -9,6 +9,25 @@ from checkpoints import write_checkpoint
 from service import Service
 
 
+LONG = ("tests/chaos/", "tests/acceptance/test_ray", "tests/cluster/", "tests/simulation/", "tests/acceptance/")
+"""What takes long, the longest first: two workers that start with it end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal files out whole to the workers of pytest-xdist, and everything with a Ray cluster to one of them: two
+    clusters at a time would have their simulated machines at the same addresses."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = "ray" if "ray" in file or file.startswith("tests/cluster/") else file
+        item.add_marker(pytest.mark.xdist_group(group))
+    places = {start: place for place, start in enumerate(LONG)}
+
+    def place(item: pytest.Item) -> int:
+        return min((place for start, place in places.items() if item.nodeid.startswith(start)), default=len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def start_service() -> Iterator[Callable[..., Service]]:
     """Start a service with flags; at the test's end it must stop with exit code 0 and leave nothing.
