@@ -245,8 +245,11 @@ class ServiceOptions(Group, frozen=True):
     ] = 30.0
     max_restarts: Annotated[
         int, flag("times a rank or an API server is started again within --restart-window; 0: its death ends all", ge=0)
+    ] = 20
+    restart_window: Annotated[float, flag("seconds over which --max-restarts counts", gt=0)] = 60.0
+    max_failed_starts: Annotated[
+        int, flag("starts in a row that come to nothing before a rank or an API server is given up", ge=1)
     ] = 5
-    restart_window: Annotated[float, flag("seconds over which --max-restarts counts", gt=0)] = 300.0
     min_ranks: Annotated[int, flag("ranks below which the service ends, once the others cannot come back", ge=1)] = 1
     drain_timeout: Annotated[
         float, flag("seconds after SIGTERM in which running requests may finish; a second signal cuts it short", ge=0)

@@ -8,7 +8,6 @@ import pytest
 from checkpoints import write_checkpoint
 from service import Service
 
-
 LONG = ("tests/chaos/", "tests/acceptance/test_ray", "tests/cluster/", "tests/simulation/", "tests/acceptance/")
 """What takes long, the longest first: two workers that start with it end together."""
 

@@ -274,9 +274,10 @@ class AnnounceBack(Action, frozen=True):
 
 
 class AnnounceDegraded(Action, frozen=True):
-    """It fell too often: the service goes on without it."""
+    """It is given up: the service goes on without it."""
 
     failure: Failure
+    why: str
 
 
 class TellRoster(Action, frozen=True):

@@ -186,6 +186,7 @@ def over(fleet: "Fleet", child: Child) -> None:
 
 def _degrade(fleet: "Fleet", mates: list[Child], failure: Failure) -> None:
     """Go on without it, where enough are left."""
+    lost = any(mate.life is Life.LOST for mate in mates)
     for mate in mates:
         if mate.life is Life.GONE:
             mate.life = Life.FALLEN
@@ -198,7 +199,8 @@ def _degrade(fleet: "Fleet", mates: list[Child], failure: Failure) -> None:
         fleet.actions.append(AnnounceFailure(failure))
         ending.stop_all(fleet)
     else:
-        fleet.actions.append(AnnounceDegraded(failure))
+        why = "a process of it survived SIGKILL" if lost else fleet.restarts.why(mates[0].seat)
+        fleet.actions.append(AnnounceDegraded(failure, why))
 
 
 def _learn(fleet: "Fleet", child: Child, **known: Any) -> None:

@@ -62,7 +62,9 @@ class Limits:
     """A serving child's work without getting on."""
     max_restarts: int = 0
     """Of one rank or API server within `window`; 0: any death ends the service."""
-    window: float = 300.0
+    window: float = 60.0
+    failed_starts: int = 5
+    """In a row, until it is given up."""
     min_ranks: int = 1
     backoff: float = 0.5
     """Before a second try to start; doubles with each further one, up to `longest_backoff`."""

@@ -31,22 +31,27 @@ class Restarts:
             record.down_since = at
 
     def delay(self, seat: Seat, at: float, served: bool) -> float | None:
-        """Seconds until it is started again; None: it has fallen too often.
+        """Seconds until it is started again; None: it has fallen too often, or failed to start too often in a row.
 
         One that had `served` is started again at once; one that does not get there, ever more slowly.
         """
         record = self._records[seat]
         while record.falls and record.falls[0] <= at - self.limits.window:
             record.falls.popleft()
-        if len(record.falls) >= self.limits.max_restarts:
+        record.tries = 0 if served else record.tries + 1
+        if len(record.falls) >= self.limits.max_restarts or record.tries >= self.limits.failed_starts:
             return None
         record.falls.append(at)
         record.restarts += 1
         if served:
-            record.tries = 0
             return 0.0
-        record.tries += 1
         return min(self.limits.backoff * 2.0 ** (record.tries - 1), self.limits.longest_backoff)
+
+    def why(self, seat: Seat) -> str:
+        """Why it is not started again."""
+        if self._records[seat].tries >= self.limits.failed_starts:
+            return f"{self._records[seat].tries} starts in a row that came to nothing"
+        return f"{self.limits.max_restarts} restarts within {self.limits.window:g} s"
 
     def back(self, seat: Seat, at: float) -> float | None:
         """It serves; seconds since it fell, or None where it had not."""

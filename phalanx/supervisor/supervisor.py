@@ -97,6 +97,7 @@ class Supervisor:
             step=service.step_timeout,
             max_restarts=service.max_restarts,
             window=service.restart_window,
+            failed_starts=service.max_failed_starts,
             min_ranks=service.min_ranks,
             drain=service.drain_timeout,
         )
@@ -195,14 +196,9 @@ class Supervisor:
                 log.error("%s\n%s is started again %s", words, failure.child, when)
             case events.AnnounceBack(back, after):
                 log.info("%s serves again, %.1f s after it fell", back, after)
-            case events.AnnounceDegraded(failure):
-                log.error(
-                    "%s\n%s is given up after %d restarts within %g s: the service goes on without it",
-                    report.full(failure, self.last_words(failure.child)),
-                    failure.child,
-                    self._config.service.max_restarts,
-                    self._config.service.restart_window,
-                )
+            case events.AnnounceDegraded(failure, why):
+                words = report.full(failure, self.last_words(failure.child))
+                log.error("%s\n%s is given up: %s; the service goes on without it", words, failure.child, why)
                 place = failure.child.place
                 if place.role is Role.API and not self._nodes.bring(place):
                     self._sockets.retire(place.index)
