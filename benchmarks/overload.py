@@ -5,8 +5,8 @@
 Two ranks and two API servers. The capacity is the best rate of output tokens under 64, 128 and 256 streamed
 completions at a time; then as many requests a second are offered as make half of it, all of it, and twice as much,
 whatever comes back (Poisson arrivals, a connection each). `--connections` measures a steady load of half the capacity
-alone, and beside 1,000 idle connections, 200 readers that take 256 bytes a second, and 50 requests that are never
-sent to their end; who is cut off comes back.
+alone, and beside 1,000 idle connections, 200 readers that take 256 bytes a second of answers of 1,024 tokens, once
+these have been computed, and 50 requests that are never sent to their end; who is cut off comes back.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import resource
 import socket
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,8 @@ from harness import Server, percentile, phalanx, table
 
 AT_A_TIME = (64, 128, 256)
 SEATS = 64
-"""Running requests a rank; a queue of as many is allowed on top, or a short run would never fill it."""
+"""Running requests a rank; a queue of as many is allowed on top, or a short run would never fill it. With
+`--connections` it is the default, that the slow readers' answers are computed side by side."""
 PROMPT, OUTPUT = 32, 64
 IDLE, SLOW, HALF = 1000, 200, 50
 DEMO = Path(__file__).parent.parent / "phalanx" / "demo"
@@ -160,8 +163,10 @@ async def slow_reader(port: int, chance: random.Random) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await loop.sock_connect(connection, ("127.0.0.1", port))
         await loop.sock_sendall(connection, request(chance, output=1024))
-        while await loop.sock_recv(connection, 256):
-            await asyncio.sleep(1)  # noqa: ASYNC110
+        taken = b"any"
+        while taken:
+            taken = await loop.sock_recv(connection, 256)
+            await asyncio.sleep(1)
 
 
 async def for_ever(client: Callable[[int, random.Random], Awaitable[None]], port: int, number: int) -> None:
@@ -181,13 +186,26 @@ async def held_on_to(port: int) -> AsyncIterator[None]:
         tasks.append(asyncio.create_task(for_ever(client, port, number)))
         if number % 50 == 0:
             await asyncio.sleep(0.02)
-    await asyncio.sleep(1)
+    await asyncio.to_thread(until_computed, port)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def until_computed(port: int) -> None:
+    """Until the ranks have nothing left to do: what the slow readers asked for is load, and not what is asked here."""
+    end = time.monotonic() + 300
+    time.sleep(2)
+    while time.monotonic() < end:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = answer.read().decode()
+        if not sum(map(float, re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$", text, re.M))):
+            return
+        time.sleep(0.5)
+    raise SystemExit("the slow readers' answers were not computed in five minutes")
 
 
 # --- what is printed ---
@@ -274,8 +292,9 @@ def main() -> None:
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16384)), hard))
-    flags = ["-dp", "2", "--api-server-count", "2", "--max-num-seqs", str(SEATS)]
-    flags += ["--max-queued-requests", str(2 * SEATS)]
+    flags = ["-dp", "2", "--api-server-count", "2"]
+    if not options.connections:
+        flags += ["--max-num-seqs", str(SEATS), "--max-queued-requests", str(2 * SEATS)]
     if options.engine == "synthetic":
         flags += ["--engine", "synthetic", "--synthetic-rate", str(options.rate)]
     for _ in range(options.rounds):
