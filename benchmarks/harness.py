@@ -85,11 +85,14 @@ class Server:
             family += [child for child, parent in parents.items() if parent == pid]
         return family
 
-    def memory(self) -> float:
-        """Proportional memory (PSS: shared pages divided among their users) of all processes, in MB."""
+    def memory(self, pattern: str = "") -> float:
+        """Proportional memory (PSS: shared pages divided among their users) of the processes that match, in MB."""
         total = 0
         for pid in self.tree():
             with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if not re.search(pattern, f"{Path(f'/proc/{pid}/comm').read_text()} {command}"):
+                    continue
                 found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
                 total += int(found[1]) if found else 0
         return total * 1024 / 1e6

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from phalanx.cli import join, serve
+from phalanx.cli import chaos, join, serve
 from phalanx.cli.options import Given
 from phalanx.cli.secret import SHORTEST
 from phalanx.config import HttpOptions, ParallelOptions
@@ -93,6 +93,11 @@ class Calls:
         )
         assert run.returncode == status, run.stderr
         return [json.loads(line) for line in self._calls.read_text().splitlines()]
+
+
+def disturbed(call: Object) -> Any:
+    own, behind = chaos._split(call["line"][2:])
+    return chaos.plan(chaos._parser().parse(own), behind)
 
 
 @pytest.fixture
@@ -317,7 +322,7 @@ def commands_on(page: Path) -> Iterator[list[str]]:
     """The words of each `phalanx ...` line in its code blocks, comments left out."""
     for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            found = re.match(r"(?:\.venv/bin/)?phalanx (serve|join) .*", line.strip())
+            found = re.match(r"(?:\.venv/bin/)?phalanx (serve|join|chaos) .*", line.strip())
             if found and "--help" not in line:
                 yield shlex.split(found[0], comments=True)
 
@@ -336,13 +341,14 @@ def test_every_command_on_a_page_is_one_that_the_program_takes(page: Path, tmp_p
         if "ray" in words:
             pytest.importorskip("ray")
         call = {"line": ["phalanx", *words[1:]]}
-        _ = served(call) if words[1] == "serve" else joined(call)
+        _ = {"serve": served, "join": joined, "chaos": disturbed}[words[1]](call)
 
 
 def test_there_are_commands_on_the_pages() -> None:
     found = [words[1] for page in PAGES for words in commands_on(page)]
     assert found.count("serve") >= 8
     assert found.count("join") >= 2
+    assert found.count("chaos") >= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

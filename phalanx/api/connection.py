@@ -70,6 +70,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _unsent_since = 0.0
     _receiving = 0
     """This one's part of what all are receiving."""
+    _beside_body = 0
+    """Read since a part of the body came that was not its end: chunk extensions and trailers, which may be endless."""
 
     def __init__(
         self,
@@ -159,11 +161,19 @@ class BoundedProtocol(HttpToolsProtocol):
     # --- the parser's events ---
 
     def data_received(self, data: bytes) -> None:
+        self._beside_body += len(data)
         super().data_received(data)
+        if self._head_bytes is None and self._beside_body > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("too long")
         if self._head_bytes is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # A trailer is nothing that anybody asks for, and the request's headers have been looked at.
+        if self._head_bytes is not None:
+            super().on_header(name, value)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -177,6 +187,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._beside_body = 0
         super().on_body(body)
         shared = self._all
         self._receiving += len(body)
@@ -193,6 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._received()
+        self._beside_body = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -207,7 +219,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be parsed in the form of all other errors, and close."""
         status, reason = b"400 Bad Request", "This is not a valid HTTP/1.1 request."
-        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
+        if (self._head_bytes or self._beside_body) > MAX_HEAD_BYTES:
             status = b"431 Request Header Fields Too Large"
             reason = f"The request's address and headers are longer than {MAX_HEAD_BYTES} bytes."
         self._refuse(status, ApiError(reason))

@@ -22,6 +22,17 @@ _STEP = re.compile(r"[^.\[\]]+(?![^\[\]]*\])")
 _SHOWN = 100
 """Characters of a client's own text that an error repeats."""
 
+_TOLD = 300
+"""Characters of a decoder's message that count, at either end: in the middle it may repeat megabytes of a client's."""
+
+MAX_FIELD = 131072
+"""Bytes of JSON of a field that holds no texts to work on: room for all that its type allows."""
+
+LARGE_BODY = 2 * MAX_FIELD
+
+_TEXTS = frozenset({"messages", "prompt", "tokens"})
+"""Fields as long as the body may be; what does not fit the model is refused by length in tokens."""
+
 
 _NOTHING = msgspec.Raw(b"null")
 
@@ -52,15 +63,20 @@ class BodyDecoder(Generic[T]):
     def __init__(self, request_type: type[T]) -> None:
         self.request_type = request_type
         self._decoder = msgspec.json.Decoder(request_type)
+        self._short_fields = msgspec.json.Decoder(_short_fields(request_type))
 
     def decode(self, body: bytes) -> T:
         """Raises ApiError (400) naming what is wrong and where."""
+        if len(body) > LARGE_BODY:
+            self._refuse_long_fields(body)
         try:
             request = self._decoder.decode(body)
         except msgspec.ValidationError as error:
             raise self._invalid(str(error)) from None
         except RecursionError:
-            raise ApiError("The request body is nested too deeply.") from None
+            raise ApiError(
+                "The request body is nested too deeply: hundreds of levels, where a request has a handful."
+            ) from None
         except UnicodeDecodeError as error:
             raise ApiError(f"The request body is not valid UTF-8: {error.reason}.") from None
         except msgspec.DecodeError as error:
@@ -68,7 +84,20 @@ class BodyDecoder(Generic[T]):
         refuse_unsupported(request)
         return request
 
+    def _refuse_long_fields(self, body: bytes) -> None:
+        """Raise ApiError (400) before objects are made of millions of entries; what is no JSON is left to `decode`."""
+        try:
+            fields = self._short_fields.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        for name in fields.__struct_fields__:
+            size = len(bytes(getattr(fields, name)))
+            if size > MAX_FIELD:
+                raise ApiError(f"{name} is {size} bytes of JSON; it may be {MAX_FIELD}.", param=name)
+
     def _invalid(self, text: str) -> ApiError:
+        if len(text) > 2 * _TOLD:
+            text = f"{text[:_TOLD]} ... {text[-_TOLD:]}"
         match = _AT.match(text)
         assert match is not None
         path = (match["path"] or "").removeprefix(".")
@@ -82,6 +111,20 @@ class BodyDecoder(Generic[T]):
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         field = f"{path}.{name}" if path else name
         return ApiError(f"Unknown field {field[:_SHOWN]!r}.{hint}", param=field[:_SHOWN], code="unknown_parameter")
+
+
+def _short_fields(request_type: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """A type that finds how long each field is which is neither a text to work on nor left as JSON anyhow."""
+    names = [
+        field.encode_name
+        for field in msgspec.structs.fields(request_type)
+        if field.encode_name not in _TEXTS and not _is_raw(inspect.type_info(field.type))
+    ]
+    return msgspec.defstruct("ShortFields", [(name, msgspec.Raw, ABSENT) for name in names])
+
+
+def _is_raw(info: inspect.Type) -> bool:
+    return isinstance(info, inspect.RawType) or (isinstance(info, inspect.Metadata) and _is_raw(info.type))
 
 
 def refuse_unsupported(request: msgspec.Struct, path: str = "") -> None:

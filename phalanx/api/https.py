@@ -6,6 +6,8 @@ import re
 import ssl
 from pathlib import Path
 
+import msgspec
+
 from phalanx.config import HttpOptions
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,13 @@ def context(http: HttpOptions) -> ssl.SSLContext | None:
             raise CertificateError(f"--ssl-ca-certs: {http.ssl_ca_certs} cannot be used: {_reason(error)}") from None
     made.verify_mode = CLIENT_CERTIFICATES[http.ssl_cert_reqs]
     return made
+
+
+def absolute(http: HttpOptions) -> HttpOptions:
+    """With the files' whole paths: API servers on other machines are in other folders."""
+    names = ("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password_file", "ssl_ca_certs")
+    named = {name: path for name in names if (path := getattr(http, name)) is not None}
+    return msgspec.structs.replace(http, **{name: os.path.abspath(path) for name, path in named.items()})
 
 
 def _load(made: ssl.SSLContext, http: HttpOptions) -> None:

@@ -82,6 +82,8 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
 async def detokenize(exchange: Exchange, service: Service) -> None:
     request = _detokenize_decoder.decode(await exchange.body(service.config.http.max_body_bytes))
     check_model(request.model, service.config)
+    if len(request.tokens) > MOST_TOKENS:
+        raise ApiError(f"{len(request.tokens)} tokens; this endpoint takes up to {MOST_TOKENS}.", param="tokens")
     if request.tokens:
         check_token_ids(request.tokens, service.config, "tokens")
     async with exchange.ended_with_client():

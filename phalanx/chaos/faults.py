@@ -28,8 +28,8 @@ SETTLE = 20.0
 """Seconds that requests get to go on before the next fault strikes ranks."""
 BEAT = 0.05
 """A slowed process runs and stands for so many seconds in turn."""
-SLOW_RATE = 4096
-"""Bytes a second on a slowed TCP link: some ten messages of a busy rank."""
+SLOW_RATE = 2048
+"""Bytes a second on a slowed TCP link: less than two dozen streams need."""
 SHARE, MOST = 0.5, 2 * 2**30
 """Of the memory that is free, and in bytes at most, what pressure takes."""
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import phalanx
 from phalanx.checkpoint import CheckpointError
-from phalanx.cli import chaos, join, serve
+from phalanx.cli import chaos, join, ranks, scale, serve
 from phalanx.cli.options import UsageError, nearest
 from phalanx.supervisor.events import ExitCode
 
@@ -20,7 +20,13 @@ class Command(Protocol):
         """Run it; returns the exit status."""
 
 
-_COMMANDS: dict[str, Command] = {"serve": serve, "join": join, "chaos": chaos}
+_COMMANDS: dict[str, Command] = {
+    "serve": serve,
+    "join": join,
+    "ranks": ranks,
+    "scale": scale,
+    "chaos": chaos,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,10 +44,10 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
         # Key to where it came from.
         keys = gathered[kind.name] = dict(_named(given, kind, getattr(http, kind.name)))
         for path in getattr(http, kind.file):
-            keys |= _of_file(Path(path), given.origins[kind.file])
+            keys |= of_file(Path(path), given.origins[kind.file])
             warnings += _seen_by_others(Path(path))
         if not keys and environment.get(kind.variable):
-            keys |= _of_environment(kind.variable, environment[kind.variable])
+            keys |= of_environment(kind.variable, environment[kind.variable])
         if given.origins.get(kind.name) == OPTIONS[kind.name].flag:
             warnings.append(
                 f"{OPTIONS[kind.name].flag}: `ps` showed this key while the service began, and the shell may remember "
@@ -72,7 +72,7 @@ def _named(given: Given, kind: _Kind, keys: tuple[str, ...]) -> Iterator[tuple[s
         yield _checked(key, origin), origin
 
 
-def _of_file(path: Path, origin: str) -> dict[str, str]:
+def of_file(path: Path, origin: str) -> dict[str, str]:
     """A key a line; a line that begins with # is a comment."""
     try:
         with path.open("rb") as file:
@@ -95,7 +95,7 @@ def _of_file(path: Path, origin: str) -> dict[str, str]:
     return keys
 
 
-def _of_environment(variable: str, text: str) -> dict[str, str]:
+def of_environment(variable: str, text: str) -> dict[str, str]:
     """Keys with commas or line ends between them."""
     keys = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
     if not keys:

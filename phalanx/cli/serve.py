@@ -45,10 +45,7 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     setproctitle.setproctitle("phalanx supervisor")
     for warning in given.warnings:
         print(f"phalanx serve: warning: {warning}", file=sys.stderr)
-    try:
-        https.context(given.groups["http"])
-    except https.CertificateError as error:
-        raise UsageError(str(error)) from None
+    given = with_certificates(given)
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
     for number in STOP_SIGNALS:
         signal.signal(number, _end_at_once)
@@ -63,6 +60,20 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
         return _no_address(f"{what}{error.strerror or error}")
     return _serve(configuration(given), sockets, commands, secret)
+
+
+def with_certificates(given: Given) -> Given:
+    """The options with the files of HTTPS by their whole paths, once they have been tried.
+
+    Raises:
+        UsageError: they cannot be used; says which and why.
+    """
+    http = https.absolute(given.groups["http"])
+    try:
+        https.context(http)
+    except https.CertificateError as error:
+        raise UsageError(str(error)) from None
+    return dataclasses.replace(given, groups={**given.groups, "http": http})
 
 
 def http_sockets(given: Given) -> tuple[Given, list[socket.socket]]:

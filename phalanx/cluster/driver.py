@@ -85,7 +85,7 @@ class Driver:
         for rank, nodes in enumerate(plan.ranks):
             self._groups.make(rank, nodes)
         self._groups.wait(parallel.node_timeout, self._progress, self._stopping)
-        self._placing = Placing(self._groups, demand, parallel, self._gone, self._watch)
+        self._placing = Placing(self._groups, self._survey, demand, parallel, self._watch)
         self._seats = Seats(
             demand,
             self._control.secret.decode(),
@@ -129,6 +129,11 @@ class Driver:
             self._stopping()
             time.sleep(0.2)
 
+    def _survey(self, who: bool) -> list[Node]:
+        """The nodes that live."""
+        nodes = census.take(demand_of(self._config).resource, who)
+        return [node for node in nodes if node.id not in self._gone]
+
     def _check_address(self, plan: Plan) -> None:
         assert self._joined is not None
         if self._config.parallel.data_parallel_address is None:
@@ -167,7 +172,7 @@ class Driver:
                 self._take(self._events.get(timeout=TICK if self._placing.idle else POLL))
             for over in self._seats.overdue():
                 self._control.send(over)
-            for answer in self._placing.look():
+            for answer in self._placing.look(time.monotonic()):
                 if isinstance(answer, Found):
                     self._sit(answer.order, answer.node)
                 else:
@@ -203,7 +208,7 @@ class Driver:
                     self._sit(order, group.nodes[place.worker])
                     return
                 self._groups.remove(group)
-        self._placing.add(order)
+        self._placing.add(order, time.monotonic())
 
     def _sit(self, order: StartNode, node: Node) -> None:
         assert self._groups is not None

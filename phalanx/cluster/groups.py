@@ -31,8 +31,6 @@ class Group:
     nodes: tuple[Node, ...]
     """Of each worker's bundle."""
     handle: PlacementGroup
-    asked_at: float
-    """When it was asked for, as a monotonic time."""
     there: bool = False
     """It holds its resources; until its node dies, it always will."""
 
@@ -61,7 +59,6 @@ class Groups:
                 name=f"{self._prefix}{rank}",
                 bundle_label_selector=[{NODE_LABEL: node.id} for node in nodes],
             ),
-            time.monotonic(),
         )
         return group
 

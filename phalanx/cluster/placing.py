@@ -1,20 +1,22 @@
 """Find a place for what has none: a rank whose group is lost or was never made, API servers whose machine is away.
 
-Nothing here blocks: `look` is called time and again, while the driver goes on with all else.
+Nothing here blocks, and nothing here talks to Ray: `look` is called time and again, while the driver goes on with all
+else.
 """
 
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from phalanx.cluster import census, packing
-from phalanx.cluster.groups import Group, Groups
+from phalanx.cluster import packing
 from phalanx.cluster.packing import Demand, Node, Refusal
 from phalanx.config import ParallelOptions
 from phalanx.protocol import NodeEnded, NodeStarting, StartNode
+
+if TYPE_CHECKING:
+    from phalanx.cluster.groups import Group, Groups
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,9 @@ PATIENCE = 5.0
 """Seconds for a group to come where there was room: after that somebody else was faster, and it is planned anew."""
 SETTLED = 1.0
 """Seconds until what a group took is surely no longer told as free."""
+
+Survey: TypeAlias = Callable[[bool], list[Node]]
+"""The nodes that live, and, where asked for, who holds what of them."""
 
 
 @dataclass
@@ -41,50 +46,47 @@ Answer: TypeAlias = Found | NodeStarting | NodeEnded
 class _Wait:
     """Of one rank's workers, or of the API servers of one machine."""
 
-    deadline: float
+    deadline: float = 0.0
     orders: dict[int, StartNode] = field(default_factory=dict)
     """By worker."""
-    told: str = ""
+    told: dict[int, str] = field(default_factory=dict)
+    """What each has been told that it waits for."""
 
 
 class Placing:
-    """Orders that wait for a place. On the driver's main thread."""
+    """Orders that wait for a place. On the driver's main thread; times are monotonic seconds."""
 
     def __init__(
-        self,
-        groups: Groups,
-        demand: Demand,
-        parallel: ParallelOptions,
-        gone: Collection[str],
-        use: Callable[[Node], None],
+        self, groups: "Groups", survey: Survey, demand: Demand, parallel: ParallelOptions, use: Callable[[Node], None]
     ) -> None:
-        """`gone`: ids of nodes that have died, whatever Ray still says of them; `use` hears of each node chosen."""
+        """`use` hears of each node that is chosen."""
         self._groups = groups
+        self._survey = survey
         self._demand = demand
         self._rule = (parallel.data_parallel_pack, parallel.data_parallel_size_local, parallel.data_parallel_nodes)
         self._timeout = parallel.node_timeout
-        self._gone = gone
         self._use = use
         self._ranks: dict[int, _Wait] = {}
         self._hosts: dict[str, _Wait] = {}
+        self._asked: dict[int, float] = {}
+        """When the group of a rank was asked for."""
         self._search_at = 0.0
 
     @property
     def idle(self) -> bool:
         return not self._ranks and not self._hosts
 
-    def add(self, order: StartNode) -> None:
+    def add(self, order: StartNode, now: float) -> None:
         """Start its node as soon as there is a place for it."""
-        wait = _Wait(0.0)
         if order.places:
             (place,) = order.places
-            wait = self._ranks.setdefault(place.index, wait)
-            wait.orders[place.worker] = order
+            wait, worker = self._ranks.setdefault(place.index, _Wait()), place.worker
         else:
-            wait = self._hosts.setdefault(order.host, wait)
-            wait.orders[0] = order
-        wait.deadline, wait.told = time.monotonic() + self._timeout, ""
-        self._search_at = 0.0
+            wait, worker = self._hosts.setdefault(order.host, _Wait()), 0
+        wait.orders[worker] = order
+        wait.told.pop(worker, None)
+        wait.deadline = now + self._timeout
+        self._search_at = now
 
     def forget(self, rank: int) -> None:
         """It is not wanted any more."""
@@ -94,25 +96,25 @@ class Placing:
         """Its API servers are not wanted any more."""
         self._hosts.pop(host, None)
 
-    def look(self) -> Iterator[Answer]:
+    def look(self, now: float) -> Iterator[Answer]:
         """What has come of the orders since."""
         if self.idle:
             return
-        now = time.monotonic()
         for group in self._groups.look():
-            if now > group.asked_at + PATIENCE:
+            if now > self._asked[group.rank] + PATIENCE:
                 self._groups.remove(group)
         for rank in list(self._ranks):
             found = self._groups.of(rank)
             if found is not None and found.there:
                 orders = self._ranks.pop(rank).orders
                 yield from (Found(order, found.nodes[worker]) for worker, order in orders.items())
-        if now > self._search_at and not self.idle:
+        if now >= self._search_at and not self.idle:
             self._search_at = now + SEARCH
-            yield from self._search(now)
+            nodes = self._survey(False)
+            yield from self._find_hosts(nodes, now)
+            yield from self._find_room(nodes, now)
 
-    def _search(self, now: float) -> Iterator[Answer]:
-        nodes = [node for node in census.take(self._demand.resource, who=False) if node.id not in self._gone]
+    def _find_hosts(self, nodes: list[Node], now: float) -> Iterator[Answer]:
         for host, wait in list(self._hosts.items()):
             node = next((node for node in nodes if node.address == host), None)
             if node is not None:
@@ -124,36 +126,51 @@ class Placing:
                 yield from _over(wait, f"the Ray node {host} has not come back within {self._limit}")
             else:
                 yield from self._tell(wait, f"the API servers of {host} wait", f"the Ray node {host} to come back")
+
+    def _find_room(self, nodes: list[Node], now: float) -> Iterator[Answer]:
         for rank, wait in sorted(self._ranks.items()):
-            group = self._groups.of(rank) or self._plan(rank, nodes, now)
-            lacks = self._groups.lacks(group.nodes) if group else packing.lacks(nodes, self._demand, *self._rule)
+            group = self._groups.of(rank) or self._ask(rank, nodes, now)
             if now > wait.deadline:
                 del self._ranks[rank]
-                if group:
-                    self._groups.remove(group)
-                yield from _over(wait, f"no placement group for rank {rank} within {self._limit}: it needs {lacks}")
+                yield from _over(wait, f"no placement group for rank {rank} within {self._limit}: {self._why(group)}")
+            elif group is not None:
+                yield from self._tell(wait, "", self._groups.lacks(group.nodes))
             else:
-                yield from self._tell(wait, "" if group else f"rank {rank} waits", lacks)
+                yield from self._tell(wait, f"rank {rank} waits", packing.lacks(nodes, self._demand, *self._rule))
 
-    def _plan(self, rank: int, nodes: list[Node], now: float) -> Group | None:
+    def _ask(self, rank: int, nodes: list[Node], now: float) -> "Group | None":
         """Ask for its group, where there is room."""
-        holding = Counter(id for group in self._groups.all for id in group.node_ids)
         claimed = Counter(
             node.id
             for group in self._groups.all
-            if not group.there or now < group.asked_at + SETTLED
+            if not group.there or now < self._asked.get(group.rank, -SETTLED) + SETTLED
             for node in group.nodes
         )
         room = [replace(node, free=max(0.0, node.free - claimed[node.id] * self._demand.amount)) for node in nodes]
         try:
-            chosen = packing.pack_one(room, self._demand, *self._rule, holding)
+            chosen = self._plan(room)
         except Refusal:
             return None
         for node in chosen:
             self._use(node)
-        group = self._groups.make(rank, chosen)
+        self._asked[rank] = now
         log.warning("rank %d is placed on %s", rank, ", ".join(dict.fromkeys(node.address for node in chosen)))
-        return group
+        return self._groups.make(rank, chosen)
+
+    def _plan(self, nodes: list[Node]) -> tuple[Node, ...]:
+        holding = Counter(id for group in self._groups.all for id in group.node_ids)
+        return packing.pack_one(nodes, self._demand, *self._rule, holding)
+
+    def _why(self, group: "Group | None") -> str:
+        """It has not come, in numbers; its group is given up."""
+        if group is not None:
+            self._groups.remove(group)
+            return f"{self._groups.lacks(group.nodes)} did not come"
+        try:
+            self._plan(self._survey(True))
+        except Refusal as refusal:
+            return str(refusal)
+        return "what it needs has come free too late"
 
     @property
     def _limit(self) -> str:
@@ -161,11 +178,11 @@ class Placing:
 
     def _tell(self, wait: _Wait, who: str, waiting_for: str) -> Iterator[NodeStarting]:
         """To the supervisor, and, where `who` is said, to people: of a wait that may last."""
-        if waiting_for != wait.told:
-            wait.told = waiting_for
-            if who:
-                log.warning("%s for %s", who, waiting_for)
-            for order in wait.orders.values():
+        if who and waiting_for not in wait.told.values():
+            log.warning("%s for %s", who, waiting_for)
+        for worker, order in wait.orders.items():
+            if wait.told.get(worker) != waiting_for:
+                wait.told[worker] = waiting_for
                 yield NodeStarting(order.places, waiting_for, order.host, order.number, self._timeout)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
@@ -25,6 +26,8 @@ from phalanx.transport import tls
 ray.cloudpickle.register_pickle_by_value(actor_module)
 
 NODE_PROGRAM = ("-m", "phalanx.node")
+WORSE_NEWS = 0.2
+"""Seconds from the end of an actor until it is told: the end of its whole machine may be heard of a moment later."""
 LAST_WORDS = 2
 """Lines of a node's output that go into the reason of its end."""
 
@@ -193,4 +196,12 @@ class Seats:
         ]
 
     def _hear(self, reference: Any, event: Callable[[Any], Looked | Finished]) -> None:
-        reference.future().add_done_callback(lambda outcome: self._report(event(outcome)))
+        def heard(outcome: "Future[Any]") -> None:
+            if outcome.exception() is None:
+                self._report(event(outcome))
+            else:
+                timer = threading.Timer(WORSE_NEWS, self._report, [event(outcome)])
+                timer.daemon = True
+                timer.start()
+
+        reference.future().add_done_callback(heard)

@@ -100,7 +100,8 @@ def test_what_is_not_a_json_object_of_text(api: ServedApi, body: bytes, says: st
         (CHAT, chat(n=10_000), "n", "10000 completions; one request may ask for 8"),
         (CHAT, chat(seed=2**70), "seed", ""),
         (CHAT, chat(stop=[""]), "stop[0]", "length >= 1"),
-        (CHAT, chat(stop=["x"] * 17), "stop", "length <= 16"),
+        (CHAT, chat(stop=["x"] * 65), "stop", "length <= 64"),
+        (CHAT, chat(stop=["x" * 1024] * 17), "stop", "17408 characters in all; the stop strings of a request may have"),
         (CHAT, chat(stop="x" * 2000), "stop", "length <= 1024"),
         (CHAT, chat(stop_token_ids=[10**6]), "stop_token_ids", "0 to 259"),
         (CHAT, chat(logit_bias={"260": 1}), "logit_bias", "0 to 259"),
@@ -145,6 +146,10 @@ def test_what_is_not_a_json_object_of_text(api: ServedApi, body: bytes, says: st
         ("/tokenize", {"prompt": "x", "messages": MESSAGES}, "prompt", "either"),
         ("/detokenize", {"tokens": [1, 2, 1000]}, "tokens", "0 to 259"),
         ("/detokenize", {"tokens": "x"}, "tokens", "Expected `array`"),
+        (CHAT, chat(logit_bias={str(token): 1 for token in range(1025)}), "logit_bias", "length <= 1024"),
+        (CHAT, chat(stop_token_ids=[1] * 129), "stop_token_ids", "length <= 128"),
+        (CHAT, chat(user="x" * 1025), "user", "length <= 1024"),
+        (CHAT, {"messages": MESSAGES * 4097}, "messages", "length <= 4096"),
     ],
     ids=lambda value: repr(value)[:60],
 )
@@ -152,6 +157,41 @@ def test_a_wrong_value_is_named(api: ServedApi, path: str, body: dict[str, Any],
     error = refused(api, path, body)
     assert error["param"] == param
     assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "hi", "%b": 1}' % (b"y" * 900_000),
+        b'{"prompt": "hi", "%b": 1}' % (b" - at `$" * 100_000),
+        b'{"prompt": "hi", "stream_options": {"%b": 1}}' % (b"y" * 900_000),
+    ],
+    ids=["one word", "like a place", "deeper"],
+)
+def test_an_error_repeats_little_of_what_it_is_about(api: ServedApi, body: bytes) -> None:
+    error = refused(api, COMPLETE, body)
+    assert len(error["message"]) < 1000
+    assert len(error["param"] or "") < 1000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages": [{"role": "user", "content": %b}]}',
+        b'{"messages": [{"role": "user", "content": [{"type": "text", "text": %b}]}]}',
+        b'{"messages": [{"role": "user", "content": "hi", "tool_calls": %b}]}',
+        b'{"messages": [{"role": "user", "content": "hi"}], "tools": %b}',
+        b'{"messages": [{"role": "user", "content": "hi"}], "metadata": %b}',
+        b'{"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": %b}',
+        b'{"messages": [{"role": "user", "content": "hi"}], "something": %b}',
+    ],
+)
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")], ids=["lists", "objects"])
+def test_a_hundred_thousand_levels_are_refused_wherever_they_are(
+    api: ServedApi, body: bytes, pair: tuple[bytes, bytes]
+) -> None:
+    opening, closing = pair
+    refused(api, CHAT, body % (opening * 100_000 + b"1" + closing * 100_000))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +257,18 @@ MILLIONS = 3_000_000
             % b",".join([b"{}"] * MILLIONS),
             "chat_template_kwargs is longer than",
         ),
+        (
+            COMPLETE,
+            b'{"prompt": "hi", "stop": [%b]}' % b",".join([b'"a"'] * MILLIONS),
+            "stop is 12000001 bytes of JSON",
+        ),
+        (COMPLETE, b'{"prompt": "hi", "stop_token_ids": [%b]}' % b",".join([b"700"] * MILLIONS), "it may be 131072"),
+        (
+            COMPLETE,
+            b'{"prompt": "hi", "logit_bias": {%b}}' % b",".join(b'"%d":1' % token for token in range(MILLIONS // 3)),
+            "logit_bias is",
+        ),
+        ("/detokenize", b'{"tokens": [%b]}' % b",".join([b"7"] * MILLIONS), "takes up to 1048576"),
     ],
     ids=lambda value: repr(value)[:50],
 )

@@ -181,6 +181,28 @@ def test_an_endless_head_is_refused(api: ServedApi, head: bytes) -> None:
     assert still_serves(api)
 
 
+def test_endless_trailers_behind_a_body_are_refused(api: ServedApi) -> None:
+    """Those that end are not looked at: what a request may do was decided by its headers."""
+    begun = (
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer %b\r\n"
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n"
+    )
+    body = json.dumps(PROMPT).encode()
+    few = b"content-encoding: gzip\r\nauthorization: Bearer one\r\n\r\n"
+    assert answer_to(api, begun % (b"one", len(body), body) + few).startswith(b"HTTP/1.1 200 ")
+    assert answer_to(api, begun % (b"two", len(body), body) + few).startswith(b"HTTP/1.1 401 ")
+    for endless in (b"a: b\r\n" * MAX_HEAD_BYTES, b"a: " + b"b" * 3 * MAX_HEAD_BYTES):
+        with connect(api) as connection:
+            connection.sendall(begun % (b"one", len(body), body))
+            try:
+                connection.sendall(endless)
+                answer = connection.recv(65536)
+            except ConnectionError:
+                continue  # it did not want to read on
+            assert answer.startswith(b"HTTP/1.1 431 ")
+    assert still_serves(api)
+
+
 def test_an_old_http_version_can_stream_too(api: ServedApi) -> None:
     body = json.dumps({**PROMPT, "stream": True}).encode()
     answer = answer_to(

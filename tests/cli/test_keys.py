@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 
 from phalanx import cli
 from phalanx.cli.options import Given, UsageError
-from phalanx.cli.serve import parse
+from phalanx.cli.serve import parse, with_certificates
 from phalanx.config import HttpOptions
 from phalanx.supervisor.events import ExitCode
 
@@ -158,6 +159,16 @@ def test_a_file_may_be_a_pipe(tmp_path: Path) -> None:
         assert http(parse(["--api-key-file", f"/dev/fd/{reading}"])).api_key == ("one",)
     finally:
         os.close(reading)
+
+
+def test_certificates_are_named_to_other_processes_by_their_whole_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    issued = Authority(tmp_path).issue("localhost")
+    given = parse(["--ssl-certfile", issued.certificate.name, "--ssl-keyfile", f"./{issued.key.name}"])
+    named = http(with_certificates(given))
+    assert (named.ssl_certfile, named.ssl_keyfile) == (str(issued.certificate), str(issued.key))
 
 
 def test_a_configuration_says_that_there_are_keys_and_not_which() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.cluster.packing import Demand, Holder, Node, Plan, Refusal, Rule, pack
+from phalanx.cluster.packing import Demand, Holder, Node, Plan, Refusal, Rule, lacks, pack, pack_one
 
 
 def node(number: int, free: float, total: float = 8, **further: object) -> Node:
@@ -126,4 +126,48 @@ def test_strict_says_how_many_nodes_have_what_it_needs() -> None:
         pack([node(1, 8), node(2, 3)], gpus(8), "strict", 4)
     assert str(refused.value).startswith(
         "--data-parallel-pack strict: 8 ranks as 4 a node need 2 nodes with 4 GPUs free; 1 has that. 10.0.0.1: 8 of"
+    )
+
+
+@given(
+    clusters,
+    st.integers(1, 2),
+    st.sampled_from(["strict", "fill", "span"]),
+    st.integers(1, 3),
+    st.lists(st.integers(0, 3), min_size=3, max_size=3),
+)
+def test_a_rank_that_comes_alone_keeps_the_rule_and_is_refused_only_where_it_must_be(
+    nodes: list[Node], workers: int, rule: Rule, per_node: int, ranks: list[int]
+) -> None:
+    holding = {node.id: held for node, held in zip(nodes, ranks, strict=False)}
+    able = [node for node in nodes if rule != "strict" or holding[node.id] < per_node]
+    try:
+        rank = pack_one(nodes, gpus(7, workers), rule, per_node, (), holding)
+    except Refusal:
+        whole = "fill" if rule == "strict" else rule
+        assert not any(keeps(whole, placed, nodes, per_node) for placed in every_way(able, 1, workers))
+        return
+    assert len(rank) == workers
+    assert set(rank) <= set(able)
+    assert all(count <= node.free for node, count in Counter(rank).items())
+    assert rule == "span" or len(set(rank)) == 1
+
+
+def test_a_named_node_that_is_away_is_no_mistake_of_who_named_it() -> None:
+    only = ["10.0.0.1", "node2"]
+    assert pack_one([node(2, 1), node(3, 8)], gpus(1), "fill", None, only)[0].name == "node2"
+    with pytest.raises(Refusal):
+        pack_one([node(3, 8)], gpus(1), "fill", None, only)
+    assert lacks([node(3, 8)], gpus(1), "fill", None, only) == (
+        "1 GPU on 10.0.0.1 or node2, which the cluster has not now"
+    )
+
+
+def test_what_a_rank_waits_for_says_how_much_and_where() -> None:
+    nodes = [node(1, 0), node(2, 0)]
+    assert lacks(nodes, gpus(8), "fill", None, ()) == "1 GPU on any of 10.0.0.1, 10.0.0.2"
+    assert lacks(nodes, gpus(8, 2), "fill", None, ["node2"]) == "2 GPUs on 10.0.0.2"
+    assert lacks(nodes, gpus(8, 2), "span", None, ()) == "2 GPUs over 10.0.0.1, 10.0.0.2"
+    assert lacks(nodes, gpus(8), "strict", 4, ()) == (
+        "1 GPU on any of 10.0.0.1, 10.0.0.2 with fewer than 4 ranks of ours (strict)"
     )

@@ -61,6 +61,9 @@ TemplateValues = Annotated[
 MAX_TEMPLATE_VALUES = 65536
 """Bytes of them as JSON."""
 
+_LIKE_CHARACTERS = 32
+"""A template's work on a message, empty or not, is like that on so many characters."""
+
 
 class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     messages: Messages
@@ -288,7 +291,7 @@ async def render(
         )
 
     try:
-        if sum(len(message["content"]) for message in plain) <= INLINE_CHARACTERS:
+        if sum(_LIKE_CHARACTERS + len(message["content"]) for message in plain) <= INLINE_CHARACTERS:
             return work()
         return await service.tokenizer.in_thread(work)
     except TemplateError as error:

@@ -11,8 +11,10 @@ from phalanx.api.errors import ApiError
 from phalanx.config import Config
 from phalanx.protocol import SamplingParams
 
-MAX_STOPS = 16
+MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024
+MAX_STOP_CHARACTERS = 16384
+"""Of all stop strings together: what the search for them holds grows with it."""
 MAX_MESSAGES = 4096
 _SEEDS = 2**64
 _SEED_STEP = 0x9E3779B97F4A7C15
@@ -79,6 +81,13 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     def check(self, config: Config) -> None:
         """Raise ApiError for what the types cannot say."""
+        characters = sum(map(len, self.stop_strings()))
+        if characters > MAX_STOP_CHARACTERS:
+            raise ApiError(
+                f"stop has {characters} characters in all; the stop strings of a request may have "
+                f"{MAX_STOP_CHARACTERS} together.",
+                param="stop",
+            )
         vocabulary = config.facts.vocab_size
         for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
             for token in ids or ():

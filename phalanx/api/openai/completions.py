@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from phalanx.api.choice import FinishName, ScoredToken
-from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
+from phalanx.api.decoding import ABSENT, LARGE_BODY, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.common import SamplingFields, TokenId, Usage, check_length, check_model, too_long
@@ -155,8 +155,6 @@ class CompletionForm:
 
 _decoder = BodyDecoder(CompletionRequest)
 
-_LARGE_BODY = 256 * 1024
-
 
 class _PromptAlone(msgspec.Struct):
     prompt: Raw = ABSENT
@@ -202,7 +200,7 @@ async def completions(exchange: Exchange, service: Service) -> None:
 async def _read(exchange: Exchange, service: Service) -> tuple[CompletionRequest, int]:
     """The request, and the bytes it came in."""
     body = await exchange.body(service.config.http.max_body_bytes)
-    if len(body) > _LARGE_BODY:
+    if len(body) > LARGE_BODY:
         _refuse_endless_lists(body, service)
     return _decoder.decode(body), len(body)
 

@@ -1,0 +1,152 @@
+"""`phalanx ranks`: what the ranks of a running service do; drain, resume or restart one."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from phalanx.cli.admin import AdminError, Fleet, Rank, Service, add_options, admin_parser, number, seconds, service
+from phalanx.cli.options import Parser, UsageError, nearest
+from phalanx.cli.waiting import wait
+from phalanx.supervisor.events import ExitCode
+
+SUMMARY = "show the ranks of a running service; drain, resume or restart one"
+
+VERBS = {
+    "drain": "Give a rank nothing new; what runs there finishes, or goes on elsewhere after --timeout.",
+    "resume": "Give a drained rank requests again.",
+    "restart": "Drain a rank, start it again and give it requests.",
+}
+INTERRUPTED = 130
+"""As shells have it: 128 and the number of SIGINT."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Show or change ranks; returns the exit status.
+
+    Raises:
+        UsageError: nothing was asked of the service.
+    """
+    verb, *rest = arguments or [""]
+    if verb and not verb.startswith("-"):
+        if verb not in VERBS:
+            raise UsageError(f"{verb} is not one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
+        return answered("phalanx ranks", lambda: _change(verb, _verb_parser(verb).parse(rest)))
+    given = _parser().parse(arguments)
+    return answered("phalanx ranks", lambda: _show(service(given).ask("GET", "/admin/ranks")))
+
+
+def answered(command: str, act: Callable[[], None]) -> int:
+    """The exit status of `act`; what goes wrong is one line on stderr."""
+    try:
+        act()
+    except AdminError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return ExitCode.FAILED
+    except KeyboardInterrupt:
+        print(f"{command}: no longer waiting; the service goes on with it", file=sys.stderr)
+        return INTERRUPTED
+    return ExitCode.OK
+
+
+def _show(fleet: Fleet) -> None:
+    print(table(fleet))
+
+
+def _change(verb: str, given: dict[str, Any]) -> None:
+    rank = number(given["rank"], "the number of a rank")
+    timeout = seconds(given.get("timeout"))
+    to: Service = service(given)
+    body = {} if verb == "resume" else {"timeout": timeout}
+    asked = to.ask("POST", f"/admin/ranks/{rank}/{verb}", body)
+    if not given["wait"]:
+        print(table(asked))
+        return
+    before = next(each.incarnation for each in asked.ranks if each.rank == rank)
+
+    def done(fleet: Fleet) -> bool:
+        found = next((each for each in fleet.ranks if each.rank == rank), None)
+        if found is None:
+            raise AdminError(f"rank {rank} has gone: the service was scaled meanwhile")
+        match verb:
+            case "drain":
+                return found.state == "drained"
+            case "restart":
+                return found.state == "serving" and found.incarnation > before
+            case _:
+                return found.state == "serving"
+
+    wait(to, asked, done, say, rank)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+HEADS = ("rank", "state", "for", "restarts", "pid", "machine", "running", "waiting", "KV cache", "")
+
+
+def table(fleet: Fleet) -> str:
+    """A line a rank, and one about the API servers."""
+    rows = [HEADS, *(_row(rank) for rank in fleet.ranks)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    states = [server.state for server in fleet.api_servers]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    return "\n".join(
+        [*lines, "", f"ranks that shall serve: {fleet.data_parallel_size}; API servers: {counts or 'none'}"]
+    )
+
+
+def _row(rank: Rank) -> tuple[str, ...]:
+    share = ""
+    if rank.kv_used_tokens is not None and rank.kv_total_tokens:
+        share = f"{100 * rank.kv_used_tokens / rank.kv_total_tokens:.0f} %"
+    return (
+        str(rank.rank),
+        rank.state,
+        _since(rank.since),
+        str(rank.restarts),
+        _or_dash(rank.pid),
+        rank.where or "-",
+        _or_dash(rank.running),
+        _or_dash(rank.waiting),
+        share or "-",
+        rank.detail,
+    )
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _since(seconds: float) -> str:
+    """`12 s`, `3 min`, `5 h`, `9 d`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _parser() -> Parser:
+    parser = admin_parser(
+        "phalanx ranks",
+        "phalanx ranks [drain N | resume N | restart N] [options]",
+        "Show the ranks of a running service, or change one: "
+        + " ".join(f"{verb}: {what}" for verb, what in VERBS.items()),
+    )
+    add_options(parser)
+    return parser
+
+
+def _verb_parser(verb: str) -> Parser:
+    parser = admin_parser(f"phalanx ranks {verb}", f"phalanx ranks {verb} N [options]", VERBS[verb])
+    parser.add_argument("rank", metavar="N", help="the rank")
+    add_options(parser)
+    if verb != "resume":
+        parser.add_argument(
+            "--timeout",
+            metavar="SECONDS",
+            help="for running requests to finish before they go on elsewhere (default: the service's --drain-timeout)",
+        )
+    parser.add_argument("--wait", action="store_true", help="until it is done, saying what changes")
+    return parser

@@ -1,0 +1,75 @@
+"""`phalanx scale`: give a running service more ranks or fewer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from phalanx.cli.admin import Fleet, add_options, admin_parser, number, seconds, service
+from phalanx.cli.options import Parser, UsageError
+from phalanx.cli.ranks import answered, say, table
+from phalanx.cli.waiting import wait
+
+SUMMARY = "give a running service more ranks or fewer"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Scale; returns the exit status.
+
+    Raises:
+        UsageError: nothing was asked of the service.
+    """
+    given = _parser().parse(arguments)
+    return answered("phalanx scale", lambda: _scale(given))
+
+
+def _scale(given: dict[str, Any]) -> None:
+    body = request(given)
+    to = service(given)
+    asked = to.ask("POST", "/admin/scale", body)
+    if not given["wait"]:
+        print(table(asked))
+        return
+    size = sum(state != "leaving" for state in asked.states.values())
+    wait(to, asked, lambda fleet: settled(fleet, size), say)
+
+
+def request(given: dict[str, Any]) -> dict[str, Any]:
+    """The body of POST /admin/scale.
+
+    Raises:
+        UsageError: no number of ranks, or one that retires more than go.
+    """
+    body: dict[str, Any] = {}
+    if given.get("size") is not None:
+        body["data_parallel_size"] = number(given["size"], "a number of ranks", least=1)
+    if given.get("retire") is not None:
+        body["retire"] = [number(rank.strip(), "the number of a rank") for rank in given["retire"].split(",")]
+    if not body:
+        raise UsageError("give the number of ranks that there shall be, or --retire those that go")
+    timeout = seconds(given.get("timeout"))
+    return body if timeout is None else body | {"timeout": timeout}
+
+
+def settled(fleet: Fleet, size: int) -> bool:
+    """Whether those that go are gone and the others serve, but for what an operator has drained."""
+    return len(fleet.ranks) == size and set(fleet.states.values()) <= {"serving", "draining", "drained"}
+
+
+def _parser() -> Parser:
+    parser = admin_parser(
+        "phalanx scale",
+        "phalanx scale [K] [--retire RANKS] [options]",
+        "Have K ranks from now on. New ones start while the others serve; what runs in those that go finishes, or goes "
+        "on at others.",
+    )
+    parser.add_argument("size", nargs="?", metavar="K", help="ranks that there shall be")
+    parser.add_argument("--retire", metavar="RANKS", help="who goes, for example 3,5; absent: the highest numbers")
+    add_options(parser)
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        help="for running requests to finish before they go on elsewhere (default: the service's --drain-timeout)",
+    )
+    parser.add_argument(
+        "--wait", action="store_true", help="until the ranks serve and those that go are gone, saying what changes"
+    )
+    return parser
