@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from phalanx.cli import chaos, join, serve
+from phalanx.cli import chaos, join, ranks, scale, serve
 from phalanx.cli.options import Given
 from phalanx.cli.secret import SHORTEST
-from phalanx.config import HttpOptions, ParallelOptions
+from phalanx.config import HttpOptions, ParallelOptions, ServiceOptions
+from phalanx.supervisor import activation
+from phalanx.supervisor.events import ExitCode
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 KUBERAY, STATEFULSET, SLURM, DOCKERFILE = (
@@ -114,6 +116,11 @@ def served(call: Object) -> Given:
     program, command, *flags = call["line"]
     assert (program, command) == ("phalanx", "serve")
     return serve.parse(flags)
+
+
+def moved(call: Object) -> dict[str, Any]:
+    _, command, *flags = call["line"]
+    return ranks.parse(flags)[1] if command == "ranks" else scale.request(scale.scale_parser().parse(flags))
 
 
 def joined(call: Object) -> dict[str, Any]:
@@ -302,6 +309,37 @@ def test_volumes_exist_and_there_is_time_to_end(manifest: Path) -> None:
                 assert template["spec"]["terminationGracePeriodSeconds"] >= int(pause) + 10 + 10
 
 
+def unit(name: str) -> dict[str, list[str]]:
+    """A unit file's settings, each with all its values."""
+    found: dict[str, list[str]] = {}
+    for line in (DEPLOY / "systemd" / name).read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            setting, _, value = line.partition("=")
+            found.setdefault(setting, []).append(value)
+    return found
+
+
+def test_systemd_passes_each_api_server_a_socket_and_gives_it_time() -> None:
+    sockets, service = unit("phalanx.socket"), unit("phalanx.service")
+    (command,) = service["ExecStart"]
+    program, *words = shlex.split(command)
+    given = served({"line": [Path(program).name, *words]})
+    assert not {"host", "port"} & given.origins.keys(), "the sockets say where"
+    assert len(sockets["ListenStream"]) == given.groups["parallel"].own_api_servers
+    assert len(set(sockets["ListenStream"])) == 1
+    assert (sockets["ReusePort"], sockets["FileDescriptorName"]) == (["yes"], [activation.NAME])
+    assert service["Requires"] == ["phalanx.socket"]
+    assert service["Type"] == ["notify"]
+    assert service["KillMode"] == ["mixed"], "ranks must not get the supervisor's SIGTERM"
+    assert service["OOMPolicy"] == ["continue"], "a rank's death is not the service's"
+    assert set(service["RestartPreventExitStatus"][0].split()) == {str(int(ExitCode.USAGE)), str(int(ExitCode.ADDRESS))}
+    timeouts: ServiceOptions = given.groups["service"]
+    assert int(service["TimeoutStopSec"][0]) > timeouts.drain_timeout + timeouts.shutdown_timeout
+    page = (ROOT / "docs" / "systemd.md").read_text()
+    for setting in ("TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "RestartPreventExitStatus"):
+        assert f"`{setting}={service[setting][0]}`" in page
+
+
 def test_all_name_the_image_that_the_dockerfile_is_for() -> None:
     images = {container["image"] for manifest in MANIFESTS for _, container in containers(manifest)}
     (image,) = images
@@ -322,7 +360,7 @@ def commands_on(page: Path) -> Iterator[list[str]]:
     """The words of each `phalanx ...` line in its code blocks, comments left out."""
     for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            found = re.match(r"(?:\.venv/bin/)?phalanx (serve|join|chaos) .*", line.strip())
+            found = re.match(r"(?:\.venv/bin/)?phalanx (serve|join|chaos|ranks|scale)( .*)?$", line.strip())
             if found and "--help" not in line:
                 yield shlex.split(found[0], comments=True)
 
@@ -341,7 +379,7 @@ def test_every_command_on_a_page_is_one_that_the_program_takes(page: Path, tmp_p
         if "ray" in words:
             pytest.importorskip("ray")
         call = {"line": ["phalanx", *words[1:]]}
-        _ = {"serve": served, "join": joined, "chaos": disturbed}[words[1]](call)
+        _ = {"serve": served, "join": joined, "chaos": disturbed, "ranks": moved, "scale": moved}[words[1]](call)
 
 
 def test_there_are_commands_on_the_pages() -> None:
@@ -349,6 +387,8 @@ def test_there_are_commands_on_the_pages() -> None:
     assert found.count("serve") >= 8
     assert found.count("join") >= 2
     assert found.count("chaos") >= 2
+    assert found.count("ranks") >= 4
+    assert found.count("scale") >= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

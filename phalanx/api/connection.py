@@ -28,6 +28,10 @@ MAX_HEAD_BYTES = 65536
 UNSENT = 131_072
 """Bytes that the kernel takes for a connection ahead of sending them; by itself it would take megabytes."""
 
+HIGH_WATER = 16_384
+"""Bytes written beyond these at which a stream waits. Small: a token's event costs several times its bytes while the
+event loop holds it, and far less while it is still a token."""
+
 RESERVED_DESCRIPTORS = 64
 """What an API server needs besides its HTTP connections and one for each rank."""
 
@@ -86,6 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
         self._since = self.loop.time()
         if len(self.connections) > self._all.most:
             self._all.metrics.refused.add(1, "connections")

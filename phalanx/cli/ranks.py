@@ -26,13 +26,24 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: nothing was asked of the service.
     """
-    verb, *rest = arguments or [""]
-    if verb and not verb.startswith("-"):
-        if verb not in VERBS:
-            raise UsageError(f"{verb} is not one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
-        return answered("phalanx ranks", lambda: _change(verb, _verb_parser(verb).parse(rest)))
-    given = _parser().parse(arguments)
+    verb, given = parse(arguments)
+    if verb:
+        return answered("phalanx ranks", lambda: _change(verb, given))
     return answered("phalanx ranks", lambda: _show(service(given).ask("GET", "/admin/ranks")))
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """What to do, which is empty where ranks are to be shown, and the options.
+
+    Raises:
+        UsageError: says which and why.
+    """
+    verb, *rest = arguments or [""]
+    if not verb or verb.startswith("-"):
+        return "", _parser().parse(arguments)
+    if verb not in VERBS:
+        raise UsageError(f"{verb} is not one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
+    return verb, _verb_parser(verb).parse(rest)
 
 
 def answered(command: str, act: Callable[[], None]) -> int:

@@ -17,12 +17,12 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: nothing was asked of the service.
     """
-    given = _parser().parse(arguments)
-    return answered("phalanx scale", lambda: _scale(given))
-
-
-def _scale(given: dict[str, Any]) -> None:
+    given = scale_parser().parse(arguments)
     body = request(given)
+    return answered("phalanx scale", lambda: _scale(given, body))
+
+
+def _scale(given: dict[str, Any], body: dict[str, Any]) -> None:
     to = service(given)
     asked = to.ask("POST", "/admin/scale", body)
     if not given["wait"]:
@@ -36,7 +36,7 @@ def request(given: dict[str, Any]) -> dict[str, Any]:
     """The body of POST /admin/scale.
 
     Raises:
-        UsageError: no number of ranks, or one that retires more than go.
+        UsageError: it says neither how many nor who, or no number.
     """
     body: dict[str, Any] = {}
     if given.get("size") is not None:
@@ -54,7 +54,7 @@ def settled(fleet: Fleet, size: int) -> bool:
     return len(fleet.ranks) == size and set(fleet.states.values()) <= {"serving", "draining", "drained"}
 
 
-def _parser() -> Parser:
+def scale_parser() -> Parser:
     parser = admin_parser(
         "phalanx scale",
         "phalanx scale [K] [--retire RANKS] [options]",
