@@ -23,6 +23,8 @@ from phalanx.protocol import ClusterPlan, Failed, ReleaseNode, StageName, StartN
 
 SETTLING = 3.0
 """Seconds in which what a job that has just ended held may come free, before a plan is refused."""
+OWN_RANKS = 1024
+"""For so many ranks a cluster of our own says that it has CPUs: any more than a service can be scaled to."""
 TICK = 0.5
 """Seconds between two looks at what no event tells."""
 
@@ -70,7 +72,7 @@ class Driver:
         cpus = None
         if demand.resource == "CPU":
             # A cluster of our own must not refuse what processes without Ray are allowed: to share cores.
-            cpus = max(os.cpu_count() or 1, int(demand.ranks * demand.workers * demand.amount))
+            cpus = int(max(OWN_RANKS, demand.ranks) * demand.workers * demand.amount)
         environment = runtime_environment(parallel.ray_runtime_env)
         self._joined = join(parallel.ray_address, environment, cpus, self._tell)
         self._stopping()
@@ -111,6 +113,8 @@ class Driver:
             nodes = census.take(demand.resource)
             total = sum(node.total for node in nodes)
             found = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s"
+            if self._joined is not None and self._joined.own is not None and demand.resource == "CPU":
+                found = "1 node, whose CPUs are shared"
             if found != told:
                 self._tell(found)
                 told = found

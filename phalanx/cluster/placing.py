@@ -154,7 +154,7 @@ class Placing:
         for node in chosen:
             self._use(node)
         self._asked[rank] = now
-        log.warning("rank %d is placed on %s", rank, ", ".join(dict.fromkeys(node.address for node in chosen)))
+        log.info("rank %d is placed on %s", rank, ", ".join(dict.fromkeys(node.address for node in chosen)))
         return self._groups.make(rank, chosen)
 
     def _plan(self, nodes: list[Node]) -> tuple[Node, ...]:
