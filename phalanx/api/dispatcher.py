@@ -4,6 +4,7 @@ Pure: no I/O, no clock; what reaches a rank goes through its `Port`, what has to
 asyncio end is `engine_client.py`; the other is a simulated network (`tests/simulation`).
 """
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -83,8 +84,9 @@ class Request:
         "tokens",
     )
 
-    def __init__(self, request_id: RequestId, prompt: list[int], sampling: SamplingParams, priority: int = 0) -> None:
-        self.request_id = request_id
+    def __init__(self, prompt: list[int], sampling: SamplingParams, priority: int = 0) -> None:
+        self.request_id = RequestId(0)
+        """Another one each time it is given to a rank, and none before."""
         self.prompt = prompt
         self.sampling = sampling
         self.priority = priority
@@ -231,7 +233,9 @@ class Dispatcher:
         self.links: dict[RankId, RankLink] = {}
         self.replays = 0
         """Requests carried on at another rank, since the start."""
-        self._stranded: dict[RequestId, Request] = {}
+        self._ids = itertools.count(1)
+        self._stranded: dict[Request, None] = {}
+        """In order of their coming."""
         self._leaving: frozenset[RankId] = frozenset()
         self._later = later
         self._patience = patience
@@ -243,10 +247,12 @@ class Dispatcher:
         """Start it, or go on with it, at the rank that has least to do; or as soon as there is one."""
         placement = self.router.place(len(request.prompt), request.sampling.max_tokens, len(request.tokens))
         if placement is None:
-            self._stranded[request.request_id] = request
+            self._stranded[request] = None
             request.stranded = self._later(self._patience, partial(self._give_up, request))
             return
         request.link, request.placement = self.links[placement.rank], placement
+        # It may come back to a rank that it was moved away from, and of that time tokens may still be on the way.
+        request.request_id = RequestId(next(self._ids))
         request.link.start(request)
 
     def abort(self, request: Request) -> None:
@@ -263,7 +269,7 @@ class Dispatcher:
         assert request.stranded is not None
         request.stranded.cancel()
         request.stranded = None
-        del self._stranded[request.request_id]
+        del self._stranded[request]
 
     def _give_up(self, request: Request) -> None:
         self._no_longer_stranded(request)
@@ -331,6 +337,6 @@ class Dispatcher:
     def _place_stranded(self) -> None:
         if not self.router.open:
             return
-        for request in list(self._stranded.values()):
+        for request in list(self._stranded):
             self._no_longer_stranded(request)
             self.submit(request)

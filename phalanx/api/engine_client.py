@@ -4,7 +4,6 @@ The asyncio end of `dispatcher.py`, which decides.
 """
 
 import asyncio
-import itertools
 import logging
 import random
 import socket
@@ -21,7 +20,6 @@ from phalanx.protocol import (
     Incarnation,
     Load,
     RankId,
-    RequestId,
     RequestOutput,
     SamplingParams,
     StepOutput,
@@ -53,10 +51,8 @@ class Generation(Request):
 
     __slots__ = ("_dispatcher",)
 
-    def __init__(
-        self, dispatcher: Dispatcher, request_id: RequestId, prompt: list[int], sampling: SamplingParams, priority: int
-    ) -> None:
-        super().__init__(request_id, prompt, sampling, priority)
+    def __init__(self, dispatcher: Dispatcher, prompt: list[int], sampling: SamplingParams, priority: int) -> None:
+        super().__init__(prompt, sampling, priority)
         self._dispatcher = dispatcher
 
     async def next(self) -> RequestOutput:
@@ -88,7 +84,6 @@ class EngineClient:
             patience=patience,
             gone=_log_gone,
         )
-        self._ids = itertools.count(1)
         self._on_change = on_change
         self._servers: list[asyncio.AbstractServer] = []
 
@@ -104,7 +99,7 @@ class EngineClient:
 
     def generate(self, prompt: list[int], sampling: SamplingParams, priority: int = 0) -> Generation:
         """Choose a rank and submit at once, or as soon as there is one."""
-        generation = Generation(self._dispatcher, RequestId(next(self._ids)), prompt, sampling, priority)
+        generation = Generation(self._dispatcher, prompt, sampling, priority)
         self._dispatcher.submit(generation)
         return generation
 

@@ -241,9 +241,32 @@ def test_ranks_that_die_together_are_not_held_against_the_requests_of_one(tmp_pa
         other.channel.close()
         successor = await stage.attached(0, 1)
         again = await successor.submit()
-        assert again.request_id == submit.request_id
-        await successor.step(out(submit.request_id, 7, finish=FinishReason.STOP))
+        assert again.prompt == submit.prompt
+        await successor.step(out(again.request_id, 7, finish=FinishReason.STOP))
         assert await drained(generation) == [7]
+
+    played(play, tmp_path, patience=30)
+
+
+def test_a_request_that_comes_back_to_a_rank_it_was_moved_away_from_takes_no_token_of_that_time_twice(
+    tmp_path: Path,
+) -> None:
+    async def play(stage: Scene) -> None:
+        rank, alone = await stage.attached(0), frozenset({RankId(0)})
+        generation = stage.client.generate([1], SAMPLING)
+        first = await rank.submit()
+        await rank.step(out(first.request_id, 10))
+        await arrived(generation, 1)
+        stage.client.leave(alone, moving=alone)
+        stage.client.leave(frozenset())
+        # Sent before it heard of any of that.
+        await rank.step(out(first.request_id, 11))
+        assert await rank.hear() == Abort([first.request_id])
+        again = await rank.submit()
+        assert again.generated == [10]
+        await rank.step(out(again.request_id, 11))
+        await rank.step(out(again.request_id, 12, finish=FinishReason.STOP))
+        assert await drained(generation) == [10, 11, 12]
 
     played(play, tmp_path, patience=30)
 
@@ -340,7 +363,7 @@ def test_the_death_of_one_rank_moves_its_requests_and_leaves_those_of_another_al
         ranks[0].channel.close()
         await stage.changed.wait()
         moved = await ranks[1].submit()
-        assert moved.request_id == submits[0].request_id
+        assert moved.prompt == submits[0].prompt
         for submit in (submits[1], moved):
             await ranks[1].step(out(submit.request_id, 8, finish=FinishReason.STOP))
         assert [await drained(generation) for generation in generations] == [[8], [8]]
