@@ -115,14 +115,13 @@ async def _all_faults(world: World, outcome: Outcome) -> None:
     plan = outcome.plan
     turns = {kind.turn: asyncio.Lock() for kind in Kind}
     end = outcome.began + plan.seconds
-    tasks = []
-    for fault in schedule(plan.seed, plan.kinds, plan.every, plan.step_timeout):
-        if fault.at >= plan.seconds:
-            break
-        await asyncio.sleep(max(0.0, outcome.began + fault.at - time.monotonic()))
-        tasks.append(asyncio.create_task(_one_fault(world, outcome, fault, turns, end)))
-    await asyncio.sleep(max(0.0, end - time.monotonic()))
-    await asyncio.gather(*tasks)
+    async with asyncio.TaskGroup() as group:
+        for fault in schedule(plan.seed, plan.kinds, plan.every, plan.step_timeout):
+            if fault.at >= plan.seconds:
+                break
+            await asyncio.sleep(max(0.0, outcome.began + fault.at - time.monotonic()))
+            group.create_task(_one_fault(world, outcome, fault, turns, end))
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
 
 
 async def _one_fault(world: World, outcome: Outcome, fault: Fault, turns: dict[str, asyncio.Lock], end: float) -> None:

@@ -135,7 +135,8 @@ class Service:
             service.send_signal(signal.SIGTERM)
         for process in self.processes:
             try:
-                await asyncio.wait_for(process.wait(), END)
+                async with asyncio.timeout(END):
+                    await process.wait()
             except TimeoutError:
                 complaints.append(f"{'join' if process in joined else 'serve'} had not ended {END:g} s after SIGTERM")
                 process.kill()

@@ -26,6 +26,9 @@ DEFAULTS = {
 }
 """What `phalanx serve` is given where the command line does not say."""
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell tells it."""
+
 EXPLAINED = 10
 """Seconds between lines where there is no terminal."""
 
@@ -50,6 +53,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             outcome = runner.run(run_chaos(wanted, _Live()))
+    except KeyboardInterrupt:
+        print("\nphalanx chaos: stopped, and the service with it", file=sys.stderr)
+        return INTERRUPTED
     except (StartFailed, Undisturbed) as error:
         print(f"phalanx chaos: {error}", file=sys.stderr)
         return ExitCode.FAILED
