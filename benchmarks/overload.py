@@ -245,6 +245,8 @@ def capacity(server: Server, seconds: float) -> tuple[float, list[list[str]]]:
         tally = uvloop.run(closed_loop(server.port, at_a_time, seconds))
         tallies.append((at_a_time, tally, memory, memory := server.memory(server.frontend)))
     best = max(tally.goodput for _, tally, _, _ in tallies)
+    if not best:
+        raise SystemExit(f"no request was finished in {seconds:g} s: give more --seconds")
     return best, [row(f"{n} at a time", tally, best, before, after) for n, tally, before, after in tallies]
 
 

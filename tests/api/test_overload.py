@@ -156,6 +156,7 @@ def test_a_better_priority_takes_the_place_of_what_waits_but_not_of_what_has_beg
     running = {"prompt": "hi", "n": SEATS - 2, "priority": 9}
     low = {"prompt": "hi", "priority": 5}
     with in_flight(api, running, low, low | {"stream": True}) as (asked, (_, older, newer)):
+        assert [one.submit.priority for one in asked[-3:]] == [9, 5, 5]
         api.rank.push(asked[0], an_output([byte_token(97)]))
         with in_flight(api, {"prompt": "hi", "priority": 0}):
             status, error = error_of_open(newer)
