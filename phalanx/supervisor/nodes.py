@@ -97,7 +97,7 @@ class Nodes:
         self._api_servers: dict[ApiServerId, protocol.ServedAt] = {}
         self._next_api_server = parallel.own_api_servers
         self._seats: dict[str, list[Place]] = {}
-        """API servers that a Ray node of that address is to hold."""
+        """API servers that a Ray node of that address is to hold, or that a joined node holds."""
         self._driver: Callable[[StartNode | protocol.ReleaseNode], None] | None = None
         self._orders: dict[tuple[tuple[Place, ...], str], int] = {}
         """The latest of each node asked of the driver."""
@@ -338,17 +338,15 @@ class Nodes:
             self._owner.membership_changed()
         ranks = sorted({place.index for place in link.hello.places})
         if self._parallel.data_parallel_backend == "mp" and self._open and link.ready is not None:
-            which = f"--data-parallel-start-rank {ranks[0]} --data-parallel-size-local {len(ranks)}"
-            log.warning(
-                "%s: waiting for a machine to join with it: phalanx join ... %s", spell(link.hello.places), which
-            )
+            flags = f"--data-parallel-start-rank {ranks[0]} --data-parallel-size-local {len(ranks)}"
+            log.warning("%s can join again: phalanx join ... %s", spell(link.hello.places), flags)
 
     def _node_ready(self, link: Link, ready: protocol.NodeReady) -> None:
         link.ready = ready
         self._leaders |= ready.leaders
         if ready.api_servers:
             # Who comes in place of a node that is gone brings its API servers, at other addresses.
-            key = link.hello.address if self._parallel.data_parallel_backend == "ray" else str(link.hello.places)
+            key = link.hello.address if self._parallel.data_parallel_backend == "ray" else self._vacant_seats()
             seats, new = self._seats.get(key), key not in self._seats
             if seats is None:
                 seats = self._seats[key] = self._new_seats()
@@ -364,6 +362,11 @@ class Nodes:
 
     def _all_seats(self) -> list[Place]:
         return [place for seats in self._seats.values() for place in seats]
+
+    def _vacant_seats(self) -> str:
+        """The key of those of a node that is gone, whichever ranks that had brought; else a new one."""
+        gone = (key for key, seats in self._seats.items() if not any(seat in self._held for seat in seats))
+        return next(gone, f"node {len(self._seats)}")
 
     def _new_seats(self) -> list[Place]:
         first, count = self._next_api_server, self._parallel.api_servers_per_node or 0

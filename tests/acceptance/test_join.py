@@ -213,11 +213,11 @@ def test_a_node_that_goes_ends_the_service_by_name(
         service.assert_nothing_left()
 
 
-def test_what_a_killed_node_had_comes_back_with_the_next_that_joins_and_no_stream_shows_it(
+def test_what_a_killed_node_had_comes_back_with_others_that_join_and_no_stream_shows_it(
     checkpoint_folder: Path,
 ) -> None:
     flags = ("--api-servers-per-node", "1", "--synthetic-rate", "60")
-    with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
+    with serve(checkpoint_folder, 3, 1, *flags) as service, join(control_of(service), 1, 2) as joined:
         service.wait_ready()
         wanted = undisturbed(service.address, 8)
         with streams(service.address, 8) as started:
@@ -225,18 +225,22 @@ def test_what_a_killed_node_had_comes_back_with_the_next_that_joins_and_no_strea
             assert [stream.result() for stream in started] == wanted
         joined.wait()
         joined.assert_nothing_left()
-        service.wait_for("rank 1: waiting for a machine to join with it: phalanx join ... --data-parallel-start-rank 1")
+        service.wait_for("ranks 1 and 2 can join again: phalanx join ... --data-parallel-start-rank 1")
         with urllib.request.urlopen(f"{service.address}/ready") as ready:
-            assert json.load(ready)["status"] == "degraded"
-        with join(control_of(service), 1, 1) as successor:
-            service.wait_for("engine 1 serves again").wait_for("api 1 serves again")
-            found = re.search(r"API servers at (\S+)", successor.stderr)
-            assert found
-            server = ThroughOneServer(found.group(1), successor.pid_of("api 1"))
-            assert set(server.requests_in_each_rank()) == {0, 1}
-            assert undisturbed(found.group(1), 8) == wanted
+            assert json.load(ready)["missing_ranks"] == [1, 2]
+        # Not one machine but two, each with an API server: one in the place of that which is gone, and a new one.
+        with join(control_of(service), 1, 1) as first, join(control_of(service), 2, 1) as second:
+            service.wait_for("engine 1 serves again").wait_for("engine 2 serves again").wait_for("api 1 serves again")
+            service.wait_for("api 2      ready")
+            for successor in (first, second):
+                found = re.search(r"API servers at (\S+)", successor.stderr)
+                assert found
+                (name,) = (name for name in successor.processes() if name.startswith("phalanx api "))
+                server = ThroughOneServer(found.group(1), successor.processes()[name])
+                assert set(server.requests_in_each_rank()) == {0, 1, 2}
+                assert undisturbed(found.group(1), 8) == wanted
             assert service.stop() == 0
-            assert successor.wait() == 0
+            assert (first.wait(), second.wait()) == (0, 0)
 
 
 @pytest.mark.usefixtures("port_grabber")
