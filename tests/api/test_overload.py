@@ -124,13 +124,13 @@ def test_more_tokens_than_fit_and_wait_are_refused_by_what_the_prompt_and_its_an
 def test_memory_is_bounded_by_what_scores_may_take(serve_api: Serve) -> None:
     api = serve_api(max_held_bytes=2**20)
     scored = {"prompt": "hi", "max_tokens": 100, "logprobs": 20}
-    with in_flight(api, scored, scored):
+    with in_flight(api, scored, scored, scored):
         assert_overloaded(api.http.post(COMPLETE, json=scored), "--max-held-bytes")
         with in_flight(api, {"prompt": "hi", "max_tokens": 100}):
             pass
     wait_idle(api)
     # Alone it may be larger than the bound.
-    with in_flight(api, scored | {"n": 3}):
+    with in_flight(api, scored | {"n": 4}):
         assert_overloaded(api.http.post(COMPLETE, json={"prompt": "hi"}), "--max-held-bytes")
 
 
