@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import socket
 import ssl
 import threading
@@ -20,6 +21,8 @@ from phalanx.config import HttpOptions
 from phalanx.protocol import FinishReason
 
 PROMPT = {"prompt": "hi"}
+PATIENCE = 20.0
+"""Seconds: less than a connection is held by default for a client that does not say farewell."""
 TEXT = "a text of some length, a token at a time"
 
 
@@ -180,6 +183,23 @@ def test_a_client_that_keeps_its_connection_open_does_not_hold_up_the_end(
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         api.stop()
+
+
+def test_who_does_not_answer_a_farewell_holds_no_connection(
+    checkpoint_folder: Path, server: Files, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(https, "SHUTDOWN_TIMEOUT", 0.1)
+    with (
+        ServedApi(checkpoint_folder, answering("ok"), keep_alive_timeout=0.1, **flags(server)) as api,
+        socket.create_connection(("127.0.0.1", api.port)) as plain,
+        a_client(authority).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        # Past TLS, which would answer.
+        socket.socket(fileno=os.dup(connection.fileno())) as raw,
+    ):
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        raw.settimeout(PATIENCE)
+        while raw.recv(65536):
+            pass
 
 
 @pytest.mark.parametrize(
