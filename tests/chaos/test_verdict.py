@@ -46,7 +46,10 @@ def test_how_tokens_were_gathered_into_chunks_does_not_matter() -> None:
         pytest.param((*STREAM[:4], DONE), id="usage is missing"),
         pytest.param((*STREAM[:4], SPENT.replace(b"4", b"5"), DONE), id="usage counts another number"),
         pytest.param((*STREAM[:4], *STREAM[3:]), id="it goes on after its end"),
-        pytest.param((*STREAM, STREAM[0]), id="something follows DONE"),
+        pytest.param((*STREAM, STREAM[0]), id="a token follows DONE"),
+        pytest.param((*STREAM, SPENT), id="usage follows DONE"),
+        pytest.param((chunk(0), chunk(1, token_ids=[1, 1]), *STREAM[2:]), id="a token comes twice without its text"),
+        pytest.param((chunk(0, token_ids=[1]), chunk(1, token_ids=[0]), *STREAM[2:]), id="only tokens change places"),
         pytest.param((*STREAM[:3], chunk(3, "length", index=1), SPENT, DONE), id="another choice"),
         pytest.param((STREAM[0], chunk(1, logprobs={"tokens": ["x"]}), *STREAM[2:]), id="logprobs nobody asked for"),
         pytest.param((b"data: {nonsense\n\n",), id="no JSON"),
@@ -79,9 +82,10 @@ def test_a_request_may_be_cut_only_with_the_api_server_that_had_it_and_only_wher
     assert judged(part, server_died=True).end is End.CUT
     assert judged(part, left=True).end is End.LEFT
     assert judged(part).end is End.LOST
-    changed = streamed((STREAM[0], STREAM[2]), complete=False, trouble=RESET)
-    assert judged(changed, server_died=True).end is End.WRONG
-    assert judged(changed, left=True).end is End.WRONG
+    for events in ((STREAM[0], STREAM[2]), (STREAM[0], chunk(1, text=" on")), (STREAM[0], chunk(1, token_ids=[9]))):
+        changed = streamed(events, complete=False, trouble=RESET)
+        assert judged(changed, server_died=True).end is End.WRONG
+        assert judged(changed, left=True).end is End.WRONG
 
 
 def test_half_an_event_is_not_held_against_a_stream_that_was_cut() -> None:
