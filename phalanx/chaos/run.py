@@ -9,12 +9,12 @@ from typing import Any
 
 from phalanx.chaos import faults
 from phalanx.chaos.catalogue import catalogue
-from phalanx.chaos.faults import Trouble, World
 from phalanx.chaos.ledger import Ledger, Record
 from phalanx.chaos.schedule import Fault, Kind, schedule
 from phalanx.chaos.service import SERVE, Service
 from phalanx.chaos.traffic import Traffic
 from phalanx.chaos.verdict import End
+from phalanx.chaos.world import Trouble, World
 
 DISTINCT = 64
 """Requests that differ."""

@@ -23,6 +23,8 @@ DEFAULTS = {
     "step_timeout": "4",
     # The service is to last as long as the chaos does.
     "max_restarts": "1000000",
+    # A larger cache fills for as long as the chaos lasts, and whether memory grows for ever could not be told.
+    "kv_cache_tokens": "32768",
 }
 """What `phalanx serve` is given where the command line does not say."""
 
@@ -75,7 +77,9 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
     served = serve.parse(behind)
     flags = [*behind]
     for name, value in DEFAULTS.items():
-        if name not in served.origins:
+        # Two options set the size of the cache, and exclude one another.
+        in_another_way = name == "kv_cache_tokens" and "gpu_memory_utilization" in served.origins
+        if name not in served.origins and not in_another_way:
             flags += [OPTIONS[name].flag, value]
     join = bool(given.get("join", False))
     options = serve.parse(flags)
@@ -159,7 +163,7 @@ def _parser() -> Parser:
         description=(
             "Start a service, ask it a set of requests undisturbed, then disturb it and keep asking: every answer must "
             "be the same again. What stands behind -- goes to `phalanx serve`; without it: the demo model, "
-            "-dp 2 --api-server-count 2 --step-timeout 4."
+            "-dp 2 --api-server-count 2 --step-timeout 4 --kv-cache-tokens 32768."
         ),
         epilog="Exit status 0: nothing wrong, nothing lost, nothing left behind; 1: something was; 2: not started.",
         allow_abbrev=False,

@@ -88,6 +88,12 @@ def test_what_stands_behind_two_dashes_goes_to_the_service_and_wins() -> None:
     assert "--max-restarts" not in made.flags
 
 
+def test_the_cache_is_bounded_unless_its_size_is_asked_for() -> None:
+    assert "--kv-cache-tokens" in plan().flags
+    assert "--kv-cache-tokens" not in plan("--", "--gpu-memory-utilization", "0.1").flags
+    assert plan("--", "--kv-cache-tokens", "4096").flags.count("--kv-cache-tokens") == 1
+
+
 def test_join_leaves_the_last_rank_to_another_command() -> None:
     made = plan("--join", "--", "-dp", "3")
     place = made.flags.index("--data-parallel-size-local")

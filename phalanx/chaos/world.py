@@ -1,0 +1,108 @@
+"""What faults act on, and how it is seen that who was struck is back."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from phalanx.chaos.client import Connection
+from phalanx.chaos.ledger import Ledger
+from phalanx.chaos.processes import Process
+from phalanx.chaos.service import Service
+from phalanx.chaos.traffic import Traffic
+
+LOOK = 0.1
+"""Seconds between two looks at whether who was struck is back."""
+BACK = 120.0
+"""Seconds who was struck may take to be back."""
+
+
+class Trouble(Exception):
+    """The service did not come back from a fault; says from which."""
+
+
+@dataclass
+class World:
+    """What faults act on."""
+
+    service: Service
+    traffic: Traffic
+    ledger: Ledger
+    ranks: int
+    api_servers: int
+    concurrency: int
+
+    async def incarnations(self) -> dict[int, int]:
+        """Attached ranks and their incarnations, as an API server sees them; nothing where none answers."""
+        with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
+            async with asyncio.timeout(1), Connection.open(self.service.address) as connection:
+                answer = await connection.exchange("GET", "/ready")
+                return {rank["rank"]: rank["incarnation"] for rank in json.loads(bytes(answer.body))["ranks"]}
+        return {}
+
+    async def all_of(self, role: str) -> list[Process]:
+        """Every process of a role, once all live."""
+        count = self.ranks if role == "engine" else self.api_servers
+        await until(lambda: len(self.service.family.of(role)) == count, f"{count} {role} processes live")
+        return self.service.family.of(role)
+
+    async def known(self) -> dict[int, int]:
+        """Incarnations, once every rank is attached."""
+        found: dict[int, int] = {}
+
+        async def complete() -> bool:
+            found.update(await self.incarnations())
+            return len(found) == self.ranks
+
+        await until(complete, "every rank is attached")
+        return found
+
+    async def ranks_back(self, before: dict[int, int], indices: list[int]) -> None:
+        """Until newer incarnations of these ranks are attached."""
+
+        async def back() -> bool:
+            now = await self.incarnations()
+            return all(now.get(index, -1) > before[index] for index in indices)
+
+        await until(back, f"ranks {indices} serve again")
+
+    async def api_server_back(self, index: int) -> None:
+        """Until a connection made from now on is answered by it."""
+
+        async def ask() -> bool:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(BACK), Connection.open(self.service.address) as connection:
+                    answer = await connection.exchange("GET", "/health")
+                    return answer.headers.get("x-phalanx-api-server") == str(index)
+            return False
+
+        asked: list[asyncio.Task[bool]] = []
+        try:
+
+            def answered() -> bool:
+                asked.append(asyncio.create_task(ask()))
+                return any(task.done() and task.result() for task in asked)
+
+            await until(answered, f"api {index} listens again")
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, patience: float = BACK) -> None:
+    """Wait for a condition.
+
+    Raises:
+        Trouble: it is not met in time.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return
+        if time.monotonic() > deadline:
+            raise Trouble(f"waited {patience:g} s until {what}")
+        await asyncio.sleep(LOOK)
