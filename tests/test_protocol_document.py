@@ -1,4 +1,4 @@
-"""`docs/protocol.md` says what `phalanx/protocol.py` does: its tables are compared with the structs."""
+"""`docs/protocol.md` says what `phalanx/protocol` does: its tables are compared with the structs."""
 
 import enum
 import re
@@ -22,12 +22,12 @@ STRUCTS = {
     if isinstance(kind, type)
     and issubclass(kind, Message)
     and kind is not Message
-    and kind.__module__ == module.__name__
+    and kind.__module__.startswith(module.__name__)
 }
 ENUMS = {
     name: kind
     for name, kind in vars(protocol).items()
-    if isinstance(kind, type) and issubclass(kind, enum.Enum) and kind.__module__ == protocol.__name__
+    if isinstance(kind, type) and issubclass(kind, enum.Enum) and kind.__module__.startswith(protocol.__name__)
 }
 
 Row = tuple[str, ...]

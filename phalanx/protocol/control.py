@@ -1,0 +1,128 @@
+"""Control plane: what a child and the supervisor say to each other."""
+
+from phalanx.config import Config
+from phalanx.protocol.identity import ApiServerId, Incarnation, Message, RankId, Role, StageName
+
+
+class Hello(Message, tag=1, frozen=True):
+    """First message of a child. `index` is its API server number or its rank."""
+
+    role: Role
+    index: int
+    incarnation: Incarnation
+    pid: int
+    worker: int = 0
+
+
+class Stage(Message, tag=2, frozen=True):
+    """The child has entered `stage`, or made progress in it: either restarts the stage's deadline."""
+
+    stage: StageName
+    progress: float | None = None
+    """Share of the stage done, 0..1, where it can be told."""
+    detail: str = ""
+
+
+class Ready(Message, tag=3, frozen=True):
+    """The child serves. `detail` is one line for the person who watches the start ("KV cache 65,536 tokens")."""
+
+    detail: str = ""
+    drains: bool = False
+    """It understands Drain; one that does not is stopped without."""
+
+
+class Failed(Message, tag=4, frozen=True):
+    """The child's own last words before it exits non-zero."""
+
+    reason: str
+    traceback: str = ""
+
+
+class MetricsReport(Message, tag=5, frozen=True):
+    """One API server's samples, in the form of `phalanx.api.metrics`: the answer to MetricsRequest, or unasked."""
+
+    query: int
+    """0: unasked, so that the supervisor knows what it had counted when it dies."""
+    samples: bytes
+
+
+class MetricsQuery(Message, tag=6, frozen=True):
+    """An API server that is being scraped asks for its siblings' samples."""
+
+    query: int
+
+
+class Pulse(Message, tag=16, frozen=True):
+    """Sent every second by a child that serves: `--step-timeout` is measured on it.
+
+    Optional: a child that never sends one is only judged by its connection and its exit.
+    """
+
+    steps: int
+    """Rounds its loop has made."""
+    busy: bool
+    """It has work, so `steps` has to grow."""
+
+
+class Drained(Message, tag=17, frozen=True):
+    """Answer to Drain: no request is running any more."""
+
+
+class Endpoint(Message, frozen=True):
+    """Where ranks dial one API server. The listener exists before this is ever sent.
+
+    The same API server has other addresses for other children: a socket file on its own machine, elsewhere a
+    host and port that the child can reach.
+    """
+
+    index: ApiServerId
+    address: str
+
+
+class Membership(Message, tag=20, frozen=True):
+    """The API servers there are now. Sent in Welcome and again on every change."""
+
+    api_servers: tuple[Endpoint, ...]
+    complete: bool = True
+    """False: more will be named before the service is ready, and no rank is READY before it has reached them."""
+
+
+class Welcome(Message, tag=21, frozen=True):
+    config: Config
+    membership: Membership
+    leader: str = ""
+    """For a tensor-parallel worker: where worker 0 of its rank listens."""
+    counted: bytes = b""
+    """For an API server: the last samples of its predecessor in its place, to count on from; empty: none."""
+
+
+class Stop(Message, tag=22, frozen=True):
+    """End now, in order: an API server closes its connections, a rank leaves its loop."""
+
+
+class Drain(Message, tag=29, frozen=True):
+    """To an API server that said it `drains`: take no new requests, and say Drained once none is running."""
+
+
+class MetricsRequest(Message, tag=23, frozen=True):
+    """Supervisor -> API server: report your samples under this query number."""
+
+    query: int
+
+
+class MetricsGathered(Message, tag=24, frozen=True):
+    """Supervisor -> the API server that sent MetricsQuery: the siblings' samples, those that answered in time."""
+
+    query: int
+    samples: tuple[bytes, ...]
+    kept: tuple[bytes, ...] = ()
+    """The last known samples of those that did not answer, or are not there: what they counted still counts."""
+    rank_restarts: dict[RankId, int] = {}
+    """Times each was started again after a fall."""
+    api_server_restarts: dict[ApiServerId, int] = {}
+
+
+class Refused(Message, tag=25, frozen=True):
+    """Answer to a Hello or NodeHello that cannot be; the connection is closed after it."""
+
+    reason: str
