@@ -309,3 +309,33 @@ def test_what_is_decided_makes_as_many_ranks_as_were_asked_for(retire: set[int],
             ranks -= set(event.ranks)
     assert len(ranks) == size
     assert not ranks & retire
+
+
+def test_the_last_rank_that_takes_requests_is_not_drained() -> None:
+    fleet = serving(2)
+    leave(fleet, 2, After.HELD, 0)
+    with pytest.raises(Refused, match="No other rank takes requests"):
+        ask(fleet, AdminVerb.DRAIN, 1)
+    assert ask(fleet, AdminVerb.RESTART, 1)
+
+
+def test_a_drained_rank_that_falls_is_started_again_and_stays_drained() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.HELD, 1)
+    vacated(fleet, 2, 1)
+    assert Spawn(engine(1, 1)) in end(fleet, engine(1), 3, -9)
+    start(fleet, engine(1, 1), 4)
+    assert standing(fleet)[1] is Standing.DRAINED
+    assert roster(fleet).leaving == (1,)
+
+
+def test_a_restart_that_was_asked_for_wipes_the_slate() -> None:
+    fleet = serving()
+    for time, incarnation in ((2, 0), (3, 1)):
+        end(fleet, engine(1, incarnation), time, -9)
+        start(fleet, engine(1, incarnation + 1), time)
+    leave(fleet, 4, After.RENEWED, 1)
+    vacated(fleet, 4, 1)
+    end(fleet, engine(1, 2), 5)
+    start(fleet, engine(1, 3), 6)
+    assert Spawn(engine(1, 4)) in end(fleet, engine(1, 3), 7, -9), "else its limit of 2 had been reached"
