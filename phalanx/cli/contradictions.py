@@ -123,15 +123,6 @@ _OTHER_MACHINES_ONLY = (
     "cluster_ssl_ca_certs",
 )
 
-_OTHER_MACHINES_ONLY = (
-    "data_parallel_address",
-    "data_parallel_rpc_port",
-    "api_servers_per_node",
-    "node_timeout",
-    "cluster_ssl_certfile",
-    "cluster_ssl_keyfile",
-    "cluster_ssl_ca_certs",
-)
 _RAY_ONLY = ("data_parallel_pack", "data_parallel_nodes", "ray_address", "ray_runtime_env")
 
 
