@@ -124,7 +124,7 @@ def test_it_is_told_how_things_are(tmp_path: Path) -> None:
 
 
 def test_a_supervisor_that_is_stuck_falls_silent(tmp_path: Path) -> None:
-    with Systemd(tmp_path) as systemd, systemd.start("--engine", "synthetic", WATCHDOG_USEC="500000") as service:
+    with Systemd(tmp_path) as systemd, systemd.start("--engine", "synthetic", WATCHDOG_USEC="300000") as service:
         ready(systemd)
         for _ in range(3):
             systemd.hears(lambda state: state == {"WATCHDOG": "1"})
@@ -133,7 +133,7 @@ def test_a_supervisor_that_is_stuck_falls_silent(tmp_path: Path) -> None:
             while True:  # what was sent before
                 systemd.hears(lambda state: False, timeout=0)
         with pytest.raises(TimeoutError):
-            systemd.hears(lambda state: "WATCHDOG" in state, timeout=1.0)
+            systemd.hears(lambda state: "WATCHDOG" in state, timeout=0.6)
         service.signal(signal.SIGCONT)
         systemd.hears(lambda state: "WATCHDOG" in state)
 

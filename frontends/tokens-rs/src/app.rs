@@ -121,12 +121,7 @@ const UNASKED: u64 = 0;
 
 impl Siblings {
     pub fn new(control: Outbox) -> Self {
-        Self {
-            control,
-            last_query: Cell::new(0),
-            waiting: RefCell::default(),
-            reported: RefCell::default(),
-        }
+        Self { control, last_query: Cell::new(0), waiting: RefCell::default(), reported: RefCell::default() }
     }
 
     /// What the others have counted. A scrape without them would look like counters that went back, so where the

@@ -131,7 +131,7 @@ impl Metrics {
     /// Begin with what the one before us in our place had counted.
     pub fn count_on(&mut self, counted: &Blob) {
         if let Err(error) = self.take(counted) {
-            log::error(&format!("what our predecessor had counted does not decode, and is left out: {error}"));
+            log::error(format!("what our predecessor had counted does not decode, and is left out: {error}"));
         }
     }
 
@@ -215,7 +215,8 @@ impl Text<'_> {
     }
 
     fn restarts(&mut self, name: &str, what: &str, label: &str, counts: &BTreeMap<u32, u64>) {
-        self.head(name, &format!("Times the {what} was started again after a fall."), "counter");
+        let help = format!("Times the {what} was started again after a fall.");
+        self.head(name, &help, "counter");
         for (number, count) in counts {
             self.sample(name, &[(label, &number.to_string())], *count as f64);
         }
