@@ -98,6 +98,7 @@ def test_a_killed_supervisor_is_started_again_and_everybody_who_waits_is_answere
         assert {server for _, server in answers} == {"0", "1"}
         successor.wait_ready()
         assert successor.stop() == 0
+    client(systemd.address).close()  # nor is anybody refused after an orderly end
 
 
 def test_it_is_told_how_things_are(tmp_path: Path) -> None:
