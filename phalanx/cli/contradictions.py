@@ -111,7 +111,24 @@ def _https(given: Given) -> Iterator[str]:
                     f"{origins[name]} has no meaning with --frontend-command: TLS and admin endpoints are the Python "
                     "API servers'; give the program options of its own"
                 )
+        for name in _OVERLOAD:
+            if name in origins:
+                yield (
+                    f"{origins[name]} has no meaning with --frontend-command: the program bounds its own queues and "
+                    "connections; give it options of its own"
+                )
 
+
+_OVERLOAD = (
+    "max_queued_requests",
+    "max_queued_tokens",
+    "max_held_bytes",
+    "max_connections",
+    "keep_alive_timeout",
+    "header_timeout",
+    "body_timeout",
+    "write_timeout",
+)
 
 _OTHER_MACHINES_ONLY = (
     "data_parallel_address",
