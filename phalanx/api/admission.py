@@ -167,9 +167,9 @@ class Admission:
 
     def _make_room(self, ticket: Ticket, amount: Amount, now: float) -> None:
         total = self.held.plus(self.others).minus(ticket.amount)
-        if not total.requests and not total.tokens:
+        if total == NOTHING:
             return  # alone: what is too large for the queue need not queue
-        over = self._over(total.plus(amount))
+        over = self._over(total, amount)
         if over is None:
             return
         reason = over
@@ -177,7 +177,7 @@ class Admission:
         for candidate in self._worse(ticket):
             victims.append(candidate)
             total = total.minus(candidate.amount)
-            over = self._over(total.plus(amount))
+            over = self._over(total, amount)
             if over is None:
                 break
         if over is not None:
@@ -186,12 +186,14 @@ class Admission:
             self._close(victim)
             victim.evict()
 
-    def _over(self, total: Amount) -> Reason | None:
-        if total.bytes > self.bounds.bytes:
+    def _over(self, total: Amount, asked: Amount) -> Reason | None:
+        """What there is too much of for what is asked on top of `total`; what it does not ask for is never short."""
+        most = self.bounds
+        if asked.bytes and total.bytes + asked.bytes > most.bytes:
             return Reason.BYTES
-        if total.requests > self.bounds.requests:
+        if asked.requests and total.requests + asked.requests > most.requests:
             return Reason.REQUESTS
-        return Reason.TOKENS if total.tokens > self.bounds.tokens else None
+        return Reason.TOKENS if asked.tokens and total.tokens + asked.tokens > most.tokens else None
 
     def _worse(self, ticket: Ticket) -> list[Ticket]:
         """Those that may give way to `ticket`, in order."""

@@ -195,10 +195,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._beside_body = 0
         super().on_body(body)
         shared = self._all
+        if self.transport.is_closing():
+            return
         self._receiving += len(body)
         shared.receiving += len(body)
         # One alone may always go on: --max-body-bytes bounds it.
-        if shared.most_receiving < shared.receiving > self._receiving and not self.transport.is_closing():
+        if shared.most_receiving < shared.receiving > self._receiving:
+            # At once: the others must not be refused for what this one leaves.
+            self._received()
             shared.metrics.refused.add(1, "receiving")
             message = "The server is receiving as many request bodies as its memory allows (--max-held-bytes)."
             error = server_error(message, status=503, code="overloaded")

@@ -11,6 +11,7 @@ from phalanx.api.http import Exchange
 from phalanx.api.openai.chat import Messages, TemplateValues, render
 from phalanx.api.openai.common import TokenId, check_model
 from phalanx.api.openai.completions import check_token_ids
+from phalanx.api.openai.flight import admitted
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import TooLong
 
@@ -52,11 +53,13 @@ _detokenize_decoder = BodyDecoder(DetokenizeRequest)
 
 
 async def tokenize(exchange: Exchange, service: Service) -> None:
-    request = _tokenize_decoder.decode(await exchange.body(service.config.http.max_body_bytes))
+    body = await exchange.body(service.config.http.max_body_bytes)
+    request, size = _tokenize_decoder.decode(body), len(body)
+    del body
     check_model(request.model, service.config)
     if (request.prompt is None) == (request.messages is None):
         raise ApiError("Give either prompt or messages.", param="prompt")
-    async with exchange.ended_with_client():
+    async with admitted(exchange, service, size):
         if request.messages is not None:
             text = await render(
                 service,
@@ -80,12 +83,14 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
 
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
-    request = _detokenize_decoder.decode(await exchange.body(service.config.http.max_body_bytes))
+    body = await exchange.body(service.config.http.max_body_bytes)
+    request, size = _detokenize_decoder.decode(body), len(body)
+    del body
     check_model(request.model, service.config)
     if len(request.tokens) > MOST_TOKENS:
         raise ApiError(f"{len(request.tokens)} tokens; this endpoint takes up to {MOST_TOKENS}.", param="tokens")
     if request.tokens:
         check_token_ids(request.tokens, service.config, "tokens")
-    async with exchange.ended_with_client():
+    async with admitted(exchange, service, size):
         text = await service.tokenizer.decode(request.tokens, skip_special_tokens=False)
         await exchange.reply_json(DetokenizeResponse(text))

@@ -18,6 +18,8 @@ _PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)
 _TITLE = re.compile(r"phalanx (engine|api) (\d+)$")
 
+_KINDS = {"engine": "ranks", "api": "API servers", "": "supervisor and others"}
+
 Seat = tuple[str, int]
 """`("engine", 1)`, `("api", 0)`: a place, whoever holds it now."""
 
@@ -91,9 +93,13 @@ class Family:
             found += children.get(pid, ())
         return found
 
-    def memory(self) -> int:
-        """Bytes of all processes together, what they share counted once (PSS)."""
-        return sum(_pss(pid) for pid in self.pids())
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind of process, what processes share counted once in all (PSS)."""
+        sizes = dict.fromkeys(_KINDS.values(), 0)
+        roles = {process.pid: process.seat[0] for process in self.living.values()}
+        for pid in self.pids():
+            sizes[_KINDS[roles.get(pid, "")]] += _pss(pid)
+        return sizes
 
     def close(self) -> None:
         for process in list(self.living.values()):

@@ -46,8 +46,8 @@ class Outcome:
     ledger: Ledger
     began: float
     """Of the disturbed time, on the monotonic clock; the times of records are on the same."""
-    memory: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds into the disturbed time, and bytes of all processes while none is missing."""
+    memory: list[tuple[float, dict[str, int]]] = field(default_factory=list)
+    """Seconds into the disturbed time, and bytes by kind of process while none is missing."""
     complaints: list[str] = field(default_factory=list)
     """What else was not as it should be."""
     log: str = ""

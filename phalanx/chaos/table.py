@@ -76,12 +76,16 @@ def _pauses(outcome: Outcome) -> str:
     )
 
 
-def _memory(samples: Sequence[tuple[float, int]]) -> str:
-    middle = samples[len(samples) // 2]
-    grown = slope(samples[int(len(samples) * WARM) :])
-    cells = [f"{size / MIB:,.0f} MiB at {at:.0f} s" for at, size in (samples[0], middle, samples[-1])]
-    growth = "-" if grown is None else f"{grown * 60 / MIB:+.2f} MiB/min"
-    return table(["memory of all processes (PSS)", "middle", "end", "slope after warm-up"], [[*cells, growth]])
+def _memory(samples: Sequence[tuple[float, dict[str, int]]]) -> str:
+    shown = samples[0], samples[len(samples) // 2], samples[-1]
+    rows = []
+    for name in (*samples[0][1], "all"):
+        sizes = [(at, sum(by_kind.values()) if name == "all" else by_kind[name]) for at, by_kind in samples]
+        grown = slope(sizes[int(len(sizes) * WARM) :])
+        cells = [f"{dict(sizes)[at] / MIB:,.0f} MiB" for at, _ in shown]
+        rows.append([name, *cells, "-" if grown is None else f"{grown * 60 / MIB:+.2f} MiB/min"])
+    times = [f"at {at:.0f} s" for at, _ in shown]
+    return table(["memory (PSS)", *times, "slope after warm-up"], rows)
 
 
 def slope(samples: Sequence[tuple[float, int]]) -> float | None:

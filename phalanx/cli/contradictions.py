@@ -111,16 +111,23 @@ def _https(given: Given) -> Iterator[str]:
                     f"{origins[name]} has no meaning with --frontend-command: TLS and admin endpoints are the Python "
                     "API servers'; give the program options of its own"
                 )
+        for name in _OVERLOAD:
+            if name in origins:
+                yield (
+                    f"{origins[name]} has no meaning with --frontend-command: the program bounds its own queues and "
+                    "connections; give it options of its own"
+                )
 
 
-_OTHER_MACHINES_ONLY = (
-    "data_parallel_address",
-    "data_parallel_rpc_port",
-    "api_servers_per_node",
-    "node_timeout",
-    "cluster_ssl_certfile",
-    "cluster_ssl_keyfile",
-    "cluster_ssl_ca_certs",
+_OVERLOAD = (
+    "max_queued_requests",
+    "max_queued_tokens",
+    "max_held_bytes",
+    "max_connections",
+    "keep_alive_timeout",
+    "header_timeout",
+    "body_timeout",
+    "write_timeout",
 )
 
 _OTHER_MACHINES_ONLY = (
@@ -132,6 +139,7 @@ _OTHER_MACHINES_ONLY = (
     "cluster_ssl_keyfile",
     "cluster_ssl_ca_certs",
 )
+
 _RAY_ONLY = ("data_parallel_pack", "data_parallel_nodes", "ray_address", "ray_runtime_env")
 
 

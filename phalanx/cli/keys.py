@@ -49,6 +49,7 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
         if not keys and environment.get(kind.variable):
             keys |= of_environment(kind.variable, environment[kind.variable])
         if given.origins.get(kind.name) == OPTIONS[kind.name].flag:
+            _refuse_model(given, OPTIONS[kind.name].flag, getattr(http, kind.name)[-1])
             warnings.append(
                 f"{OPTIONS[kind.name].flag}: `ps` showed this key while the service began, and the shell may remember "
                 f"it; {OPTIONS[kind.file].flag} FILE keeps it to those who can read the file"
@@ -62,6 +63,18 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
     http = msgspec.structs.replace(http, **{name: tuple(keys) for name, keys in gathered.items()})
     origins = {**given.origins, **{name: next(iter(keys.values())) for name, keys in gathered.items() if keys}}
     return replace(given, groups={**given.groups, "http": http}, origins=origins, warnings=tuple(warnings))
+
+
+def _refuse_model(given: Given, flag: str, last: str) -> None:
+    """Everybody knows a model's name: taken for a key, it would let everybody in.
+
+    Raises UsageError where MODEL stands behind a flag that takes all that follows.
+    """
+    if given.groups["model"].model is None and ("/" in last or os.path.exists(last)):
+        raise UsageError(
+            f"{flag}: its last value looks like a MODEL, and MODEL is missing: write it before the options, or the "
+            f"keys into a file ({flag}-file)"
+        )
 
 
 def _named(given: Given, kind: _Kind, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -28,8 +28,7 @@ def _scale(given: dict[str, Any], body: dict[str, Any]) -> None:
     if not given["wait"]:
         print(table(asked))
         return
-    size = sum(state != "leaving" for state in asked.states.values())
-    wait(to, asked, lambda fleet: settled(fleet, size), say)
+    wait(to, asked, settled, say)
 
 
 def request(given: dict[str, Any]) -> dict[str, Any]:
@@ -49,9 +48,9 @@ def request(given: dict[str, Any]) -> dict[str, Any]:
     return body if timeout is None else body | {"timeout": timeout}
 
 
-def settled(fleet: Fleet, size: int) -> bool:
+def settled(fleet: Fleet) -> bool:
     """Whether those that go are gone and the others serve, but for what an operator has drained."""
-    return len(fleet.ranks) == size and set(fleet.states.values()) <= {"serving", "draining", "drained"}
+    return set(fleet.states.values()) <= {"serving", "draining", "drained"}
 
 
 def scale_parser() -> Parser:

@@ -46,12 +46,12 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     for warning in given.warnings:
         print(f"phalanx serve: warning: {warning}", file=sys.stderr)
     given = with_certificates(given)
+    parallel: ParallelOptions = given.groups["parallel"]
+    cluster_tls.adopt(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
     for number in STOP_SIGNALS:
         signal.signal(number, _end_at_once)
     http: HttpOptions = given.groups["http"]
-    parallel: ParallelOptions = given.groups["parallel"]
-    cluster_tls.adopt(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
     secret = service_secret(parallel)
     try:
         # Before the checkpoint, which may have to be fetched: a port in use is told at once.

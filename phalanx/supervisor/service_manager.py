@@ -11,8 +11,9 @@ import time
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
-from phalanx.protocol import Place, Role, StageName
+from phalanx.protocol import Place, RankId, Role, StageName
 from phalanx.supervisor import report
+from phalanx.supervisor.events import After
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Child, Life, Phase
 from phalanx.supervisor.supervisor import Watcher
@@ -180,7 +181,10 @@ def in_a_line(fleet: Fleet) -> str:
             return f"starting: {counts} ready; {slowest.id} {_doing(slowest)}"
         case Phase.SERVING if _ready(ranks) < len(ranks) or _ready(servers) < len(servers):
             missing = [
-                f"{place} {_doing(child)}" for place, child in fleet.children.items() if child.life is not Life.READY
+                f"{child.id} {_doing(child)}"
+                for seat in (*ranks.values(), *servers.values())
+                for child in seat
+                if child.life is not Life.READY
             ]
             return f"degraded: {counts} serve; {', '.join(missing)}"
         case Phase.SERVING:
@@ -196,12 +200,17 @@ Seats = dict[int, list[Child]]
 
 
 def _seats(fleet: Fleet, role: Role) -> Seats:
-    """By number, each with its workers."""
+    """By number, each with its workers; without ranks that an operator has sent away."""
     seats: Seats = {}
     for place, child in fleet.children.items():
-        if place.role is role:
+        if place.role is role and not _goes(fleet, place):
             seats.setdefault(place.index, []).append(child)
     return seats
+
+
+def _goes(fleet: Fleet, place: Place) -> bool:
+    departure = fleet.departures.get(RankId(place.index)) if place.role is Role.ENGINE else None
+    return departure is not None and departure.after is After.GONE
 
 
 def _ready(seats: Seats) -> int:

@@ -51,6 +51,7 @@ def test_who_shows_no_certificate_of_the_cluster_is_turned_away_and_who_does_ser
                 (line,) = program.stderr.splitlines()
                 assert line.startswith(f"phalanx join: {'tls' if flags else 'tcp'}:{control}: ")
                 assert words in line
+                assert "PHALANX_SECRET" not in line
             service.wait_for(f"dropped a connection from 127.0.0.1: {there}")
 
         refused("refused by the listener: TLS is needed here: give --cluster-ssl-certfile", "it does not speak TLS")

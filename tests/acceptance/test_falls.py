@@ -24,6 +24,9 @@ def test_ranks_are_killed_one_after_the_other_and_every_stream_ends_with_its_own
     service.wait_for("engine 0 serves again")
     assert httpx.get(f"{service.address}/ready").json()["status"] == "ready"
     assert service.stderr.count("killed by SIGKILL") >= 2
+    metrics = httpx.get(f"{service.address}/metrics").text
+    for rank in (0, 1):
+        assert f'phalanx:rank_restarts_total{{engine="{rank}",model_name="phalanx-demo"}} 1.0\n' in metrics
 
 
 def test_the_only_rank_is_killed_and_requests_wait_for_its_successor(start_service: Callable[..., Service]) -> None:

@@ -227,6 +227,9 @@ def test_ranks_are_added_released_and_replaced_and_no_stream_shows_it(
     again = cluster.add("127.0.0.4")
     service.wait_for("api 1 serves again")
     ports = {port for host, port in listening(process_of(cluster, "api 1")) if host == again.address}
+    # Each death has cost one fall, and no start has come to nothing.
+    assert "could not be started" not in service.stderr
+    assert len(re.findall(r"^engine 1 is started again now", service.stderr, re.MULTILINE)) == 3
     assert {("1", "0"), ("1", "1")} in [served_by(f"http://127.0.0.4:{port}") for port in ports]
     assert service.stop() == 0
     assert_nothing_left(cluster)

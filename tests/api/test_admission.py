@@ -62,6 +62,14 @@ def test_each_of_the_three_is_bounded_and_named(amount: Amount, reason: Reason) 
     assert admission.held == BOUNDS
 
 
+def test_what_is_not_asked_for_is_never_short() -> None:
+    admission = Admission(BOUNDS)
+    ticket = admit(admission, Amount(1, 10, 10))
+    admission.grow(ticket, Amount(1, 5000, 10))
+    admit(admission, Amount(0, 0, 99_000))
+    assert refusal(admission, Amount(0, 0, 1000)).reason is Reason.BYTES
+
+
 def test_what_other_servers_hold_counts() -> None:
     admission = Admission(BOUNDS)
     admission.others = Amount(6, 600)
@@ -177,7 +185,7 @@ class Histories(RuleBasedStateMachine):
         try:
             ticket = take()
         except Refused as refused:
-            assert others.requests or others.tokens, "the only request of an idle service was refused"
+            assert others != NOTHING, "the only request of an idle service was refused"
             assert self.live == before
             assert {ticket for ticket in before if not ticket.open} == set(), "one gave way for nothing"
             assert SHORTEST <= refused.retry_after <= LONGEST  # noqa: PT017
@@ -188,7 +196,7 @@ class Histories(RuleBasedStateMachine):
             assert one.priority > priority
             del self.live[one]
         self.live[ticket] = amount
-        if others.requests or others.tokens:
+        if others != NOTHING:
             total = self.total.plus(self.admission.others)
             assert all(held <= most for held, most in zip(total, BOUNDS, strict=True)), "taken beyond the bounds"
 

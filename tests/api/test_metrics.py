@@ -1,10 +1,12 @@
 """A scrape of any API server is the sum over all, and what ranks tell is in it once."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from api.fake_engine import ServedApi
 from prometheus_client.parser import text_string_to_metric_families
 
 from phalanx.api.engine_client import RankStatus
@@ -207,3 +209,10 @@ def test_restarts_are_told_by_rank_and_by_api_server() -> None:
     assert found["phalanx:rank_restarts_total", (("engine", "0"),)] == 0
     assert found["phalanx:rank_restarts_total", (("engine", "1"),)] == 4
     assert found["phalanx:api_server_restarts_total", (("api_server", "0"),)] == 2
+
+
+def test_replays_are_those_of_the_engine_client(serve_api: Callable[..., ServedApi]) -> None:
+    api = serve_api()
+    api.engine._dispatcher.replays = 4
+    assert 'phalanx:request_replays_total{model_name="test-model"} 4.0\n' in api.http.get("/metrics").text
+    assert 'phalanx:request_replays_total{model_name="test-model"} 4.0\n' in api.http.get("/metrics").text

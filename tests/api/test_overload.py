@@ -128,6 +128,9 @@ def test_memory_is_bounded_by_what_scores_may_take(serve_api: Serve) -> None:
         assert_overloaded(api.http.post(COMPLETE, json=scored), "--max-held-bytes")
         with in_flight(api, {"prompt": "hi", "max_tokens": 100}):
             pass
+        assert api.http.post("/tokenize", json={"prompt": "hi"}).json()["count"] == 2
+        assert_overloaded(api.http.post("/tokenize", json={"prompt": "a" * 10_000}), "--max-held-bytes")
+        assert_overloaded(api.http.post("/detokenize", json={"tokens": [1] * 5_000}), "--max-held-bytes")
     wait_idle(api)
     # Alone it may be larger than the bound.
     with in_flight(api, scored | {"n": 4}):
@@ -272,13 +275,15 @@ def test_a_body_that_trickles_has_no_more_time_than_one_that_stands(serve_api: S
 
 
 def test_a_request_that_is_sent_while_another_is_answered_has_its_time_from_then_on(serve_api: Serve) -> None:
-    api = serve_api(header_timeout=1.5, body_timeout=1.5)
+    api = serve_api(header_timeout=2.0, body_timeout=2.0)
     with connect(api) as connection:
         second = post({"prompt": "second"})
-        connection.sendall(post({"prompt": "first", "timeout": 2}) + second[:20])
+        connection.sendall(post({"prompt": "first", "timeout": 2.5}) + second[:20])
         answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"code":"timeout"' in answer
+        # Long enough that it has been looked at.
+        threading.Event().wait(0.8)
         connection.sendall(second[20:])
         asked = api.rank.wait_asked(2)[1]
         api.rank.push(asked, an_output([byte_token(98)], FinishReason.LENGTH))

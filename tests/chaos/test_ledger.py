@@ -118,6 +118,16 @@ def test_every_end_has_a_row() -> None:
         assert f"| {kind} " in text
 
 
+def test_memory_is_told_by_kind_of_process_and_in_all() -> None:
+    outcome = ended_with(streamed())
+    outcome.memory = [(5.0 * step, {"ranks": (100 + step) * 2**20, "API servers": 50 * 2**20}) for step in range(13)]
+    text = " ".join(report(outcome).split())
+    assert "| memory (PSS) | at 0 s | at 30 s | at 60 s | slope after warm-up |" in text
+    assert "| ranks | 100 MiB | 106 MiB | 112 MiB | +12.00 MiB/min |" in text
+    assert "| API servers | 50 MiB | 50 MiB | 50 MiB | +0.00 MiB/min |" in text
+    assert "| all | 150 MiB | 156 MiB | 162 MiB | +12.00 MiB/min |" in text
+
+
 def test_the_slope_of_memory_is_its_growth() -> None:
     assert slope([(at, 1000 + 7 * at) for at in range(10)]) == pytest.approx(7)
     assert slope([(at, 1000 + (-1) ** at) for at in range(100)]) == pytest.approx(0, abs=0.01)

@@ -91,3 +91,12 @@ def test_help_says_what_must_be_the_same_at_both_ends(capsys: pytest.CaptureFixt
     assert "(default: 600)" in text
     cli.main(["--help"])
     assert "join       bring ranks on this machine" in capsys.readouterr().out
+
+
+def test_files_that_only_the_environment_names_do_not_leave_connections_in_the_clear(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(tls.VARIABLES[0], "/a/certificate.pem")
+    monkeypatch.setenv("PHALANX_SECRET", "a secret of some length")
+    assert cli.main(["join", *GOOD]) == ExitCode.USAGE
+    assert "PHALANX_CLUSTER_SSL_CERTFILE is set, which is for nodes on Ray: give" in capsys.readouterr().err

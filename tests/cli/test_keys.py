@@ -113,6 +113,15 @@ def test_a_bad_flag_is_refused_without_its_key(arguments: list[str], says: str) 
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize("model", ["org/name", "."])
+def test_a_model_behind_the_keys_does_not_become_one(model: str) -> None:
+    with pytest.raises(UsageError, match="its last value looks like a MODEL") as refused:
+        parse(["--api-key", SECRET, model])
+    assert SECRET not in str(refused.value)
+    assert http(parse([model, "--api-key", SECRET, "a/b"])).api_key == (SECRET, "a/b")
+    assert http(parse(["--api-key", "x" * 5000])).api_key == ("x" * 5000,)
+
+
 def test_a_key_may_begin_with_a_dash() -> None:
     assert http(parse([f"--api-key=-{SECRET}"])).api_key == (f"-{SECRET}",)
 

@@ -104,6 +104,7 @@ def test_what_was_typed_arrives() -> None:
         (["-dp=2", "-dpl=1", "--frontend-command=true", "--cluster-ssl-certfile=x"], "speaks with other machines"),
         (["--frontend-command", "no-such-program x"], "there is no program 'no-such-program'"),
         (["--frontend-command", "'"], "--frontend-command: No closing quotation"),
+        (["--frontend-command=true", "--max-queued-tokens=5"], "the program bounds its own queues"),
         (["-dp", "2", "-dpl", "1", "-asc", "2", "--api-servers-per-node", "1"], "both count API servers"),
         (["--block-size", "17"], "one of 16, 32, 64"),
         (["--gpu-memory-utilization", "nan"], "--gpu-memory-utilization: 'nan'"),

@@ -239,8 +239,8 @@ def test_what_ran_on_a_node_that_died_waits_for_room_or_for_its_machine_and_a_de
         ended = [driver.ended() for _ in range(3)]
         lost = {rank(2), rank(2, 2), rank(3)}  # a rank goes as a whole, and gives back what it has elsewhere
         assert {report.places[0] for report in ended} == lost
-        for report in ended:
-            assert re.fullmatch(rf"the Ray node {SECOND} is gone: nobody answers at \S+ any more \(.*\)", report.reason)
+        gone = rf"the Ray node {SECOND} is gone: nobody answers at \S+ any more \(.*\)"
+        assert all(re.fullmatch(gone, report.reason) for report in ended), ended
         wait_until(lambda: not any(alive(nodes[place]) for place in lost), "the end of what ran there")
         assert alive(nodes[rank(0)])
 
@@ -268,6 +268,7 @@ def test_what_ran_on_a_node_that_died_waits_for_room_or_for_its_machine_and_a_de
         cluster.nodes[2].kill("raylet")
         ended = [driver.ended() for _ in range(3)]
         assert {report.places for report in ended} == {(), (rank(3),), (rank(12),)}
+        assert all(re.fullmatch(gone, report.reason) for report in ended), ended
 
         cluster.nodes[0].freeze_launcher()  # it would end this machine's node too: another way to hear of it
         cluster.nodes[0].kill("gcs_server")

@@ -153,6 +153,14 @@ def test_a_rank_that_comes_alone_keeps_the_rule_and_is_refused_only_where_it_mus
     assert rule == "span" or len(set(rank)) == 1
 
 
+def test_a_rank_that_comes_alone_is_divided_only_where_ranks_may_be() -> None:
+    nodes = [node(1, 1), node(2, 1)]
+    assert {node.name for node in pack_one(nodes, gpus(1, 2), "span")} == {"node1", "node2"}
+    for rule in ("fill", "strict"):
+        with pytest.raises(Refusal):
+            pack_one(nodes, gpus(1, 2), rule, 8)  # type: ignore[arg-type]
+
+
 def test_a_named_node_that_is_away_is_no_mistake_of_who_named_it() -> None:
     only = ["10.0.0.1", "node2"]
     assert pack_one([node(2, 1), node(3, 8)], gpus(1), "fill", None, only)[0].name == "node2"

@@ -124,6 +124,16 @@ def test_ranks_that_are_placed_one_after_the_other_do_not_count_on_the_same_gpu(
     assert list(found(cluster.after(0.1, placing))) == [(6, 0, "10.0.0.2")]
 
 
+def test_a_group_that_is_still_to_come_keeps_its_room() -> None:
+    cluster = Cluster([node(1, 1), node(2, 1)], deliver=False)
+    placing = cluster.placing()
+    placing.add(order(5), cluster.now)
+    cluster.after(0, placing)
+    placing.add(order(6), cluster.now)
+    cluster.after(2 * SETTLED, placing)
+    assert [group.nodes[0].address for group in cluster.all] == ["10.0.0.1", "10.0.0.2"]
+
+
 def test_a_group_that_does_not_come_is_planned_anew() -> None:
     cluster = Cluster([node(1, 1), node(2, 1)], deliver=False)
     placing = cluster.placing()

@@ -25,6 +25,8 @@ from phalanx.protocol import (
     Incarnation,
     Membership,
     Message,
+    MetricsGathered,
+    MetricsQuery,
     RankId,
     Ready,
     StepOutput,
@@ -43,8 +45,9 @@ M = TypeVar("M", bound=Message)
 class StandInSupervisor:
     """The control connection's other end, on a thread with an event loop of its own."""
 
-    def __init__(self, address: Path, answer: Callable[[], Message]) -> None:
-        """`answer`: to Hello."""
+    def __init__(self, address: Path, answer: Callable[[], Message], siblings: int) -> None:
+        """`answer`: to Hello. Without `siblings` it answers scrapes by itself."""
+        self._siblings = siblings
         self._socket = bind_unix(address)
         self._answer = answer
         self._messages: list[Any] = []
@@ -77,6 +80,9 @@ class StandInSupervisor:
         if isinstance(message, Hello):
             assert self._connection is not None
             self._connection.send(self._answer())
+        if isinstance(message, MetricsQuery) and not self._siblings:
+            assert self._connection is not None
+            self._connection.send(MetricsGathered(message.query, ()))
         with self._changed:
             self._messages.append(message)
             self._changed.notify_all()
@@ -149,7 +155,7 @@ class FrontEnd:
         self.engine_addresses = [address_of(sock) for sock in self._engine_sockets]
         endpoints = tuple(Endpoint(ApiServerId(number), "unix:/nowhere") for number in range(1 + siblings))
         self.supervisor = StandInSupervisor(
-            folder / "control", answer or (lambda: Welcome(self.config, Membership(endpoints)))
+            folder / "control", answer or (lambda: Welcome(self.config, Membership(endpoints))), siblings
         )
         self.ranks: list[FakeRank] = []
         named = [("http", self._http_socket), *(("engine", sock) for sock in self._engine_sockets)]

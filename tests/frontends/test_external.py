@@ -106,7 +106,7 @@ def test_it_gets_its_number_its_sockets_and_the_secret_as_promised(
         front.main(sys.argv[3:])
         """)
     )
-    environment = {"PHALANX_SECRET": SECRET, "PHALANX_API_KEY": "not for its environment"}
+    environment = {"PHALANX_SECRET": SECRET, "PHALANX_API_KEY": "not-for-its-environment"}
     command = front_end(script, "--an", "'option with spaces'")
     service = start_service(*flags(checkpoint_folder), *command, env=environment).wait_ready()
     seen = subprocess.run(["ps", "-ww", "-e", "-o", "args"], capture_output=True, text=True, check=True).stdout

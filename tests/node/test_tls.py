@@ -1,15 +1,16 @@
 """A node that another program starts: where it finds its certificate, and what it says where there is none."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 from certificates import Authority
-from node.fake_supervisor import SECRET, FakeSupervisor
-from node.nodes import node
-from node.test_node import ended, run
+from node.fake_supervisor import SECRET, FakeSupervisor, configuration, rank, welcome
+from node.nodes import node, stand_in_node
+from node.test_node import ended, output_of, run
 
-from phalanx.protocol import NodeHello, Stop
+from phalanx.protocol import LaunchChild, NodeHello, NodeReady, Stop
 from phalanx.transport import tls
 from phalanx.transport.listener import address_of, bind_tcp
 from phalanx.transport.stream import serve
@@ -56,6 +57,29 @@ def test_a_node_whose_files_are_not_there_names_them(authority: Authority) -> No
         assert program.stderr == (
             f"phalanx node: no TLS with the service: cannot read {nowhere.key}: No such file or directory\n"
         )
+
+
+def test_children_get_this_machines_files_whatever_the_services_are(
+    authority: Authority, checkpoint_folder: Path
+) -> None:
+    async def scene() -> None:
+        supervisor, identity = FakeSupervisor(), Tls(Files(*authority.issue("head")))
+        sock = bind_tcp("127.0.0.1")
+        server = await serve(sock, SECRET.encode(), supervisor.accept, identity)
+        own = variables(Files(*authority.issue("node")))
+        with stand_in_node(address_of(sock).replace("tcp:", "tls:"), 0, env=own) as program:
+            peer = await supervisor.peer()
+            peer.send(welcome(configuration(checkpoint_folder)))
+            await peer.next(NodeReady)
+            peer.send(LaunchChild(rank(0), {"DEED": "tell", **variables(identity.files)}))
+            told = json.loads(await output_of(peer, rank(0)))
+            assert {name: told["environment"][name] for name in tls.VARIABLES} == own
+            assert told["arguments"][1].startswith("tls:127.0.0.1:")
+            peer.send(Stop())
+            assert await ended(program) == 0
+        server.close()
+
+    run(scene())
 
 
 def test_a_service_without_tls_is_dialled_in_the_clear_whatever_this_machine_has(authority: Authority) -> None:

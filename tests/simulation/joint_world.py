@@ -13,18 +13,27 @@ from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
+from simulation.api_servers import ApiServer, Client
+from simulation.disturbances import Disturbances
 from simulation.network import End, Network, Timeline
-from simulation.processes import VOCABULARY, ApiServer, Client, Process, Rank, brief
+from simulation.processes import Process, brief
+from simulation.ranks import Rank
 
+from phalanx.api import roster
 from phalanx.engine import core
-from phalanx.protocol import ApiServerId, ChildId, Endpoint, Membership, Place, RankId, Role, SamplingParams
-from phalanx.supervisor import events
+from phalanx.protocol import (
+    ApiServerId,
+    ChildId,
+    Endpoint,
+    Membership,
+    Place,
+    Role,
+)
+from phalanx.supervisor import events, leaving
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Life, Limits, Phase
 
-DISTURBED = 25.0
-"""Seconds of disturbances after the service is ready."""
 SETTLED_WITHIN = 40.0
 """Seconds after the last disturbance, or since a request has ended."""
 PROCESSES: dict[Role, type[ApiServer] | type[Rank]] = {Role.API: ApiServer, Role.ENGINE: Rank}
@@ -42,9 +51,9 @@ class World:
         self.timeline = Timeline()
         self.network = Network(self.timeline, rng)
         self.tally = Counter[str]()
-        self.steps = self.fleet_events = self.disturbances = 0
+        self.steps = self.fleet_events = 0
+        self.disturbances = Disturbances(self, without)
         self._note = note
-        self._without = without
         self.block_size = rng.choice((2, 4))
         self.num_blocks = rng.choice((12, 20, 40))
         self.seats = rng.choice((1, 2, 4, 8))
@@ -70,17 +79,15 @@ class World:
         self.clients: dict[int, Client] = {}
         """By seed, which is the number of the request."""
         self.poisons = False
-        self.leaving: frozenset[RankId] = frozenset()
+        self.running_loop: ApiServer | None = None
+        """Whose turn it is."""
         self.finish: Finish | None = None
-        self.disturbing = False
-        self.prompts = [[rng.randrange(3, VOCABULARY) for _ in range(rng.randint(1, 20))] for _ in range(6)]
         self.pids = itertools.count(1)
-        self._numbers = itertools.count(1)
         self._backlog: dict[int, list[tuple[Rank, Callable[[End], None]]]] = {}
         self._retired: set[int] = set()
         self._deadline: float | None = None
         self._last_end = 0.0
-        self._rotation: Iterator[Place] = itertools.cycle(places)
+        self._rotation = itertools.cycle(Place(Role.API, index) for index in range(self.servers))
 
     @property
     def events(self) -> int:
@@ -98,7 +105,11 @@ class World:
     def run(self) -> None:
         clock = SimpleNamespace(monotonic=lambda: self.timeline.now)
         collector = SimpleNamespace(collect=lambda: None)
-        with mock.patch.multiple(core, time=clock, gc=collector, log=_quiet):
+        loops = SimpleNamespace(get_running_loop=lambda: self.running_loop)
+        with (
+            mock.patch.multiple(core, time=clock, gc=collector, log=_quiet),
+            mock.patch.object(roster, "asyncio", loops),
+        ):
             self.tell(events.Begin(0.0))
             while self.finish is None:
                 self._next()
@@ -134,19 +145,33 @@ class World:
             case events.Spawn(child):
                 self._spawn(child)
             case events.Welcome(child):
-                self._order(child, Process.welcomed)
+                process = self._ordered(child)
+                process.hear(process.welcomed)
+                if isinstance(process, ApiServer):
+                    self._tell_roster(process)
             case events.Stop(child):
-                self._order(child, Process.stop)
+                process = self._ordered(child)
+                process.hear(process.stop)
             case events.Drain(child):
-                self._order(child, ApiServer.drain)
+                process = self._ordered(child)
+                assert isinstance(process, ApiServer)
+                process.hear(process.drain)
             case events.Dump(child):
                 if self.rng.random() < 0.7:
-                    self._order(child, lambda process: process.die(-6))
+                    self._signal(child, -6)
             case events.Kill(child):
-                self._order(child, lambda process: process.die(-9))
+                self._signal(child, -9)
+            case events.TellRoster():
+                for api in self.living(ApiServer):
+                    if api.connected:
+                        self._tell_roster(api)
+            case events.AnnounceLeft(_, children):
+                self.tally["left for good"] += 1
+                for child in children:
+                    assert self.processes[child.place].over or not self.processes[child.place].pid
             case events.AnnounceReady():
                 self.tally["served"] += 1
-                self._disturb()
+                self.disturbances.begin()
             case events.AnnounceRestart():
                 self.tally["restarts"] += 1
             case events.AnnounceDegraded(failure):
@@ -158,10 +183,17 @@ class World:
             case Finish():
                 self.finish = action
 
-    def _order(self, child: ChildId, carry_out: Callable[[ApiServer | Rank], None]) -> None:
+    def _ordered(self, child: ChildId) -> ApiServer | Rank:
         process = self.processes[child.place]
         assert process.id == child, f"an order to {child}, incarnation {child.incarnation}; {process.name} is there"
-        process.after(self.rng.random() * 0.02, lambda: carry_out(process))
+        return process
+
+    def _signal(self, child: ChildId, number: int) -> None:
+        process = self._ordered(child)
+        process.after(self.rng.random() * 0.02, lambda: process.die(number))
+
+    def _tell_roster(self, api: ApiServer) -> None:
+        api.hear(partial(api.attendance.heard, leaving.roster(self.fleet)))
 
     def _spawn(self, child: ChildId) -> None:
         former = self.processes.get(child.place)
@@ -178,7 +210,7 @@ class World:
 
     def _membership_changed(self) -> None:
         membership = self.membership
-        for rank in self._living(Rank):
+        for rank in self.living(Rank):
             if rank.serves:
                 rank.after(self.rng.random() * 0.1, partial(self._name, rank, membership))
 
@@ -188,7 +220,7 @@ class World:
 
     @property
     def danger_at_start(self) -> float:
-        return 0.1 if self.disturbing else 0.002
+        return 0.1 if self.disturbances.going else 0.002
 
     def fell(self, process: Process) -> None:
         self.tally[f"{process.id.place.role} deaths"] += 1
@@ -222,54 +254,9 @@ class World:
 
     # --- clients ---
 
-    def request(self, api: ApiServer) -> Client:
-        rng = self.rng
-        prompt = rng.choice(self.prompts)[: rng.randint(1, 20)] + [
-            rng.randrange(3, VOCABULARY) for _ in range(rng.choice((0, 1, 6)))
-        ]
-        sampling = SamplingParams(
-            max_tokens=rng.choice((1, 4, 12, 30)), seed=next(self._numbers), ignore_eos=rng.random() < 0.7
-        )
-        client = api.request(prompt[: self.max_model_len - 1], sampling, rng.choice((0, 0, 0, -1, 2)))
-        fate = rng.random()
-        if fate < 0.1:
-            client.held = True
-            api.after(rng.random() * 3, lambda: self._read(client))
-        elif fate < 0.2:
-            api.after(rng.expovariate(1.0), lambda: api.abort(client))
-        return client
-
-    def _read(self, client: Client) -> None:
-        """It has not read for a while, and now does; or still does not."""
-        # Behind tokens there may be an error.
-        for _ in range(2):
-            if not client.ended:
-                client.heard()
-        if not client.ended:
-            client.held = self.rng.random() < 0.3
-            if client.held:
-                client.api.after(self.rng.random() * 3, lambda: self._read(client))
-            else:
-                client.on_output = client.heard
-
-    def _arrive(self, mean: float) -> None:
-        """One more client, at whichever API server takes its connection."""
-        if self.disturbing:
-            if sum(len(api.open) for api in self._living(ApiServer)) < 3 * self.ranks * self.seats:
-                self._submit(1)
-            self.timeline.after(self.rng.expovariate(1 / mean), lambda: self._arrive(mean))
-
-    def _submit(self, count: int) -> None:
-        servers = [api for api in self._living(ApiServer) if api.ready]
-        for _ in range(count if servers else 0):
-            api = self.rng.choice(servers)
-            client = self.request(api)
-            self.note(f"{client}: {len(client.prompt)} + {len(client.expected)} tokens")
-            api.submit(client)
-
     def submitted(self, client: Client) -> None:
         self.tally["submissions"] += 1
-        self.tally["replays"] += client.conn is not None
+        self.tally["replays"] += client.submissions > 0
 
     def ended(self, client: Client, how: str) -> None:
         self.tally[how] += 1
@@ -277,129 +264,21 @@ class World:
         self.note(f"{client} ends: {how}")
         client.api.drained()
 
-    def _living(self, kind: type) -> list:
+    def living(self, kind: type) -> list:
         return [p for p in self.processes.values() if isinstance(p, kind) and p.pid and not p.dead]
-
-    # --- disturbances ---
-
-    def _disturb(self) -> None:
-        self.disturbing = True
-        rng = random.Random(f"disturbances {self.seed}")
-        self._arrive(rng.choice((0.4, 1.0, 4.0)) / (self.ranks * self.seats))
-        kinds = rng.choices(
-            (
-                self.kill_rank,
-                self.kill_api,
-                self.kill_some,
-                self.freeze_rank,
-                self.cut,
-                self.slow,
-                self.burst,
-                self.poison,
-                self.drain,
-            ),
-            (6, 3, 1, 4, 8, 4, 4, 2, 3),
-            k=rng.choice((0, 3, 10, 25)),
-        )
-        self.disturbances = len(kinds)
-        for number, kind in enumerate(kinds):
-            moment = rng.random() * DISTURBED
-            if number not in self._without:
-                self.timeline.after(moment, partial(self._happen, number, kind))
-        self.timeline.after(DISTURBED, self._calm)
-
-    def _happen(self, number: int, kind: Callable[[], None]) -> None:
-        if self.fleet.phase is Phase.SERVING:
-            self.note(f"--- disturbance {number}: {kind.__name__}")
-            self.tally[kind.__name__] += 1
-            kind()
-
-    def _one(self, kind: type) -> list:
-        living = self._living(kind)
-        return [self.rng.choice(living)] if living else []
-
-    def kill_rank(self) -> None:
-        for rank in self._one(Rank):
-            rank.die(-9)
-
-    def kill_api(self) -> None:
-        for api in self._one(ApiServer):
-            api.die(-9)
-
-    def kill_some(self) -> None:
-        for process in list(self.processes.values()):
-            if process.pid and self.rng.random() < 0.6:
-                process.die(-9)
-
-    def freeze_rank(self) -> None:
-        for rank in self._one(Rank):
-            rank.freeze(self.rng.random() < 0.5, self.rng.choice((1.0, 4.0, 1000.0)))
-
-    def cut(self) -> None:
-        if connections := self.network.connections:
-            self.rng.choice(connections).cut()
-
-    def slow(self) -> None:
-        def fast() -> None:
-            near.pace = near.peer.pace = 0.01
-
-        if connections := self.network.connections:
-            near = self.rng.choice(connections)
-            near.pace = near.peer.pace = self.rng.choice((0.3, 3.0))
-            self.timeline.after(self.rng.random() * 5, fast)
-
-    def burst(self) -> None:
-        self._submit(3 * self.ranks * self.seats)
-
-    def poison(self) -> None:
-        for api in self._one(ApiServer):
-            if api.ready:
-                client = self.request(api)
-                client.poison_at = self.rng.choice((0, 0, self.rng.randrange(len(client.expected))))
-                self.poisons = True
-                self.note(f"{client} is poison at token {client.poison_at}")
-                api.submit(client)
-
-    def drain(self) -> None:
-        """An operator has a rank stopped once its requests have ended; it comes back, or is kept out."""
-        for rank in self._one(Rank):
-            self._leave(self.leaving | {rank.rank})
-            self._await_drained(rank, self.timeline.now + 5.0)
-
-    def _await_drained(self, rank: Rank, deadline: float) -> None:
-        links = [api.dispatcher.links.get(rank.rank) for api in self._living(ApiServer)]
-        if self.timeline.now < deadline and any(link is not None and link.live for link in links):
-            self.timeline.after(0.5, lambda: self._await_drained(rank, deadline))
-            return
-        rank.stop()
-        if self.rng.random() < 0.7:
-            self._await_back(rank)
-
-    def _await_back(self, former: Rank) -> None:
-        rank = self.processes[former.id.place]
-        if rank is not former and rank.ready:
-            self._leave(self.leaving - {former.rank})
-        elif self.disturbing:
-            self.timeline.after(0.5, lambda: self._await_back(former))
-
-    def _leave(self, ranks: frozenset[RankId]) -> None:
-        self.leaving = ranks
-        for api in self._living(ApiServer):
-            if api.accepts:
-                api.after(0.02, partial(api.leave, ranks))
 
     # --- the end ---
 
-    def _calm(self) -> None:
+    def calm(self) -> None:
         self.note("--- no more disturbances")
-        self.disturbing = False
         self.network.calm = True
         for near in self.network.connections:
             near.pace = near.peer.pace = 0.01
-        for rank in self._living(Rank):
+        for rank in self.living(Rank):
             if rank.silent:
                 rank.thaw()
-        self._leave(frozenset())
+        if self.fleet.phase is Phase.SERVING:
+            self.tell(events.Resume(self.timeline.now, tuple(self.fleet.departures)))
         self._last_end = self.timeline.now
         self._await_rest()
 
@@ -414,9 +293,9 @@ class World:
             return
         self.note("--- all is at rest")
         self.tally["settled"] += 1
-        for rank in self._living(Rank):
+        for rank in self.living(Rank):
             rank.check_idle()
-        for api in self._living(ApiServer):
+        for api in self.living(ApiServer):
             assert not api.open
             api.check()
         self.tell(events.StopRequested(self.timeline.now, "the end", drain=True))
@@ -429,12 +308,14 @@ class World:
         for child in self.fleet.children.values():
             if child.life not in (Life.READY, Life.GONE, Life.LOST, Life.FALLEN):
                 yield f"{child.id} is {child.life}"
-        ranks = self._living(Rank)
+        if self.fleet.departures:
+            yield f"ranks are leaving: {self.fleet.departures}"
+        ranks = self.living(Rank)
         for rank in ranks:
             if rank.scheduler.unfinished:
                 yield f"{rank.name} runs {rank.scheduler.unfinished} requests"
         there = {rank.rank: rank.id.incarnation for rank in ranks}
-        for api in self._living(ApiServer):
+        for api in self.living(ApiServer):
             attached = {rank: link.hello.incarnation for rank, link in api.dispatcher.links.items()}
             if attached != there:
                 yield f"{api.name} has ranks {attached}; {there} live"

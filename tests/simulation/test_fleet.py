@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from simulation.fleet_world import World
 
-HISTORIES = int(os.environ.get("PHALANX_HISTORIES", "40000"))
+HISTORIES = int(os.environ.get("PHALANX_HISTORIES", "10000"))
 SEED = os.environ.get("PHALANX_SEED")
 PROCESSES = 2
 

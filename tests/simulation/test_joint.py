@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from simulation.joint_world import World
 
-HISTORIES = 420
+HISTORIES = 400
 PROCESSES = 2
 LAST_LINES = 40
 
@@ -48,7 +48,7 @@ def play(seeds: range) -> Tally:
         try:
             world.run()
         except Exception as error:
-            without = shrunk(seed, world.disturbances)
+            without = shrunk(seed, world.disturbances.number)
             left_out = f" --without {','.join(map(str, sorted(without)))}" if without else ""
             raise AssertionError(
                 f"history {seed} fails at {world.timeline.now:.3f} s: {type(error).__name__}: {error}\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.cli.serve import http_sockets, parse
 from phalanx.config import ParallelOptions
 from phalanx.supervisor import activation
 from phalanx.supervisor.activation import UnfitSockets, check_address, dealt, passed_sockets
@@ -157,3 +158,20 @@ def test_one_that_was_given_up_is_shut_for_all_and_listens_again_at_the_next_sta
     waiting = socket.create_connection(held.getsockname())
     again.accept()[0].close()
     waiting.close()
+
+
+def test_the_options_say_where_the_passed_sockets_listen(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack
+) -> None:
+    """Nodes on other machines listen at the same port."""
+    held = bound()
+    monkeypatch.setattr(activation, "FIRST_INHERITED", FIRST)
+    os.dup2(held.fileno(), FIRST)
+    for name, value in (("LISTEN_PID", str(os.getpid())), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")):
+        monkeypatch.setenv(name, value)
+    given, sockets = http_sockets(parse(["--api-server-count", "3"]))
+    for sock in sockets:
+        stack.enter_context(sock)
+    assert len(sockets) == 3
+    assert (given.groups["http"].host, given.groups["http"].port) == ("127.0.0.1", port_of(held))
+    assert "LISTEN_FDS" not in os.environ

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from service import DEADLINE
 
-from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
+from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role, StageName
 from phalanx.supervisor import events
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Limits
@@ -52,6 +52,15 @@ def test_a_line_says_how_things_are() -> None:
     assert in_a_line(fleet) == "draining: running requests finish; 1 of 2 ranks, 1 of 1 API servers serve"
     fleet.step(events.StopRequested(4.0, "SIGTERM", drain=True))
     assert in_a_line(fleet) == "stopping: 4 processes to end"
+
+
+def test_a_rank_that_an_operator_sent_away_is_not_missed() -> None:
+    fleet = a_fleet()
+    for place in PLACES:
+        serve(fleet, place)
+    fleet.step(events.Leave(2.0, (RankId(0),), events.After.GONE, 0.0))
+    fleet.step(events.Exited(3.0, id_of(PLACES[1]), 0))
+    assert in_a_line(fleet) == "serves: 1 of 1 ranks, 1 of 1 API servers"
 
 
 def test_a_failure_is_told_in_its_own_words() -> None:

@@ -470,6 +470,34 @@ def test_a_leader_turns_away_who_speaks_no_tls_and_who_stalls(listener: socket.s
     assert isinstance(outcome[0], TimeoutError)
 
 
+# --- one session, without sockets ---
+
+
+def test_a_dialler_says_nothing_before_its_certificate_is_known_to_be_accepted(ours: Tls) -> None:
+    """Else what it said could make the listener's end of the connection a reset, and the reason would be lost."""
+    dialler, listener = ours.session(server_side=False), ours.session(server_side=True)
+    listener.open(dialler.outgoing())
+    dialler.open(listener.outgoing())
+    assert not dialler.established
+    assert not listener.established
+    listener.open(dialler.outgoing())
+    assert listener.established
+    dialler.open(listener.outgoing())
+    assert dialler.established
+
+
+def test_what_was_changed_on_its_way_ends_the_connection(ours: Tls) -> None:
+    dialler, listener = ours.session(server_side=False), ours.session(server_side=True)
+    for _ in range(2):
+        listener.open(dialler.outgoing())
+        dialler.open(listener.outgoing())
+    first, second = dialler.seal(b"one"), dialler.seal(b"two")
+    assert listener.open(first) == b"one"
+    second[-1] ^= 1
+    with pytest.raises(TlsError, match="TLS with it failed: decryption failed or bad record mac"):
+        listener.open(second)
+
+
 # --- which files ---
 
 

@@ -3,7 +3,7 @@
 use crate::channel::Outbox;
 use crate::engine::Engine;
 use crate::errors::{shortened, ApiError};
-use crate::messages::{Blob, Config, Outgoing};
+use crate::messages::{Config, MetricsGathered, Outgoing};
 use crate::metrics::Metrics;
 use sha2::{Digest, Sha256};
 use std::cell::{Cell, RefCell};
@@ -108,30 +108,25 @@ fn trimmed(text: &[u8]) -> &[u8] {
 /// The other API servers' counts, through the supervisor: a scrape of one gives the whole service.
 pub struct Siblings {
     control: Outbox,
-    /// API servers there are, this one included.
-    count: Cell<usize>,
     last_query: Cell<u64>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Vec<Blob>>>>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<MetricsGathered>>>,
+    reported: RefCell<Vec<u8>>,
 }
 
 /// The supervisor gets so long to answer; it has a shorter patience with the siblings.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Number of a report that answers no request.
+const UNASKED: u64 = 0;
+
 impl Siblings {
-    pub fn new(control: Outbox, count: usize) -> Self {
-        Self { control, count: Cell::new(count), last_query: Cell::new(0), waiting: RefCell::default() }
+    pub fn new(control: Outbox) -> Self {
+        Self { control, last_query: Cell::new(0), waiting: RefCell::default(), reported: RefCell::default() }
     }
 
-    pub fn joined(&self, count: usize) {
-        self.count.set(count);
-    }
-
-    /// Samples of those that answered in time. A scrape without them would look like counters that went back, so where
-    /// the supervisor does not answer, there is none.
-    pub async fn gather(&self) -> Result<Vec<Blob>, ApiError> {
-        if self.count.get() <= 1 {
-            return Ok(Vec::new());
-        }
+    /// What the others have counted. A scrape without them would look like counters that went back, so where the
+    /// supervisor does not answer, there is none.
+    pub async fn gather(&self) -> Result<MetricsGathered, ApiError> {
         let query = self.last_query.get() + 1;
         self.last_query.set(query);
         let (answer, answered) = oneshot::channel();
@@ -140,7 +135,7 @@ impl Siblings {
         let gathered = timeout(PATIENCE, answered).await;
         self.waiting.borrow_mut().remove(&query);
         match gathered {
-            Ok(Ok(samples)) => Ok(samples),
+            Ok(Ok(gathered)) => Ok(gathered),
             _ => {
                 let seconds = PATIENCE.as_secs();
                 let text = format!("The supervisor gave no samples of the other API servers within {seconds} s.");
@@ -149,10 +144,18 @@ impl Siblings {
         }
     }
 
-    pub fn gathered(&self, query: u64, samples: Vec<Blob>) {
-        if let Some(waiting) = self.waiting.borrow_mut().remove(&query) {
+    pub fn gathered(&self, answer: MetricsGathered) {
+        if let Some(waiting) = self.waiting.borrow_mut().remove(&answer.query) {
             // A scrape that was given up wants no answer.
-            let _ = waiting.send(samples);
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// Tell the supervisor what has been counted by now, in case we die; nothing where nothing has changed.
+    pub fn report(&self, samples: Vec<u8>) {
+        if *self.reported.borrow() != samples {
+            self.reported.replace(samples.clone());
+            self.control.post(&Outgoing::metrics_report(UNASKED, samples)).expect("samples are small");
         }
     }
 }
@@ -170,7 +173,7 @@ mod tests {
             "facts": {"vocab_size": 100, "max_model_len": 64, "default_sampling": {}},
         });
         let engine = Engine::new(0);
-        App::new(0, serde_json::from_value(config).unwrap(), engine, Siblings::new(Outbox::default(), 1))
+        App::new(0, serde_json::from_value(config).unwrap(), engine, Siblings::new(Outbox::default()))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::channel::{self, Outbox, Receiver};
 use crate::launch::Launch;
 use crate::log;
-use crate::messages::{self, tag, Membership, MetricsGathered, MetricsRequest, Outgoing, Refusal, Welcome};
+use crate::messages::{self, tag, MetricsGathered, MetricsRequest, Outgoing, Refusal, Welcome};
 use std::io;
 use std::time::Duration;
 use tokio::task::{spawn_local, JoinHandle};
@@ -22,7 +22,6 @@ pub struct Control {
 /// What the supervisor asks of a front-end that serves.
 pub enum Order {
     Stop,
-    Membership(Membership),
     MetricsRequest(MetricsRequest),
     MetricsGathered(MetricsGathered),
 }
@@ -61,7 +60,6 @@ impl Orders {
             };
             return Ok(match messages::tag(&body).map_err(odd)? {
                 tag::STOP => Order::Stop,
-                tag::MEMBERSHIP => Order::Membership(messages::decode(&body).map_err(odd)?),
                 tag::METRICS_REQUEST => Order::MetricsRequest(messages::decode(&body).map_err(odd)?),
                 tag::METRICS_GATHERED => Order::MetricsGathered(messages::decode(&body).map_err(odd)?),
                 _ => continue,

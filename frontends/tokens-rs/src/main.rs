@@ -40,6 +40,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::task::{spawn_local, LocalSet};
+use tokio::time::sleep;
 
 /// In which connections may still take what has been written for them when the front-end stops.
 const GRACE: Duration = Duration::from_secs(1);
@@ -76,8 +77,11 @@ async fn run(launch: Launch) {
 /// Serve until the supervisor says Stop.
 async fn serve(launch: Launch, welcome: Welcome, mut orders: Orders, control: Outbox) -> io::Result<()> {
     let engine = Engine::new(launch.index);
-    let siblings = Siblings::new(control.clone(), welcome.membership.api_servers.len());
-    let app = App::new(launch.index, welcome.config, engine.clone(), siblings);
+    let app = App::new(launch.index, welcome.config, engine.clone(), Siblings::new(control.clone()));
+    if !welcome.counted.0.is_empty() {
+        app.metrics.borrow_mut().count_on(&welcome.counted);
+    }
+    spawn_local(report(app.clone()));
     let secret: Rc<[u8]> = launch.secret.into();
     for listener in launch.engine {
         spawn_local(engine::listen(&engine, listener, secret.clone())?);
@@ -93,13 +97,21 @@ async fn serve(launch: Launch, welcome: Welcome, mut orders: Orders, control: Ou
                 server.stop(GRACE).await;
                 return Ok(());
             }
-            Order::Membership(membership) => app.siblings.joined(membership.api_servers.len()),
             Order::MetricsRequest(request) => {
                 let samples = app.metrics.borrow().samples();
                 control.post(&Outgoing::metrics_report(request.query, samples)).map_err(other)?;
             }
-            Order::MetricsGathered(answer) => app.siblings.gathered(answer.query, answer.samples),
+            Order::MetricsGathered(answer) => app.siblings.gathered(answer),
         }
+    }
+}
+
+/// Once a second, what we have counted: our successor counts on from there.
+async fn report(app: Rc<App>) {
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        let samples = app.metrics.borrow().samples();
+        app.siblings.report(samples);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::frames::FrameError;
 use serde::de::{DeserializeOwned, Error, IgnoredAny, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 pub const PROTOCOL_VERSION: u64 = 1;
@@ -24,6 +24,7 @@ pub mod tag {
     pub const FAILED: u64 = 4;
     pub const METRICS_REPORT: u64 = 5;
     pub const METRICS_QUERY: u64 = 6;
+    #[cfg(test)]
     pub const MEMBERSHIP: u64 = 20;
     pub const WELCOME: u64 = 21;
     pub const STOP: u64 = 22;
@@ -107,9 +108,24 @@ read_from_arrays! {
     Endpoint { index: u32, address: String, }
     /// The API servers there are now.
     Membership { tag: u64, api_servers: Vec<Endpoint>, }
-    Welcome { tag: u64, config: Config, membership: Membership, }
+    Welcome {
+        tag: u64,
+        config: Config,
+        membership: Membership,
+        leader: String = String::new(),
+        /// What the one before us in our place had counted, as it reported it; empty: none.
+        counted: Blob = Blob(Vec::new()),
+    }
     MetricsRequest { tag: u64, query: u64, }
-    MetricsGathered { tag: u64, query: u64, samples: Vec<Blob>, }
+    MetricsGathered {
+        tag: u64,
+        query: u64,
+        samples: Vec<Blob>,
+        /// The last known of those that did not answer, or are not there.
+        kept: Vec<Blob> = Vec::new(),
+        rank_restarts: BTreeMap<u32, u64> = BTreeMap::new(),
+        api_server_restarts: BTreeMap<u32, u64> = BTreeMap::new(),
+    }
 
     /// First message of a rank, sent when it can take requests.
     EngineHello {

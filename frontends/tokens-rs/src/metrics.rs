@@ -4,7 +4,8 @@
 //! one gives the whole service, whatever its siblings are written in.
 
 use crate::engine::Engine;
-use crate::messages::Blob;
+use crate::log;
+use crate::messages::{Blob, MetricsGathered};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -118,29 +119,45 @@ impl Metrics {
         rmp_serde::to_vec(&samples).expect("samples are plain data")
     }
 
-    /// The sum of this front-end's and its siblings' values. What a sibling counts and we do not is left out.
-    pub fn merged(&self, siblings: &[Blob]) -> Result<Self, rmp_serde::decode::Error> {
+    /// The sum of this front-end's and its siblings' values.
+    pub fn merged<'a>(&self, siblings: impl Iterator<Item = &'a Blob>) -> Result<Self, rmp_serde::decode::Error> {
         let mut merged = self.clone();
         for sibling in siblings {
-            let samples: Samples = rmp_serde::from_slice(&sibling.0)?;
-            for ((name, _, _), series) in COUNTERS.iter().zip(&mut merged.counters) {
-                for (labels, value) in samples.counters.get(*name).into_iter().flatten() {
-                    *series.entry(labels.clone()).or_default() += value;
-                }
-            }
-            for ((name, _, _), (counts, total)) in HISTOGRAMS.iter().zip(&mut merged.histograms) {
-                if let Some((theirs, sum)) = samples.histograms.get(*name) {
-                    counts.iter_mut().zip(theirs).for_each(|(count, more)| *count += more);
-                    *total += sum;
-                }
-            }
+            merged.take(sibling)?;
         }
         Ok(merged)
     }
 
-    /// Prometheus' text form 0.0.4. `servers`: how many are in it; what ranks report every API server hears, so it
-    /// comes from this one alone.
-    pub fn exposition(&self, engine: &Engine, servers: usize, model: &str) -> String {
+    /// Begin with what the one before us in our place had counted.
+    pub fn count_on(&mut self, counted: &Blob) {
+        if let Err(error) = self.take(counted) {
+            log::error(format!("what our predecessor had counted does not decode, and is left out: {error}"));
+        }
+    }
+
+    /// Add samples. What another release counts and we do not is left out.
+    fn take(&mut self, blob: &Blob) -> Result<(), rmp_serde::decode::Error> {
+        let samples: Samples = rmp_serde::from_slice(&blob.0)?;
+        for ((name, _, _), series) in COUNTERS.iter().zip(&mut self.counters) {
+            for (labels, value) in samples.counters.get(*name).into_iter().flatten() {
+                *series.entry(labels.clone()).or_default() += value;
+            }
+        }
+        for ((name, _, _), (counts, total)) in HISTOGRAMS.iter().zip(&mut self.histograms) {
+            match samples.histograms.get(*name) {
+                Some((theirs, sum)) if theirs.len() == counts.len() => {
+                    counts.iter_mut().zip(theirs).for_each(|(count, more)| *count += more);
+                    *total += sum;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Prometheus' text form 0.0.4. `gathered`: what the supervisor said of the others; what ranks report every API
+    /// server hears, so it comes from this one alone.
+    pub fn exposition(&self, engine: &Engine, gathered: &MetricsGathered, model: &str) -> String {
         let mut text = Text { out: String::new(), model };
         for ((name, help, labels), series) in COUNTERS.iter().zip(&self.counters) {
             let name = format!("{name}_total");
@@ -161,7 +178,9 @@ impl Metrics {
             text.sample(&format!("{name}_count"), &[], seen as f64);
             text.sample(&format!("{name}_sum"), &[], *total);
         }
-        text.ranks(engine, servers);
+        text.restarts("phalanx:rank_restarts_total", "rank", "engine", &gathered.rank_restarts);
+        text.restarts("phalanx:api_server_restarts_total", "API server", "api_server", &gathered.api_server_restarts);
+        text.ranks(engine, 1 + gathered.samples.len());
         text.out
     }
 }
@@ -195,6 +214,14 @@ impl Text<'_> {
         let _ = writeln!(self.out, "}} {value:?}");
     }
 
+    fn restarts(&mut self, name: &str, what: &str, label: &str, counts: &BTreeMap<u32, u64>) {
+        let help = format!("Times the {what} was started again after a fall.");
+        self.head(name, &help, "counter");
+        for (number, count) in counts {
+            self.sample(name, &[(label, &number.to_string())], *count as f64);
+        }
+    }
+
     fn ranks(&mut self, engine: &Engine, servers: usize) {
         let mut rows = Vec::new();
         let mut attached = 0;
@@ -215,7 +242,7 @@ impl Text<'_> {
                 self.sample(name, &[("engine", rank)], values[column]);
             }
         }
-        self.head("phalanx:api_servers", "API servers whose counts are in this.", "gauge");
+        self.head("phalanx:api_servers", "API servers that answered this scrape.", "gauge");
         let _ = writeln!(self.out, "phalanx:api_servers {servers}.0");
         self.head("phalanx:ranks", "Engine ranks attached.", "gauge");
         let _ = writeln!(self.out, "phalanx:ranks {attached}.0");
@@ -241,8 +268,17 @@ mod tests {
 
     #[test]
     fn siblings_add_up() {
-        let merged = some().merged(&[Blob(some().samples()), Blob(some().samples())]).unwrap();
-        let text = merged.exposition(&Engine::new(0), 3, "m\"x");
+        let others = [Blob(some().samples()), Blob(some().samples())];
+        let merged = some().merged(others.iter()).unwrap();
+        let gathered = MetricsGathered {
+            tag: 24,
+            query: 1,
+            samples: others.to_vec(),
+            kept: Vec::new(),
+            rank_restarts: BTreeMap::from([(0, 0), (1, 4)]),
+            api_server_restarts: BTreeMap::from([(2, 1)]),
+        };
+        let text = merged.exposition(&Engine::new(0), &gathered, "m\"x");
         for line in [
             "vllm:generation_tokens_total{model_name=\"m\\\"x\"} 15.0",
             "vllm:request_success_total{model_name=\"m\\\"x\",finished_reason=\"stop\"} 3.0",
@@ -250,6 +286,8 @@ mod tests {
             "vllm:time_to_first_token_seconds_bucket{model_name=\"m\\\"x\",le=\"+Inf\"} 9.0",
             "vllm:time_to_first_token_seconds_count{model_name=\"m\\\"x\"} 9.0",
             "phalanx:api_servers 3.0",
+            "phalanx:rank_restarts_total{model_name=\"m\\\"x\",engine=\"1\"} 4.0",
+            "phalanx:api_server_restarts_total{model_name=\"m\\\"x\",api_server=\"2\"} 1.0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
@@ -257,6 +295,18 @@ mod tests {
 
     #[test]
     fn samples_that_do_not_decode_are_an_error() {
-        assert!(some().merged(&[Blob(vec![1, 2, 3])]).is_err());
+        assert!(some().merged([Blob(vec![1, 2, 3])].iter()).is_err());
+    }
+
+    #[test]
+    fn a_successor_counts_on() {
+        let mut successor = some();
+        successor.count_on(&Blob(some().samples()));
+        let merged = successor.merged([].iter()).unwrap();
+        assert_eq!(merged.counters[Counter::GenerationTokens as usize][&Vec::new()], 10.0);
+        assert_eq!(merged.histograms[Histogram::FirstToken as usize].0.iter().sum::<u64>(), 6);
+        let before = successor.clone();
+        successor.count_on(&Blob(vec![1, 2, 3]));
+        assert_eq!(successor, before);
     }
 }

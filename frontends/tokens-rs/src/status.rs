@@ -52,11 +52,13 @@ pub fn ready(app: &App) -> Response<Answer> {
 
 /// The whole service's, whichever API server is asked.
 pub async fn metrics(app: &App) -> Result<Response<Answer>, ApiError> {
-    let siblings = app.siblings.gather().await?;
-    let merged = app.metrics.borrow().merged(&siblings);
+    let gathered = app.siblings.gather().await?;
+    // What is shown is what the supervisor knows: a death of ours takes nothing of it back.
+    app.siblings.report(app.metrics.borrow().samples());
+    let merged = app.metrics.borrow().merged(gathered.samples.iter().chain(&gathered.kept));
     let merged = merged
         .map_err(|error| ApiError::server(format!("A sibling's samples do not decode: {error}.")))?
-        .exposition(&app.engine, 1 + siblings.len(), &app.names[0]);
+        .exposition(&app.engine, &gathered, &app.names[0]);
     Ok(typed(200, "text/plain; version=0.0.4; charset=utf-8", merged.into_bytes()))
 }
 

@@ -165,7 +165,7 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
         }
         "Membership" => member(&messages::decode(body)?),
         "Welcome" => {
-            let Welcome { config, membership, .. } = messages::decode(body)?;
+            let Welcome { config, membership, counted, .. } = messages::decode(body)?;
             json!({
                 "config": {
                     "model": {"model": config.model.model, "served_model_name": config.model.served_model_name},
@@ -183,12 +183,21 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
                     },
                 },
                 "membership": member(&membership),
+                "counted": hex(&counted.0),
             })
         }
         "MetricsRequest" => json!({"query": messages::decode::<MetricsRequest>(body)?.query}),
         "MetricsGathered" => {
-            let MetricsGathered { query, samples, .. } = messages::decode(body)?;
-            json!({"query": query, "samples": samples.iter().map(|Blob(each)| hex(each)).collect::<Vec<_>>()})
+            let MetricsGathered { query, samples, kept, rank_restarts, api_server_restarts, .. } =
+                messages::decode(body)?;
+            let blobs = |of: &[Blob]| of.iter().map(|Blob(each)| hex(each)).collect::<Vec<_>>();
+            json!({
+                "query": query,
+                "samples": blobs(&samples),
+                "kept": blobs(&kept),
+                "rank_restarts": rank_restarts,
+                "api_server_restarts": api_server_restarts,
+            })
         }
         "Refused" => json!({"reason": messages::decode::<Refusal>(body)?.reason}),
         "Stop" => json!({}),

@@ -227,7 +227,7 @@ async def chat_completions(exchange: Exchange, service: Service) -> None:
     request.check(config)
     check_count(service, 1, request.n or 1)
     top = _asked_logprobs(request, config.engine.max_logprobs)
-    async with admitted(exchange, service, request, size) as flight:
+    async with admitted(exchange, service, size, completions=request.n or 1, priority=request.priority or 0) as flight:
         tokens = await _prompt_tokens(service, request)
         asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         most = check_length(service.max_model_len, len(tokens), asked, None, "messages")

@@ -190,7 +190,7 @@ async def completions(exchange: Exchange, service: Service) -> None:
     if request.logprobs is not None and request.logprobs > most:
         raise ApiError(f"logprobs is {request.logprobs}; this server gives {most} (--max-logprobs).", param="logprobs")
     check_count(service, 1, n)
-    async with admitted(exchange, service, request, size) as flight:
+    async with admitted(exchange, service, size, completions=n, priority=request.priority or 0) as flight:
         prompts = await _sampled_prompts(service, request)
         branches = branches_for(service, exchange, request, prompts)
         form = CompletionForm(request, model, service.tokenizer)

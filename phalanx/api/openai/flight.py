@@ -1,7 +1,7 @@
-"""A generating request from its body's arrival to its end, and its share of what this API server holds.
+"""A request with a body, from the body's arrival to its end, and its share of what this API server holds.
 
-It is admitted on the size of its body, before anything is tokenised; what it asks for is settled once its tokens are
-known, and looked at again once a second while it runs.
+It is admitted on the size of its body, before anything is tokenised. What one that generates asks for is settled once
+its tokens are known, and looked at again once a second while it runs.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from phalanx.api.service import Service
 
 if TYPE_CHECKING:
     from phalanx.api.connection import BoundedProtocol
-    from phalanx.api.openai.common import SamplingFields
     from phalanx.api.openai.generation import Branch
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class Flight:
     __slots__ = ("_branches", "_connection", "_evicted", "_service", "_task", "_ticket")
 
     def __init__(self, exchange: Exchange, service: Service, priority: int, completions: int, body: int) -> None:
-        """`body`: its size in bytes.
+        """`completions`: 0 for one that asks nothing of ranks. `body`: its size in bytes.
 
         Raises:
             ApiError: 429, there is no room for it.
@@ -60,7 +59,8 @@ class Flight:
         extension = exchange.scope.get("extensions", {}).get(OUTLET)
         self._connection: BoundedProtocol | None = extension and extension["connection"]
         # A prompt that fits the model has no more tokens than the model takes, nor than the text has bytes.
-        amount = Amount(completions, min(body, service.max_model_len), body * BODY_BYTE)
+        tokens = min(body, service.max_model_len) if completions else 0
+        amount = Amount(completions, tokens, body * BODY_BYTE)
         try:
             service.admission.others = service.others()
             self._ticket: Ticket = service.admission.admit(amount, priority, self._evict, service.clock())
@@ -103,9 +103,8 @@ class Flight:
         self._service.flights.discard(self)
         self._service.admission.release(self._ticket, self._service.clock())
 
-    @property
-    def given_way(self) -> ApiError | None:
-        """Why the task was cancelled, where it was for one of better priority."""
+    def gave_way(self) -> ApiError | None:
+        """To be asked where the task is cancelled: the reason, where it was for one of better priority alone."""
         if not self._evicted or self._task is None or self._task.uncancel() > 0:
             return None
         admission = self._service.admission
@@ -146,19 +145,21 @@ def _output_bytes(branch: "Branch") -> int:
 
 
 @asynccontextmanager
-async def admitted(exchange: Exchange, service: Service, request: "SamplingFields", body: int) -> AsyncIterator[Flight]:
-    """The block runs for as long as its client stays and nobody of better priority takes its place.
+async def admitted(
+    exchange: Exchange, service: Service, body: int, *, completions: int = 0, priority: int = 0
+) -> AsyncIterator[Flight]:
+    """The block runs for as long as its client stays and nobody of better priority takes its place; see Flight.
 
     Raises:
         ApiError: 429, before anything has been computed for it.
         ClientGone: as Exchange.ended_with_client.
     """
-    flight = Flight(exchange, service, request.priority or 0, request.n or 1, body)
+    flight = Flight(exchange, service, priority, completions, body)
     try:
         async with exchange.ended_with_client():
             yield flight
     except asyncio.CancelledError:
-        error = flight.given_way
+        error = flight.gave_way()
         if error is None:
             raise
         raise error from None
