@@ -1,11 +1,13 @@
 """What a person reads at night: who failed, where, for how long, with which last words. Pure."""
 
+import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from phalanx.hosting.words import ending
-from phalanx.protocol import StageName
-from phalanx.supervisor.events import Cause, Failure
+from phalanx.protocol import ChildId, StageName
+from phalanx.supervisor import events
+from phalanx.supervisor.events import Cause, Failure, FleetAction, FleetEvent
 
 
 def summary(failure: Failure) -> str:
@@ -43,9 +45,52 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
         lines += ["", "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`."]
     if failure.cause is Cause.STALLED:
         option = "--startup-timeout" if failure.pid is not None else "--node-timeout"
+        if failure.stage is StageName.READY:
+            option = "--step-timeout"
         lines += ["", f"If it needs longer there: {option} SECONDS."]
     lines += [f"{name} did not end even after SIGKILL." for name in left_behind]
     return "\n".join(lines)
+
+
+def news(action: FleetAction, last_words: Callable[[ChildId], Iterable[str]]) -> tuple[int, str] | None:
+    """What an action is to the log, with its severity; None: nothing."""
+    match action:
+        case events.AnnounceFall(failure):
+            return logging.ERROR, summary(failure)
+        case events.AnnounceRestart(failure, delay):
+            when = f"in {delay:.1f} s" if delay else "now"
+            return logging.ERROR, f"{full(failure, last_words(failure.child))}\n{failure.child} is started again {when}"
+        case events.AnnounceBack(back, after):
+            return logging.INFO, f"{back} serves again, {after:.1f} s after it fell"
+        case events.AnnounceDegraded(failure, why):
+            end = f"{failure.child} is given up: {why}; the service goes on without it"
+            return logging.ERROR, f"{full(failure, last_words(failure.child))}\n{end}"
+        case events.AnnounceFailure(failure):
+            return logging.ERROR, f"{summary(failure)}; stopping the others"
+        case events.AnnounceLeft(rank):
+            return logging.INFO, f"rank {rank} has left the service"
+        case events.AnnounceStop(reason, 0.0):
+            return logging.INFO, f"{reason}: stopping"
+        case events.AnnounceStop(reason, draining):
+            return logging.INFO, f"{reason}: running requests get {draining:g} s to finish; a second signal stops now"
+        case events.Kill(child, reason) if reason:
+            return logging.WARNING, f"killing {child}: {reason}"
+        case _:
+            return None
+
+
+def wish(event: FleetEvent) -> str:
+    """What an operator has brought about."""
+    match event:
+        case events.Leave(_, ranks, after, timeout):
+            what = {events.After.GONE: "leave", events.After.RENEWED: "are restarted", events.After.HELD: "are drained"}
+            return f"ranks {', '.join(map(str, ranks))} {what[after]}; running requests get {timeout:g} s to finish"
+        case events.Resume(_, ranks):
+            return f"ranks {', '.join(map(str, ranks))} stay"
+        case events.Added(_, places):
+            return f"ranks {', '.join(str(place.index) for place in places if place.worker == 0)} are added"
+        case _:
+            return type(event).__name__
 
 
 def _where(failure: Failure) -> str:

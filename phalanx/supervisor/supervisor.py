@@ -23,6 +23,7 @@ from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Limits, Phase
 from phalanx.supervisor.nodes import Nodes
+from phalanx.supervisor.reception import ControlHandler
 from phalanx.supervisor.scrape import Scrapes
 from phalanx.supervisor.signals import STOP_SIGNALS
 from phalanx.supervisor.sockets import Sockets
@@ -41,9 +42,6 @@ NODES_END = 2.0
 
 DESCRIPTORS = 2**20
 """What a process may open where its hard limit allows; programs that close all they might have should not take long."""
-
-_decoder: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
-
 
 RAY = Place(Role.RAY, 0)
 
@@ -162,6 +160,8 @@ class Supervisor:
     # --- actions ---
 
     def _perform(self, action: FleetAction) -> None:
+        if news := report.news(action, self.last_words):
+            log.log(*news)
         match action:
             case events.Spawn(child):
                 self._spawn(child)
@@ -182,23 +182,11 @@ class Supervisor:
                     self._connections[child].send(protocol.Drain())
             case events.Dump(child):
                 self._signal(child, signal.SIGABRT)
-            case events.Kill(child, reason):
-                if reason:
-                    log.warning("killing %s: %s", child, reason)
+            case events.Kill(child):
                 self._signal(child, signal.SIGKILL)
             case events.AnnounceReady():
                 self._watcher.ready(self._fleet, [self._sockets.url, *self._nodes.urls])
-            case events.AnnounceFall(failure):
-                log.error("%s", report.summary(failure))
-            case events.AnnounceRestart(failure, delay):
-                when = f"in {delay:.1f} s" if delay else "now"
-                words = report.full(failure, self.last_words(failure.child))
-                log.error("%s\n%s is started again %s", words, failure.child, when)
-            case events.AnnounceBack(back, after):
-                log.info("%s serves again, %.1f s after it fell", back, after)
-            case events.AnnounceDegraded(failure, why):
-                words = report.full(failure, self.last_words(failure.child))
-                log.error("%s\n%s is given up: %s; the service goes on without it", words, failure.child, why)
+            case events.AnnounceDegraded(failure):
                 place = failure.child.place
                 if place.role is Role.API and not self._nodes.bring(place):
                     self._sockets.retire(place.index)
@@ -206,17 +194,10 @@ class Supervisor:
             case events.TellRoster():
                 self._tell_roster()
             case events.AnnounceLeft(rank, former):
-                log.info("rank %d has left the service", rank)
                 for child in former:
                     self._outputs.pop(child, None)
                 self._nodes.release([child.place for child in former])
                 self._sockets.leave(rank)
-            case events.AnnounceStop(reason, 0.0):
-                log.info("%s: stopping", reason)
-            case events.AnnounceStop(reason, draining):
-                log.info("%s: running requests get %g s to finish; a second signal stops now", reason, draining)
-            case events.AnnounceFailure(failure):
-                log.error("%s; stopping the others", report.summary(failure))
             case events.Finish():
                 if not self._finished.done():
                     self._finished.set_result(action)
@@ -267,7 +248,7 @@ class Supervisor:
         except administration.Refused as error:
             asked, refusal, status = [], str(error), error.status
         for event in asked:
-            log.info("an operator asks: %s", _spell(event))
+            log.info("an operator asks: %s", report.wish(event))
             if isinstance(event, events.Added):
                 self._make_room(event.places)
             self.take(event)
@@ -306,7 +287,7 @@ class Supervisor:
         for connection in self._connections.values():
             connection.send(self._membership(connection))
 
-    def node_greeted(self, handler: "ControlHandler", hello: NodeHello) -> None:
+    def node_greeted(self, handler: ControlHandler, hello: NodeHello) -> None:
         """A connection said which ranks it brings."""
         if refusal := self._nodes.greeted(handler.connection, hello):
             handler.refuse(refusal, told=True)
@@ -318,7 +299,7 @@ class Supervisor:
 
     # --- events ---
 
-    def greeted(self, handler: "ControlHandler", hello: Hello) -> None:
+    def greeted(self, handler: ControlHandler, hello: Hello) -> None:
         """A connection said who it is."""
         self._greeting = handler
         child = ChildId(Place(hello.role, hello.index, hello.worker), Incarnation(hello.incarnation))
@@ -424,69 +405,9 @@ class Supervisor:
             loop.default_exception_handler(context)
 
 
-def _spell(event: FleetEvent) -> str:
-    """For the log: what an operator has brought about."""
-    match event:
-        case events.Leave(_, ranks, after, timeout):
-            what = {events.After.GONE: "leave", events.After.RENEWED: "are restarted", events.After.HELD: "are drained"}
-            return f"ranks {', '.join(map(str, ranks))} {what[after]}; running requests get {timeout:g} s to finish"
-        case events.Resume(_, ranks):
-            return f"ranks {', '.join(map(str, ranks))} stay"
-        case events.Added(_, places):
-            return f"ranks {', '.join(str(place.index) for place in places if place.worker == 0)} are added"
-        case _:
-            return type(event).__name__
-
-
 def _allow_many_descriptors() -> None:
     """Raise the soft limit, which children inherit: 1,024 descriptors are as few connections for an API server."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-class ControlHandler:
-    """One control connection: Hello first, then the messages of that child."""
-
-    def __init__(self, supervisor: Supervisor, connection: stream.Connection) -> None:
-        self._supervisor = supervisor
-        self.connection = connection
-        self._child: ChildId | None = None
-
-    def bind(self, child: ChildId) -> stream.Connection:
-        self._child = child
-        return self.connection
-
-    def refuse(self, reason: str, told: bool = False) -> None:
-        if not told:
-            log.warning("refused a control connection: %s", reason)
-        self.connection.send(protocol.Refused(reason))
-        self.connection.close()
-
-    def received(self, body: bytes) -> None:
-        try:
-            self._take(body)
-        except FrameError as error:
-            if self._child is not None:
-                # The exit that follows would say less.
-                self._supervisor.take(events.Reported(time.monotonic(), self._child, str(error), ""))
-            raise
-
-    def _take(self, body: bytes) -> None:
-        try:
-            message = _decoder.decode(body)
-        except msgspec.MsgspecError as error:
-            raise FrameError(f"{self._child or 'a peer'} sent what is no message: {error}") from error
-        if self._child is not None:
-            self._supervisor.received(self._child, message)
-        elif isinstance(message, Hello):
-            self._supervisor.greeted(self, message)
-        elif isinstance(message, NodeHello):
-            self._supervisor.node_greeted(self, message)
-        else:
-            raise FrameError(f"a peer sent {type(message).__name__} before Hello")
-
-    def closed(self, reason: str) -> None:
-        if self._child is not None:
-            self._supervisor.disconnected(self._child, reason)
