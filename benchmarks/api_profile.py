@@ -32,6 +32,8 @@ import uvloop
 from phalanx.api.app import Application
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
+from phalanx.api.operator import Operator
+from phalanx.api.roster import Attendance
 from phalanx.api.server import HttpServer, load_template, settle
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
@@ -130,6 +132,8 @@ async def measure(arguments: argparse.Namespace) -> None:
         chat_template=load_template(config, tokenizer),
         metrics=Metrics(),
         gather=lambda: asyncio.sleep(0, ()),
+        operator=Operator(lambda message: None),
+        roster=Attendance(engine, lambda message: None, 1),
         started=0,
         max_model_len=4096,
     )

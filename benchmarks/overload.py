@@ -278,8 +278,10 @@ def holding_on(server: Server, seconds: float) -> None:
         alone.append(tally)
         rows.append(row(label, tally, best, before, server.memory(server.frontend)))
     table(f"{PROMPT} in / {OUTPUT} out, half the capacity, {seconds:g} s each", HEADER, rows)
-    quiet = max(percentile(tally.whole, 0.99) for tally in (alone[0], alone[2]))
-    print(f"P99 of whole requests beside them: {percentile(alone[1].whole, 0.99) / quiet:.2f} x undisturbed")
+    first, beside_them, second = alone
+    for what, times in (("TTFT", lambda tally: tally.ttft), ("whole requests", lambda tally: tally.whole)):
+        quiet = max(percentile(times(first), 0.99), percentile(times(second), 0.99))
+        print(f"P99 of {what} beside them: {percentile(times(beside_them), 0.99) / quiet:.2f} x undisturbed")
 
 
 def main() -> None:

