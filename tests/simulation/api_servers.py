@@ -291,7 +291,9 @@ class Port:
         if isinstance(message, Submit):
             client = self.api.world.clients[message.sampling.seed]
             assert not client.ended, f"{client} has ended ({client.ended}) and is submitted"
-            assert self.rank not in self.api.leaving, f"{client} is given to rank {self.rank}, which leaves"
+            # One that waited for a sign of life was placed before.
+            new = self.rank not in self.api.leaving or client.deaths
+            assert new, f"{client} is given to rank {self.rank}, which leaves"
             assert client.losses < DEATHS, f"{client} is given to one more rank after {client.losses} have ended"
             assert len(message.generated) <= len(client.expected)
             self.api.world.submitted(client)

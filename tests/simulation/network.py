@@ -12,6 +12,8 @@ from phalanx.protocol import Message
 
 SPIKE = 0.002
 """Chance of a message to be held up, and with it all that follow on its connection."""
+FIRST_SPIKE = 0.1
+"""Of the first: what a connection says first may come after its process has been replaced."""
 LONGEST_SPIKE = 3.0
 
 _encoder = msgspec.msgpack.Encoder()
@@ -151,7 +153,7 @@ class End:
         network = self.network
         random = network.rng.random
         delay = self.pace * random()
-        if not network.calm and random() < SPIKE:
+        if not network.calm and random() < (SPIKE if self._sent > 1 else FIRST_SPIKE):
             delay += random() * LONGEST_SPIKE
         now = network.timeline.now
         self._arrives = max(self._arrives, now + delay)
