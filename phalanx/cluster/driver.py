@@ -110,7 +110,7 @@ class Driver:
         deadline = time.monotonic() + SETTLING
         told = ""
         while True:
-            nodes = census.take(demand.resource)
+            nodes = self._survey(True)
             total = sum(node.total for node in nodes)
             found = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s"
             if self._joined is not None and self._joined.own is not None and demand.resource == "CPU":
@@ -119,13 +119,17 @@ class Driver:
                 self._tell(found)
                 told = found
             try:
-                return packing.pack(
+                plan = packing.pack(
                     nodes,
                     demand,
                     parallel.data_parallel_pack,
                     parallel.data_parallel_size_local,
                     parallel.data_parallel_nodes,
                 )
+                if not (dead := {node.id for node in plan.nodes if not _answers(node)}):
+                    return plan
+                self._gone |= dead
+                continue
             except Refusal as refusal:
                 busy = any(node.free < node.total for node in nodes)
                 if not busy or time.monotonic() > deadline:
@@ -313,6 +317,15 @@ class Driver:
         """All that is left to do where leaving takes too long."""
         if self._joined is not None:
             self._joined.let_go()
+
+
+def _answers(node: Node) -> bool:
+    """Whether its raylet listens: one that died a moment ago is told by Ray as living."""
+    try:
+        dial(*census.ports().get(node.id, (node.address, 0))).close()
+    except OSError:
+        return False
+    return True
 
 
 def demand_of(config: Config) -> Demand:
