@@ -44,6 +44,9 @@ def decide(fleet: Fleet, request: AdminRequest, now: float, workers: int, patien
         raise Refused(409, f"Rank {going[0]} is leaving for good.")
     match request.verb:
         case AdminVerb.DRAIN:
+            stopping = [rank for rank, each in fleet.departures.items() if each.exit is Exit.STOPPING]
+            if restarting := set(request.ranks).intersection(stopping):
+                raise Refused(409, f"Rank {min(restarting)} is being restarted.")
             if not _open(fleet) - set(request.ranks):
                 raise Refused(409, "No other rank takes requests: to restart the last one, use restart.")
             return [Leave(now, request.ranks, After.HELD, timeout)]

@@ -55,7 +55,11 @@ def leave(fleet: "Fleet", event: Leave) -> None:
     tell_roster(fleet)
     servers = {c.id for c in fleet.children.values() if _routes(c)}
     for rank in event.ranks:
-        if Place(Role.ENGINE, rank) in fleet.children:
+        departure = fleet.departures.get(rank)
+        if departure is not None and departure.exit is Exit.STOPPING:
+            # It is on its way out already; what was asked for last is what comes after.
+            departure.after = departure.after if event.after is After.HELD else event.after
+        elif Place(Role.ENGINE, rank) in fleet.children:
             fleet.departures[rank] = Departure(event.after, fleet.roster, set(servers), event.at + event.timeout)
 
 

@@ -12,7 +12,6 @@ from simulation.ranks import Rank
 
 from phalanx.protocol import AdminRequest, AdminVerb, RankId, Role, SamplingParams
 from phalanx.supervisor import administration
-from phalanx.supervisor.leaving import Exit
 from phalanx.supervisor.lives import Phase
 
 if TYPE_CHECKING:
@@ -139,9 +138,6 @@ class Disturbances:
 
     def _ask(self, verb: AdminVerb, ranks: tuple[RankId, ...], size: int | None = None) -> None:
         """What an operator may ask; it may be refused."""
-        departures = self.world.fleet.departures
-        if verb is AdminVerb.DRAIN and any(departures[r].exit is Exit.STOPPING for r in ranks if r in departures):
-            return  # The fleet cannot yet hold a rank that it is about to start again.
         request = AdminRequest(0, verb, ranks, size, self.rng.choice((0.0, 0.0, 2.0)))
         try:
             decided = administration.decide(self.world.fleet, request, self.timeline.now, workers=1, patience=5.0)

@@ -339,3 +339,18 @@ def test_a_restart_that_was_asked_for_wipes_the_slate() -> None:
     end(fleet, engine(1, 2), 5)
     start(fleet, engine(1, 3), 6)
     assert Spawn(engine(1, 4)) in end(fleet, engine(1, 3), 7, -9), "else its limit of 2 had been reached"
+
+
+def test_a_rank_that_is_on_its_way_out_becomes_what_was_asked_for_last() -> None:
+    fleet = serving()
+    leave(fleet, 2, After.RENEWED, 1)
+    vacated(fleet, 2, 1)
+    with pytest.raises(Refused, match="Rank 1 is being restarted"):
+        ask(fleet, AdminVerb.DRAIN, 1)
+    leave(fleet, 3, After.HELD, 1)
+    assert Spawn(engine(1, 1)) in end(fleet, engine(1), 4)
+    start(fleet, engine(1, 1), 5)
+    leave(fleet, 6, After.RENEWED, 1)
+    vacated(fleet, 6, 1)
+    leave(fleet, 7, After.GONE, 1)
+    assert AnnounceLeft(RankId(1), (engine(1, 1),)) in end(fleet, engine(1, 1), 8)
