@@ -3,9 +3,10 @@
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from phalanx.protocol import StageName
 from phalanx.supervisor import ending, falling
 from phalanx.supervisor.events import Cause, Tick
-from phalanx.supervisor.lives import Child, Life, Phase
+from phalanx.supervisor.lives import Child, Life, Phase, Wait
 
 if TYPE_CHECKING:
     from phalanx.supervisor.fleet import Fleet
@@ -33,5 +34,19 @@ def _expired(fleet: "Fleet", child: Child) -> None:
             fleet.over(child, Life.LOST)
         case Life.RESTING:
             fleet.renew(child)
+        case Life.STARTING if (awaited := _awaited(fleet, child)) is not None and child.wait is not None:
+            # After theirs, and not with them.
+            child.wait = Wait(child.wait.name, child.wait.since, awaited + fleet.limits.dump)
         case _:
             falling.fail(fleet, child, Cause.STALLED)
+
+
+def _awaited(fleet: "Fleet", child: Child) -> float | None:
+    """Until when the other workers of a rank have time to come, if it is them that its worker 0 waits for.
+
+    It may have got there long before them, and be late before they are; it is not to be blamed for them.
+    """
+    if child.id.place.worker or child.stage is not StageName.ATTACHED:
+        return None
+    waits = [mate.wait.deadline for mate in fleet.mates(child.seat) if mate is not child and mate.wait is not None]
+    return max((deadline for deadline in waits if deadline > fleet.now), default=None)

@@ -137,3 +137,17 @@ def test_a_report_tells_a_person_who_where_how_long_and_with_which_words() -> No
         "",
         "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`.",
     ]
+
+
+def test_a_leader_is_not_blamed_for_a_worker_that_came_later_and_hangs() -> None:
+    leader, worker = RANK, ChildId(Place(Role.ENGINE, 0, 1), Incarnation(0))
+    fleet = Fleet.of([leader.place, worker.place], LIMITS)
+    fleet.step(Begin(0))
+    for child, at in ((leader, 0), (worker, 6)):
+        fleet.step(Launched(at, child, 7))
+        fleet.step(Greeted(at, child))
+    fleet.step(Progressed(1, leader, StageName.ATTACHED, 0.0, "waits for worker 1"))
+    assert fleet.step(Tick(1 + LIMITS.startup)) == []
+    [failed, *_] = fleet.step(Tick(6 + LIMITS.startup))
+    assert isinstance(failed, AnnounceFailure)
+    assert failed.failure.child == worker
