@@ -5,6 +5,7 @@ import os
 import queue
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
@@ -139,8 +140,10 @@ class Driver:
 
     def _survey(self, who: bool) -> list[Node]:
         """The nodes that live."""
-        nodes = census.take(demand_of(self._config).resource, who)
-        return [node for node in nodes if node.id not in self._gone]
+        nodes = [n for n in census.take(demand_of(self._config).resource, who) if n.id not in self._gone]
+        # A machine whose node died and came back has two for a while, as Ray sees it.
+        count = Counter(node.address for node in nodes)
+        return [node for node in nodes if count[node.address] == 1 or _answers(node)]
 
     def _check_address(self, plan: Plan) -> None:
         assert self._joined is not None

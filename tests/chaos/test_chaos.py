@@ -31,7 +31,10 @@ def rows(text: str) -> dict[str, list[str]]:
 def test_three_minutes_of_every_fault_lose_and_change_nothing(tmp_path: Path) -> None:
     # Longer than any test may hang; what hangs here is told by the run's own deadlines.
     faulthandler.cancel_dump_traceback_later()
-    command = [sys.executable, "-m", "phalanx", "chaos", "--minutes", "3", "--seed", "20", "--concurrency", "8"]
+    # Without a model, so that there is something left of the machine for the tests beside it.
+    service = ["-dp", "2", "--api-server-count", "2", "--engine", "synthetic", "--synthetic-rate", "60"]
+    flags = ["--minutes", "3", "--seed", "20", "--concurrency", "16", "--", *service, "--step-timeout", "4"]
+    command = [sys.executable, "-m", "phalanx", "chaos", *flags]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
