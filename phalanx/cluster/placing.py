@@ -140,17 +140,16 @@ class Placing:
 
     def _ask(self, rank: int, nodes: list[Node], now: float) -> "Group | None":
         """Ask for its group, where there is room."""
-        claimed = Counter(
-            node.id
-            for group in self._groups.all
-            if not group.there or now < self._asked.get(group.rank, -SETTLED) + SETTLED
-            for node in group.nodes
-        )
+        settling = [g for g in self._groups.all if g.there and now < self._asked.get(g.rank, -SETTLED) + SETTLED]
+        claims = [*settling, *(group for group in self._groups.all if not group.there)]
+        claimed = Counter(node.id for group in claims for node in group.nodes)
         room = [replace(node, free=max(0.0, node.free - claimed[node.id] * self._demand.amount)) for node in nodes]
         try:
             chosen = self._plan(room)
         except Refusal:
             return None
+        if settling and len(set(chosen)) > 1:
+            return None  # What is counted twice for a moment divides no rank that would fit whole.
         for node in chosen:
             self._use(node)
         self._asked[rank] = now

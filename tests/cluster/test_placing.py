@@ -124,6 +124,20 @@ def test_ranks_that_are_placed_one_after_the_other_do_not_count_on_the_same_gpu(
     assert list(found(cluster.after(0.1, placing))) == [(6, 0, "10.0.0.2")]
 
 
+def test_no_rank_is_divided_because_a_group_is_counted_twice_for_a_moment() -> None:
+    cluster = Cluster([node(1, 2), node(2, 8)])
+    placing = cluster.placing(workers=3, data_parallel_pack="span")
+    placing.add(order(3), cluster.now)
+    cluster.after(0, placing)
+    cluster.set_free(n2=5)  # the head tells of it at once this time, and it is still counted here
+    assert list(found(cluster.after(SEARCH, placing))) == [(3, 0, "10.0.0.2")]
+    placing.add(order(4), cluster.now)
+    cluster.after(0, placing)
+    cluster.after(SETTLED, placing)
+    cluster.after(SEARCH, placing)
+    assert [[each.address for each in group.nodes] for group in cluster.all] == [["10.0.0.2"] * 3] * 2
+
+
 def test_a_group_that_is_still_to_come_keeps_its_room() -> None:
     cluster = Cluster([node(1, 1), node(2, 1)], deliver=False)
     placing = cluster.placing()
