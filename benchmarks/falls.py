@@ -172,9 +172,10 @@ async def disturbed(server: Server, options: argparse.Namespace, bodies: list[by
 
     async def killer() -> None:
         nonlocal first_kill
-        turn = 0
-        while time.monotonic() + options.every < end and tally.gone_after is None:
-            await asyncio.sleep(options.every)
+        turn, due = 0, time.monotonic()
+        while (due := due + options.every) < end and tally.gone_after is None:
+            # By the clock: what has fallen may still be on its way back when the next one is killed.
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
             victims = processes(server, options.fault)
             if not victims:
                 continue
