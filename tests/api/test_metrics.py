@@ -120,7 +120,7 @@ def test_a_scrape_asks_the_supervisor_and_waits_for_its_answer() -> None:
 
 
 def test_a_supervisor_that_does_not_answer_fails_the_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phalanx.api.siblings.PATIENCE", 0.01)
+    monkeypatch.setattr("phalanx.api.inquiries.PATIENCE", 0.01)
     siblings = Siblings(lambda message: None, Metrics())
     with pytest.raises(ApiError, match="supervisor") as refusal:
         asyncio.run(siblings.gather())
