@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from phalanx.cli import serve
+from phalanx.cli.numbers import above_zero, whole
 from phalanx.cli.options import OPTIONS, Parser, UsageError, nearest
 from phalanx.config import ParallelOptions
 from phalanx.supervisor.events import ExitCode
@@ -100,11 +101,11 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
         if name not in list(Kind):
             raise UsageError(f"--faults: there is no {name}{nearest(name, list(Kind))}; all are {', '.join(Kind)}")
     return Plan(
-        seconds=60 * _number(given["minutes"], "--minutes"),
-        seed=_whole(given["seed"], "--seed", 0),
+        seconds=60 * above_zero(given["minutes"], "--minutes"),
+        seed=whole(given["seed"], "--seed", 0),
         kinds=[Kind(name) for name in names] or list(Kind),
-        every=_number(given["every"], "--every"),
-        concurrency=_whole(given["concurrency"], "--concurrency", 1),
+        every=above_zero(given["every"], "--every"),
+        concurrency=whole(given["concurrency"], "--concurrency", 1),
         ranks=parallel.data_parallel_size,
         api_servers=parallel.own_api_servers,
         step_timeout=options.groups["service"].step_timeout,
@@ -138,22 +139,6 @@ class _Live:
         elif self._calls % EXPLAINED == 0:
             print(text, file=sys.stderr, flush=True)
         self._calls += 1
-
-
-def _number(text: str, flag: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise UsageError(f"{flag} {text} is not a number above 0")
-    return number
-
-
-def _whole(text: str, flag: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise UsageError(f"{flag} {text} is not a whole number of at least {least}")
-    return int(text)
 
 
 def _parser() -> Parser:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from phalanx.cli import cluster_tls
+from phalanx.cli.numbers import above_zero, whole
 from phalanx.cli.options import Parser, UsageError
 from phalanx.transport import tls
 
@@ -29,9 +30,9 @@ def run(arguments: Sequence[str]) -> NoReturn:
     given = _parser().parse(arguments)
     encrypted = cluster_tls.adopt(given, spans_machines=True)
     control = address(given["control"], "tls" if encrypted else "tcp")
-    first = _number(given["data_parallel_start_rank"], "--data-parallel-start-rank", 0, 1023)
-    count = _number(given["data_parallel_size_local"], "--data-parallel-size-local", 1, 1024)
-    patience = _seconds(given["timeout"])
+    first = whole(given["data_parallel_start_rank"], "--data-parallel-start-rank", 0, 1023)
+    count = whole(given["data_parallel_size_local"], "--data-parallel-size-local", 1, 1024)
+    patience = above_zero(given["timeout"], "--timeout", "a number of seconds")
 
     # Here and not above: `--help` and what is refused need none of it.
     from phalanx.cli.secret import given_secret
@@ -62,22 +63,6 @@ def address(text: str, scheme: str = "tcp") -> str:
             "`phalanx serve` prints while it waits"
         )
     return f"{scheme}:{host}:{port}"
-
-
-def _number(text: str, flag: str, least: int, most: int) -> int:
-    if not text.isdecimal() or not least <= int(text) <= most:
-        raise UsageError(f"{flag} {text} is not a whole number from {least} to {most}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--timeout {text} is not a number of seconds above 0")
-    return seconds
 
 
 def _parser() -> Parser:
