@@ -1,6 +1,6 @@
 """How evenly requests spread, by how many ranks an API server looks at and how old the ranks' reports are.
 
-8 API servers, 64 ranks, 90 % load, simulated (tests/simulation/routing_world.py). What it taught: two or three
+8 API servers, 64 ranks, 90 % load, simulated (tests/support/simulation/routing_world.py). What it taught: two or three
 choices beat a look at all ranks as soon as reports are a few steps old, because servers that see the same best
 rank all take it.
 
@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from harness import table
-from simulation.routing_world import World, all_knowing, at_random
+from support.simulation.routing_world import World, all_knowing, at_random
 
 LAGS = (1, 5, 20)
 POLICIES = [

@@ -32,7 +32,7 @@ from pathlib import Path
 from harness import middle, percentile, table
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from ray_nodes import RayCluster
+from support.ray_nodes import RayCluster
 
 HANG = 60.0
 SETTLE = 5.0

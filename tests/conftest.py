@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints import write_checkpoint
-from service import Service
+from support.checkpoints import write_checkpoint
+from support.service import Service
 
 LONG = ("tests/chaos/", "tests/acceptance/test_ray", "tests/cluster/", "tests/simulation/", "tests/acceptance/")
 """What takes long, the longest first: two workers that start with it end together."""

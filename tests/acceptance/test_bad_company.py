@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from service import Service
+from support.service import Service
 
 GOOD = {"prompt": list(range(40)), "max_tokens": 200, "temperature": 0.8, "seed": 11, "ignore_eos": True}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from acceptance.test_join import answers, control_of, fetched, serve
-from certificates import Authority, Files
-from node import sniffer
-from node.fake_supervisor import SECRET
-from node.namespaces import HEAD, NODE, Machines, two_machines
-from node.nodes import join
-from service import DEADLINE, SERVE, Service
+from support import sniffer
+from support.certificates import Authority, Files
+from support.fake_supervisor import SECRET
+from support.namespaces import HEAD, NODE, Machines, two_machines
+from support.nodes import join
+from support.service import DEADLINE, SERVE, Service
 
 from phalanx.transport import tls
 

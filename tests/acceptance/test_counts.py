@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from api.fake_engine import a_config
-from frontends.standing_alone import FrontEnd
 from prometheus_client.parser import text_string_to_metric_families
-from service import DEADLINE, Service
+from support.fake_engine import a_config
+from support.service import DEADLINE, Service
+from support.standing_alone import FrontEnd
 
 import phalanx
 from phalanx.api.metrics import Metrics

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from acceptance.streams import SLOW, Stream, streams, undisturbed
-from service import DEADLINE, Service
+from support.service import DEADLINE, Service
+from support.streams import SLOW, Stream, streams, undisturbed
 
 
 def test_ranks_are_killed_one_after_the_other_and_every_stream_ends_with_its_own_text(

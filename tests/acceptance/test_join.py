@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
-from acceptance.streams import streams, undisturbed
 from acceptance.test_start_stop import port_grabber  # noqa: F401 a fixture
-from checkpoints import write_checkpoint
-from node.fake_supervisor import SECRET
-from node.namespaces import HEAD, NODE, Machines, two_machines
-from node.nodes import Program, join
-from service import DEADLINE, SERVE, Service
+from support.checkpoints import write_checkpoint
+from support.fake_supervisor import SECRET
+from support.namespaces import HEAD, NODE, Machines, two_machines
+from support.nodes import Program, join
+from support.service import DEADLINE, SERVE, Service
+from support.streams import streams, undisturbed
 
 from phalanx.child import EXIT_ORPHANED
 from phalanx.supervisor.events import ExitCode

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from acceptance.streams import streams, undisturbed
-from ray_nodes import GPUS, RayCluster, RayNode, wait_until
-from service import Service
+from support.ray_nodes import GPUS, RayCluster, RayNode, wait_until
+from support.service import Service
+from support.streams import streams, undisturbed
 
 STAGES = ("started", "imported", "weights", "cache", "warm-up", "attached")
 BOUND = 30.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from service import Service
+from support.service import Service
 
 TOKENS = 96
 SAMPLED = {"temperature": 0.9, "top_p": 0.95, "top_k": 50, "presence_penalty": 0.3, "seed": 7}

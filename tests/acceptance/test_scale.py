@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from acceptance.streams import SLOW, streams, undisturbed
-from service import DEADLINE, Service
+from support.service import DEADLINE, Service
+from support.streams import SLOW, streams, undisturbed
 
 ADMIN = {"authorization": "Bearer an-admin-key-of-the-tests"}
 

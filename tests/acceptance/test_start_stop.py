@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service import Service
+from support.service import Service
 
 GRABBER = Path(__file__).parents[2] / "benchmarks" / "port_grabber.py"
 

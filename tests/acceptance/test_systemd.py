@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from service import DEADLINE, Service
-from systemd import Systemd
+from support.service import DEADLINE, Service
+from support.systemd import Systemd
 
 from phalanx.supervisor.events import ExitCode
 

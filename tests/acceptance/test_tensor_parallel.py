@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service import DEADLINE, Service
+from support.service import DEADLINE, Service
 
 from phalanx.supervisor.events import ExitCode
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from api.fake_engine import FakeRank, Script, ServedApi
+from support.fake_engine import FakeRank, Script, ServedApi
 
 # Examples have no time limit of their own: other processes may have the cores.
 hypothesis.settings.register_profile("shared machine", deadline=None)

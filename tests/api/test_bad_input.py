@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api.fake_engine import ServedApi, answering
+from support.fake_engine import ServedApi, answering
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"

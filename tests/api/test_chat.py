@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api.fake_engine import ServedApi, answering, byte_token, events
+from support.fake_engine import ServedApi, answering, byte_token, events
 
 Serve = Callable[..., ServedApi]
 CHAT = "/v1/chat/completions"

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from api.fake_engine import an_output, byte_token, scored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fake_engine import an_output, byte_token, scored
 
 from phalanx.api.choice import Choice
 from phalanx.api.tokenizer import ModelTokenizer

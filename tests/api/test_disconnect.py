@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from api.fake_engine import DEADLINE, Asked, ServedApi, an_output, answering, byte_token
+from support.fake_engine import DEADLINE, Asked, ServedApi, an_output, answering, byte_token
 
 from phalanx.protocol import FinishReason
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from api.fake_engine import DEADLINE, ServedApi, answering
+from support.fake_engine import DEADLINE, ServedApi, answering
 
 from phalanx.api import status
 from phalanx.api.connection import MAX_HEAD_BYTES
@@ -249,7 +249,7 @@ def test_no_rank_is_a_503_that_says_when_to_come_back(serve_api: Serve) -> None:
 
 
 def test_a_rank_with_a_small_cache_shortens_what_fits(serve_api: Serve) -> None:
-    from api.fake_engine import FakeRank
+    from support.fake_engine import FakeRank
 
     api = serve_api(FakeRank(answering("ok"), max_model_len=100))
     assert api.http.get("/v1/models").json()["data"][0]["max_model_len"] == 100

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from api.fake_engine import DEADLINE, FakeRank, ServedApi, an_output, answering, byte_token, events
-from certificates import Authority, Files
+from support.certificates import Authority, Files
+from support.fake_engine import DEADLINE, FakeRank, ServedApi, an_output, answering, byte_token, events
 
 from phalanx.api import https
 from phalanx.config import HttpOptions

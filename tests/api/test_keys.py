@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api.fake_engine import ServedApi, answering
+from support.fake_engine import ServedApi, answering
 
 from phalanx.api import openapi, status
 from phalanx.api.http import Exchange

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from api.fake_engine import ServedApi
 from prometheus_client.parser import text_string_to_metric_families
+from support.fake_engine import ServedApi
 
 from phalanx.api.engine_client import RankStatus
 from phalanx.api.errors import ApiError

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import openai
 import pytest
-from api.fake_engine import ServedApi, an_output, answering, byte_token
+from support.fake_engine import ServedApi, an_output, answering, byte_token
 
 from phalanx.protocol import FinishReason
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from api.fake_engine import ServedApi, answering
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -16,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from support.fake_engine import ServedApi, answering
 
 from phalanx.api.routes import ROUTES, Route
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api.fake_engine import DEADLINE, Asked, FakeRank, ServedApi, an_output, answering, byte_token, events
+from support.fake_engine import DEADLINE, Asked, FakeRank, ServedApi, an_output, answering, byte_token, events
 
 from phalanx.protocol import FinishReason
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from api.fake_engine import Asked, ServedApi, a_config, answering
+from support.fake_engine import Asked, ServedApi, a_config, answering
 
 from phalanx.api.openai.common import SamplingFields
 from phalanx.config import Config

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from service import DEADLINE, Service
+from support.service import DEADLINE, Service
 
 SERVERS = 2
 

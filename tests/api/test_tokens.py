@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api.fake_engine import ServedApi, byte_token
+from support.fake_engine import ServedApi, byte_token
 
 from phalanx.api import tokens
 

@@ -17,7 +17,7 @@ from phalanx.chaos.verdict import End
 from phalanx.cli import chaos
 from phalanx.cli.options import UsageError
 
-DEFECTIVE = Path(__file__).with_name("defective_service.py")
+DEFECTIVE = Path(__file__).parents[1] / "support" / "defective_service.py"
 LIMIT = 420.0
 """Seconds: three minutes, the start, and what is under way at their end, on a machine with other things to do."""
 

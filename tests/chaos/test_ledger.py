@@ -1,7 +1,7 @@
 """What is counted and measured, and how it is told."""
 
 import pytest
-from chaos.exchanges import STREAM, streamed
+from support.exchanges import STREAM, streamed
 
 from phalanx.chaos.answers import answer_of
 from phalanx.chaos.catalogue import Request

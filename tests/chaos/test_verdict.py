@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from chaos.exchanges import DONE, SPENT, STREAM, USAGE, WORDS, chunk, event, refused, streamed, whole
+from support.exchanges import DONE, SPENT, STREAM, USAGE, WORDS, chunk, event, refused, streamed, whole
 
 from phalanx.chaos.answers import answer_of
 from phalanx.chaos.client import Exchange

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import write_checkpoint
 from huggingface_hub import errors
+from support.checkpoints import write_checkpoint
 
 from phalanx import checkpoint
 from phalanx.checkpoint import CheckpointError

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from certificates import Authority
+from support.certificates import Authority
 
 from phalanx import cli
 from phalanx.cli.options import Given, UsageError

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from certificates import Authority
-from service import DEADLINE, Service
+from support.certificates import Authority
+from support.service import DEADLINE, Service
 
 from phalanx.cli import main, waiting
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from certificates import Authority
-from service import DEADLINE, Service
+from support.certificates import Authority
+from support.service import DEADLINE, Service
 
 from phalanx.supervisor.events import ExitCode
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints import write_checkpoint
-from service import Service
+from support.checkpoints import write_checkpoint
+from support.service import Service
 
 from phalanx.cli.options import UsageError
 from phalanx.cli.serve import configuration, parse

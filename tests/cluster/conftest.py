@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from cluster.driver_process import NodeDesk
-from ray_nodes import RayCluster
+from support.driver_process import NodeDesk
+from support.ray_nodes import RayCluster
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster.driver_process import DEADLINE, SECRET, NodeDesk, rank, running
-from ray_nodes import ADDRESSES, GPUS, RayCluster, wait_until
+from support.driver_process import DEADLINE, SECRET, NodeDesk, rank, running
+from support.ray_nodes import ADDRESSES, GPUS, RayCluster, wait_until
 
 import phalanx
 from phalanx.protocol import NodeStarting
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 FIRST, SECOND = ADDRESSES
 
 
@@ -24,7 +24,7 @@ FIRST, SECOND = ADDRESSES
 def another_job(cluster: RayCluster, gpus: int) -> Iterator[None]:
     """Somebody else's actor holds so many GPUs of the head's node."""
     job = subprocess.Popen(
-        [sys.executable, str(HERE / "holder.py"), cluster.address, str(gpus)],
+        [sys.executable, str(SUPPORT / "holder.py"), cluster.address, str(gpus)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **cluster.environment},
@@ -174,7 +174,7 @@ def test_a_group_that_stays_pending_is_given_up_in_numbers(ray_cluster: RayClust
     with running(tmp_path, ray_cluster, data_parallel_size=GPUS - 1, data_parallel_nodes=(SECOND,)) as other:
         other.ready()
         late = subprocess.run(
-            [sys.executable, str(HERE / "late_group.py"), ray_cluster.address],
+            [sys.executable, str(SUPPORT / "late_group.py"), ray_cluster.address],
             capture_output=True,
             text=True,
             env={**os.environ, **ray_cluster.environment},

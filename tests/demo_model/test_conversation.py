@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 import transformers
-from service import Service
+from support.service import Service
 
 import phalanx
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import make_config
+from support.reference import make_config
 
 from phalanx.config import Config
 from phalanx.engine.cache_size import cache_blocks, free_memory

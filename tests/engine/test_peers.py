@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 import pytest
-from engine.rank_process import SECRET, PlayedApiServer, accept
+from support.rank_process import SECRET, PlayedApiServer, accept
 
 from phalanx.engine import peers
 from phalanx.engine.peers import Attached, Event, Lost, Mailbox, Peers, Received

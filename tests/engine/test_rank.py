@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine.rank_process import (
+from support.rank_process import (
     DEADLINE,
     EOF,
     PlayedApiServer,

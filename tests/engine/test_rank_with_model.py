@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import write_checkpoint
-from engine.rank_process import PlayedApiServer, config, running
+from support.checkpoints import write_checkpoint
+from support.rank_process import PlayedApiServer, config, running
 
 REQUESTS = 12
 TOKENS = 40

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from reference import GREEDY, Driver, Reference, load_runner, random_prompt, write_reference
 from safetensors.torch import load_file, save_file
+from support.reference import GREEDY, Driver, Reference, load_runner, random_prompt, write_reference
 
 from phalanx.engine.sequence import Chunk
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from reference import GREEDY, VOCABULARY, Driver, load_runner, random_prompt, write_reference
+from support.reference import GREEDY, VOCABULARY, Driver, load_runner, random_prompt, write_reference
 
 from phalanx.engine.sequence import Sequence
 from phalanx.protocol import SamplingParams

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from reference import (
+from safetensors.torch import load_file, save_file
+from support.reference import (
     GREEDY,
     Driver,
     edit_config,
@@ -17,7 +18,6 @@ from reference import (
     random_prompt,
     write_reference,
 )
-from safetensors.torch import load_file, save_file
 
 from phalanx.engine.runner import ModelRunner
 from phalanx.models.weights import CheckpointError

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from engine.rank_process import config
+from support.rank_process import config
 
 from phalanx.engine.sequence import BlockId, Chunk, RequestKey, Sequence
 from phalanx.engine.synthetic import LONGEST, SHORTEST, SyntheticRunner, ordinary_words

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine.rank_process import DEADLINE, EOF, INCARNATION, SECRET, Rank, accept, config, running
+from support.rank_process import DEADLINE, EOF, INCARNATION, SECRET, Rank, accept, config, running
 
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.config import Config, ParallelOptions

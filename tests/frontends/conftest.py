@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api.fake_engine import FakeRank, Script
-from frontends.standing_alone import FrontEnd, NumberedRank
+from support.fake_engine import FakeRank, Script
+from support.standing_alone import FrontEnd, NumberedRank
 
 SOURCE = Path(__file__).parents[2] / "frontends" / "tokens-rs"
 MISSING = 77

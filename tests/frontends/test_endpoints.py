@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from api.fake_engine import an_output, events, scored
-from frontends.standing_alone import FrontEnd, NumberedRank
+from support.fake_engine import an_output, events, scored
+from support.standing_alone import FrontEnd, NumberedRank
 
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from node.nodes import join
-from service import DEADLINE, Service
+from support.nodes import join
+from support.service import DEADLINE, Service
 
 from phalanx.supervisor.events import ExitCode
 
-MINIMAL = Path(__file__).with_name("minimal_frontend.py")
+MINIMAL = Path(__file__).parents[1] / "support" / "minimal_frontend.py"
 SECRET = "a secret that is to be seen nowhere"
 STALL = "6"
 """Seconds without progress after which a front-end counts as stuck; ranks that start beside it must not."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from api.fake_engine import DEADLINE, a_config, an_output, events
-from frontends.standing_alone import SECRET, FrontEnd, NumberedRank
+from support.fake_engine import DEADLINE, a_config, an_output, events
+from support.standing_alone import SECRET, FrontEnd, NumberedRank
 
 from phalanx.api.metrics import Metrics, Samples
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from api.fake_engine import an_output
-from frontends.standing_alone import FrontEnd, NumberedRank
+from support.fake_engine import an_output
+from support.standing_alone import FrontEnd, NumberedRank
 
 from phalanx.protocol import FinishReason
 

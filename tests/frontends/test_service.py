@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service import DEADLINE, Service
+from support.service import DEADLINE, Service
 
 Start = Callable[..., Service]
 SYNTHETIC = ("--engine", "synthetic")

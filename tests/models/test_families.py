@@ -1,7 +1,7 @@
 """Every family's output equals transformers', token by token, in a batch that mixes prompts and decodes."""
 
 import pytest
-from reference import FAMILIES, Driver, Reference, load_runner, random_prompt, write_reference
+from support.reference import FAMILIES, Driver, Reference, load_runner, random_prompt, write_reference
 
 from phalanx.engine.sequence import Sequence
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from reference import FAMILIES
+from support.reference import FAMILIES
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from phalanx.models.registry import FAMILIES as KNOWN

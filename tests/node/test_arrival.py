@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.fake_supervisor import SECRET, configuration, supervising, welcome
-from node.nodes import join, node
 from node.test_node import ended, run
+from support.fake_supervisor import SECRET, configuration, supervising, welcome
+from support.nodes import join, node
 
 from phalanx.node.arrival import reach
 from phalanx.protocol import NodeHello, NodeReady, Place, Role, Stop

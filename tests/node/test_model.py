@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import numpy
 import pytest
-from checkpoints import write_checkpoint
-from node.fake_supervisor import configuration
 from safetensors.numpy import save_file
+from support.checkpoints import write_checkpoint
+from support.fake_supervisor import configuration
 
 from phalanx import checkpoint
 from phalanx.node import model

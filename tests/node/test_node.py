@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import write_checkpoint
-from node.fake_supervisor import DEADLINE, SECRET, FakeSupervisor, Peer, configuration, rank, supervising, welcome
-from node.nodes import NODE, Program, node, stand_in_node
+from support.checkpoints import write_checkpoint
+from support.fake_supervisor import DEADLINE, SECRET, FakeSupervisor, Peer, configuration, rank, supervising, welcome
+from support.nodes import NODE, Program, node, stand_in_node
 
 import phalanx
 from phalanx.child import EXIT_ORPHANED

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from certificates import Authority
-from node.fake_supervisor import SECRET, FakeSupervisor, configuration, rank, welcome
-from node.nodes import node, stand_in_node
 from node.test_node import ended, output_of, run
+from support.certificates import Authority
+from support.fake_supervisor import SECRET, FakeSupervisor, configuration, rank, welcome
+from support.nodes import node, stand_in_node
 
 from phalanx.protocol import LaunchChild, NodeHello, NodeReady, Stop
 from phalanx.transport import tls

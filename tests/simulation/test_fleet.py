@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from simulation.fleet_world import World
+from support.simulation.fleet_world import World
 
 HISTORIES = int(os.environ.get("PHALANX_HISTORIES", "10000"))
 SEED = os.environ.get("PHALANX_SEED")

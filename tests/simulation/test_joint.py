@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from simulation.joint_world import World
+from support.simulation.joint_world import World
 
 HISTORIES = 400
 PARTS = 4

@@ -1,7 +1,7 @@
 """8 API servers route over 64 ranks on reports that are some steps old."""
 
 import pytest
-from simulation.routing_world import World, all_knowing, at_random
+from support.simulation.routing_world import World, all_knowing, at_random
 
 SERVERS, RANKS, TICKS, LOAD = 8, 64, 320, 0.9
 

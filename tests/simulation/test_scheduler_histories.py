@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from simulation.engine_world import World
+from support.simulation.engine_world import World
 
 HISTORIES = 200
 EVENTS = 30

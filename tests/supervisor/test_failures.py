@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from supervisor.services import stand_in_service
+from support.services import stand_in_service
 
 from phalanx.supervisor.events import ExitCode
 

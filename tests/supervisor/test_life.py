@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from supervisor.services import FLEET, SCRIPT, stand_in_service
+from support.services import FLEET, SCRIPT, stand_in_service
 
 from phalanx.supervisor.events import ExitCode
 

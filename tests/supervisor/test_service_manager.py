@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from service import DEADLINE
+from support.service import DEADLINE
 
 from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role, StageName
 from phalanx.supervisor import events

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from certificates import Authority
+from support.certificates import Authority
 from transport.test_connections import HELLO, SECRET, TO_ENGINE, Peer, run
 
 from phalanx.protocol import Abort, Failed, Hello, Incarnation, RequestId, Role, ToSupervisor

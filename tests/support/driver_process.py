@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-from engine.rank_process import DEADLINE, EOF, Reader, accept, end_of, see_off
-from ray_nodes import RayCluster
+from support.rank_process import DEADLINE, EOF, Reader, accept, end_of, see_off
+from support.ray_nodes import RayCluster
 
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelFacts, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (

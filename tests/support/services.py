@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from service import Service
+from support.service import Service
 
 SCRIPT = Path(__file__).with_name("stand_in_service.py")
 FLEET = ("--engine", "synthetic", "-dp", "2", "-asc", "2", "--max-restarts", "0")

@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from node.fake_supervisor import SECRET
-from service import Service
+from support.fake_supervisor import SECRET
+from support.service import Service
 
 NODE = (sys.executable, "-m", "phalanx.node")
 STAND_IN_NODE = (sys.executable, str(Path(__file__).with_name("stand_in_node.py")))

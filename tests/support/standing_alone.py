@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 import msgspec
-from api.fake_engine import DEADLINE, LOAD, FakeRank, Script, a_config
+from support.fake_engine import DEADLINE, LOAD, FakeRank, Script, a_config
 
 from phalanx.hosting.process import launch
 from phalanx.protocol import (

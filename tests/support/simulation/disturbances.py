@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from simulation.api_servers import ApiServer, Client
-from simulation.processes import VOCABULARY, brief
-from simulation.ranks import Rank
+from support.simulation.api_servers import ApiServer, Client
+from support.simulation.processes import VOCABULARY, brief
+from support.simulation.ranks import Rank
 
 from phalanx.protocol import AdminRequest, AdminVerb, RankId, Role, SamplingParams
 from phalanx.supervisor import administration
 from phalanx.supervisor.lives import Phase
 
 if TYPE_CHECKING:
-    from simulation.joint_world import World
+    from support.simulation.joint_world import World
 
 DISTURBED = 25.0
 """Seconds of disturbances after the service is ready."""

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from simulation.network import Alarm, End
+from support.simulation.network import Alarm, End
 
 from phalanx.protocol import ChildId, SamplingParams, StageName, Submit
 from phalanx.supervisor import events
 
 if TYPE_CHECKING:
-    from simulation.joint_world import World
+    from support.simulation.joint_world import World
 
 EOS = 0
 VOCABULARY = 50

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from service import DEADLINE, SERVE, Service
+from support.service import DEADLINE, SERVE, Service
 
 EXEC = """
 import fcntl, os, sys

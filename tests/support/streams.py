@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from service import DEADLINE
+from support.service import DEADLINE
 
 SLOW = ("--engine", "synthetic", "--synthetic-rate", "60")
 """A stream of 120 tokens takes two seconds: long enough to die in, short enough to wait for."""

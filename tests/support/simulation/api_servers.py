@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-from simulation.network import Alarm, End
-from simulation.processes import Process, brief, undisturbed
+from support.simulation.network import Alarm, End
+from support.simulation.processes import Process, brief, undisturbed
 
 from phalanx.api.dispatcher import DEATHS, Dispatcher, EngineDied, NoRank, RankLink, Request, Superseded
 from phalanx.api.roster import Attendance
@@ -32,7 +32,7 @@ from phalanx.protocol import (
 from phalanx.supervisor import events
 
 if TYPE_CHECKING:
-    from simulation.joint_world import World
+    from support.simulation.joint_world import World
 
 _hello_decoder: msgspec.msgpack.Decoder[EngineHello] = msgspec.msgpack.Decoder(EngineHello)
 _decoder: msgspec.msgpack.Decoder[ToApi] = msgspec.msgpack.Decoder(ToApi)

@@ -5,9 +5,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from simulation.api_servers import Client
-from simulation.network import End
-from simulation.processes import EOS, VOCABULARY, Process, token_after
+from support.simulation.api_servers import Client
+from support.simulation.network import End
+from support.simulation.processes import EOS, VOCABULARY, Process, token_after
 
 from phalanx.engine.core import Engine
 from phalanx.engine.intake import Limits
@@ -29,7 +29,7 @@ from phalanx.protocol import (
 from phalanx.supervisor import events
 
 if TYPE_CHECKING:
-    from simulation.joint_world import World
+    from support.simulation.joint_world import World
 
 _decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 

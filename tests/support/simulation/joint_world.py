@@ -13,11 +13,11 @@ from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
-from simulation.api_servers import ApiServer, Client
-from simulation.disturbances import Disturbances
-from simulation.network import End, Network, Timeline
-from simulation.processes import Process, brief
-from simulation.ranks import Rank
+from support.simulation.api_servers import ApiServer, Client
+from support.simulation.disturbances import Disturbances
+from support.simulation.network import End, Network, Timeline
+from support.simulation.processes import Process, brief
+from support.simulation.ranks import Rank
 
 from phalanx.api import roster
 from phalanx.engine import core
