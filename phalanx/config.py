@@ -274,14 +274,19 @@ class ModelFacts(Group, frozen=True):
     """File name to a digest: what another machine's copy of the checkpoint must match: see `checkpoint`."""
 
 
-class Config(Group, frozen=True):
-    """Everything a process of the service needs to know; travels to children in Welcome."""
+class Options(Group, frozen=True):
+    """What a service was asked for: a field for each group of options."""
 
     model: ModelOptions
     parallel: ParallelOptions
     engine: EngineOptions
     http: HttpOptions
     service: ServiceOptions
+
+
+class Config(Options, frozen=True):
+    """Everything a process of the service needs to know; travels to children in Welcome."""
+
     facts: ModelFacts
 
     @property
@@ -290,10 +295,4 @@ class Config(Group, frozen=True):
         return self.model.served_model_name or (self.model.model or "phalanx-demo",)
 
 
-OPTION_GROUPS: dict[str, type[Group]] = {
-    "model": ModelOptions,
-    "parallel": ParallelOptions,
-    "engine": EngineOptions,
-    "http": HttpOptions,
-    "service": ServiceOptions,
-}
+OPTION_GROUPS: dict[str, type[Group]] = {group.name: group.type for group in msgspec.structs.fields(Options)}

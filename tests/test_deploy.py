@@ -17,7 +17,6 @@ import yaml
 from phalanx.cli import chaos, join, ranks, scale, serve
 from phalanx.cli.options import Given
 from phalanx.cli.secret import SHORTEST
-from phalanx.config import HttpOptions, ParallelOptions, ServiceOptions
 from phalanx.supervisor import activation
 from phalanx.supervisor.events import ExitCode
 
@@ -144,7 +143,7 @@ def test_the_service_on_ray_puts_a_rank_on_every_gpu_of_the_cluster(calls: Calls
     head = f"{cluster['metadata']['name']}-head-svc:6379"
     assert f"--address={head}" in started["line"]
     given = served(service)
-    parallel: ParallelOptions = given.groups["parallel"]
+    parallel = given.options.parallel
     assert parallel.ray_address == head
     assert parallel.data_parallel_address == "x" * SHORTEST  # the pod's own
     gpus = int(group["rayStartParams"]["num-gpus"])
@@ -176,7 +175,7 @@ def test_the_pods_of_the_stateful_set_bring_every_rank_once(calls: Calls) -> Non
     assert environment_of(container)["PODS"] == str(pods["replicas"])
     (first,) = calls.of(command, environment_of(container, HOSTNAME="phalanx-0"))
     given = served(first)
-    parallel: ParallelOptions = given.groups["parallel"]
+    parallel = given.options.parallel
     check_http(given, container)
     ranks = list(range(parallel.local_ranks))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -209,9 +208,9 @@ def test_the_slurm_job_brings_every_rank_once_and_ends_with_the_service(nodes: l
     (first,) = [call for call in found if call["line"][1] == "serve"]
     given = served(first)
     assert first["on"] == nodes[0]
-    assert given.groups["model"].model == "org/name"
-    assert given.groups["engine"].max_num_seqs == 7
-    parallel: ParallelOptions = given.groups["parallel"]
+    assert given.options.model.model == "org/name"
+    assert given.options.engine.max_num_seqs == 7
+    parallel = given.options.parallel
     ranks = list(range(parallel.local_ranks))
     others = sorted((call for call in found if call is not first), key=lambda call: call["on"])
     assert [call["on"] for call in others] == nodes[1:]
@@ -252,7 +251,7 @@ def test_scripts_are_shell() -> None:
 
 def check_http(given: Given, container: Object) -> None:
     """It listens where probes and services ask."""
-    http: HttpOptions = given.groups["http"]
+    http = given.options.http
     assert http.host == "0.0.0.0", "a pod's address is not its loopback"
     assert {"name": "http", "containerPort": http.port} in container["ports"]
     asked = {kind: container[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
@@ -325,7 +324,7 @@ def test_systemd_passes_each_api_server_a_socket_and_gives_it_time() -> None:
     program, *words = shlex.split(command)
     given = served({"line": [Path(program).name, *words]})
     assert not {"host", "port"} & given.origins.keys(), "the sockets say where"
-    assert len(sockets["ListenStream"]) == given.groups["parallel"].own_api_servers
+    assert len(sockets["ListenStream"]) == given.options.parallel.own_api_servers
     assert len(set(sockets["ListenStream"])) == 1
     assert (sockets["ReusePort"], sockets["FileDescriptorName"]) == (["yes"], [activation.NAME])
     assert service["Requires"] == ["phalanx.socket"]
@@ -333,7 +332,7 @@ def test_systemd_passes_each_api_server_a_socket_and_gives_it_time() -> None:
     assert service["KillMode"] == ["mixed"], "ranks must not get the supervisor's SIGTERM"
     assert service["OOMPolicy"] == ["continue"], "a rank's death is not the service's"
     assert set(service["RestartPreventExitStatus"][0].split()) == {str(int(ExitCode.USAGE)), str(int(ExitCode.ADDRESS))}
-    timeouts: ServiceOptions = given.groups["service"]
+    timeouts = given.options.service
     assert int(service["TimeoutStopSec"][0]) > timeouts.drain_timeout + timeouts.shutdown_timeout
     page = (ROOT / "docs" / "systemd.md").read_text()
     for setting in ("TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "RestartPreventExitStatus"):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from phalanx.cli import serve
 from phalanx.cli.numbers import above_zero, whole
 from phalanx.cli.options import OPTIONS, Parser, UsageError, nearest
-from phalanx.config import ParallelOptions
 from phalanx.supervisor.events import ExitCode
 
 if TYPE_CHECKING:
@@ -83,8 +82,8 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
         if name not in served.origins and not in_another_way:
             flags += [OPTIONS[name].flag, value]
     join = bool(given.get("join", False))
-    options = serve.parse(flags)
-    parallel: ParallelOptions = options.groups["parallel"]
+    options = serve.parse(flags).options
+    parallel = options.parallel
     if join:
         if parallel.data_parallel_size < 2:
             raise UsageError("--join takes the last of at least two ranks: give -dp 2 or more")
@@ -94,7 +93,7 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
         raise UsageError("chaos reaches only processes of this machine: no Ray, no --data-parallel-size-local (--join)")
     if parallel.frontend_command is not None or parallel.api_servers_per_node is not None:
         raise UsageError("chaos knows the service's own API servers only, behind one port (--api-server-count)")
-    if options.groups["http"].api_key:
+    if options.http.api_key:
         raise UsageError("chaos has no API key to send: start it without --api-key and PHALANX_API_KEY")
     names = [name.strip() for name in given.get("faults", "").split(",") if name.strip()]
     for name in names:
@@ -108,7 +107,7 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
         concurrency=whole(given["concurrency"], "--concurrency", 1),
         ranks=parallel.data_parallel_size,
         api_servers=parallel.own_api_servers,
-        step_timeout=options.groups["service"].step_timeout,
+        step_timeout=options.service.step_timeout,
         flags=flags,
         join=join,
     )

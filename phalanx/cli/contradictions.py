@@ -8,7 +8,7 @@ from ssl import CERT_NONE
 
 from phalanx.api import https
 from phalanx.cli.options import Given, UsageError
-from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions
+from phalanx.config import Config
 
 _MODEL_ENGINE_ONLY = ("load_format", "dtype", "seed", "cpu_threads", "gpu_memory_utilization", "enforce_eager")
 _SYNTHETIC_ENGINE_ONLY = ("synthetic_rate", "synthetic_stage")
@@ -44,9 +44,7 @@ def refuse_unfit(config: Config) -> None:
 
 def _contradictions(given: Given) -> Iterator[str]:
     origins = given.origins
-    model: ModelOptions = given.groups["model"]
-    engine: EngineOptions = given.groups["engine"]
-    parallel: ParallelOptions = given.groups["parallel"]
+    model, engine, parallel = given.options.model, given.options.engine, given.options.parallel
 
     if engine.engine == "synthetic":
         for name in _MODEL_ENGINE_ONLY:
@@ -94,8 +92,7 @@ _HTTPS_ONLY = ("ssl_keyfile", "ssl_keyfile_password_file", "ssl_ca_certs", "ssl_
 def _https(given: Given) -> Iterator[str]:
     """What certificates there are, and who shows one."""
     origins = given.origins
-    http: HttpOptions = given.groups["http"]
-    parallel: ParallelOptions = given.groups["parallel"]
+    http, parallel = given.options.http, given.options.parallel
     if http.ssl_certfile is None:
         for name in _HTTPS_ONLY:
             if name in origins:
@@ -146,8 +143,7 @@ _RAY_ONLY = ("data_parallel_pack", "data_parallel_nodes", "ray_address", "ray_ru
 def _placement(given: Given) -> Iterator[str]:
     """Which machine holds what."""
     origins = given.origins
-    engine: EngineOptions = given.groups["engine"]
-    parallel: ParallelOptions = given.groups["parallel"]
+    engine, parallel = given.options.engine, given.options.parallel
     ranks, local = parallel.data_parallel_size, parallel.data_parallel_size_local
     if parallel.data_parallel_backend == "ray":
         from phalanx.cluster.available import HOW_TO_GET_RAY, ray_is_installed

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import msgspec
 
 from phalanx.cli.options import OPTIONS, Given, UsageError
-from phalanx.config import HttpOptions
 
 MAX_FILE = 2**20
 """Bytes of a key file; a longer one is something else."""
@@ -37,7 +36,7 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
     Raises:
         UsageError: a source holds no key, cannot be read, or holds what no client could send.
     """
-    http: HttpOptions = given.groups["http"]
+    http = given.options.http
     warnings: list[str] = []
     gathered: dict[str, dict[str, str]] = {}
     for kind in _KINDS:
@@ -62,7 +61,7 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
         )
     http = msgspec.structs.replace(http, **{name: tuple(keys) for name, keys in gathered.items()})
     origins = {**given.origins, **{name: next(iter(keys.values())) for name, keys in gathered.items() if keys}}
-    return replace(given, groups={**given.groups, "http": http}, origins=origins, warnings=tuple(warnings))
+    return replace(given.with_http(http), origins=origins, warnings=tuple(warnings))
 
 
 def _refuse_model(given: Given, flag: str, last: str) -> None:
@@ -70,7 +69,7 @@ def _refuse_model(given: Given, flag: str, last: str) -> None:
 
     Raises UsageError where MODEL stands behind a flag that takes all that follows.
     """
-    if given.groups["model"].model is None and ("/" in last or os.path.exists(last)):
+    if given.options.model.model is None and ("/" in last or os.path.exists(last)):
         raise UsageError(
             f"{flag}: its last value looks like a MODEL, and MODEL is missing: write it before the options, or the "
             f"keys into a file ({flag}-file)"

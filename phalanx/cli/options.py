@@ -10,13 +10,13 @@ import math
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import msgspec
 from msgspec import inspect
 
-from phalanx.config import OPTION_GROUPS
+from phalanx.config import OPTION_GROUPS, HttpOptions, Options
 
 
 class UsageError(ValueError):
@@ -107,13 +107,17 @@ _SECRET_FLAGS = {option.flag for option in OPTIONS.values() if option.secret}
 
 @dataclass(frozen=True)
 class Given:
-    """What was asked for: the option groups, complete with defaults, and where each given value came from."""
+    """What was asked for: the options, complete with defaults, and where each given value came from."""
 
-    groups: Mapping[str, Any]
+    options: Options
     origins: Mapping[str, str]
     """Option name to `--flag` or `FILE: name`; only for what was given."""
     warnings: tuple[str, ...] = ()
     """What is allowed and not wise."""
+
+    def with_http(self, http: HttpOptions) -> "Given":
+        """The same with other HTTP options, once files and sockets have said what flags could not."""
+        return replace(self, options=msgspec.structs.replace(self.options, http=http))
 
 
 def build(command_line: Mapping[str, Any], file: Mapping[str, Any], file_name: str) -> Given:
@@ -131,11 +135,10 @@ def build(command_line: Mapping[str, Any], file: Mapping[str, Any], file_name: s
         option = OPTIONS[name]
         origin = "MODEL" if name == POSITIONAL else option.flag
         values[name], origins[name] = option.convert(value, origin, from_text=not option.boolean), origin
-    groups = {
-        group: struct(**{name: value for name, value in values.items() if OPTIONS[name].group == group})
-        for group, struct in OPTION_GROUPS.items()
-    }
-    return Given(groups, origins)
+    tree: dict[str, dict[str, Any]] = {group: {} for group in OPTION_GROUPS}
+    for name, value in values.items():
+        tree[OPTIONS[name].group][name] = value
+    return Given(msgspec.convert(tree, Options), origins)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from phalanx.cli import cluster_tls, config_file, keys
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, UsageError, build, serve_parser
 from phalanx.cli.secret import service_secret
-from phalanx.config import Config, HttpOptions, ParallelOptions
+from phalanx.config import Config
 from phalanx.hosting.children import Commands
 from phalanx.supervisor import activation
 from phalanx.supervisor.events import ExitCode
@@ -46,12 +45,12 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     for warning in given.warnings:
         print(f"phalanx serve: warning: {warning}", file=sys.stderr)
     given = with_certificates(given)
-    parallel: ParallelOptions = given.groups["parallel"]
+    parallel = given.options.parallel
     cluster_tls.adopt(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
     for number in STOP_SIGNALS:
         signal.signal(number, _end_at_once)
-    http: HttpOptions = given.groups["http"]
+    http = given.options.http
     secret = service_secret(parallel)
     try:
         # Before the checkpoint, which may have to be fetched: a port in use is told at once.
@@ -68,12 +67,12 @@ def with_certificates(given: Given) -> Given:
     Raises:
         UsageError: they cannot be used; says which and why.
     """
-    http = https.absolute(given.groups["http"])
+    http = https.absolute(given.options.http)
     try:
         https.context(http)
     except https.CertificateError as error:
         raise UsageError(str(error)) from None
-    return dataclasses.replace(given, groups={**given.groups, "http": http})
+    return given.with_http(http)
 
 
 def http_sockets(given: Given) -> tuple[Given, list[socket.socket]]:
@@ -82,8 +81,7 @@ def http_sockets(given: Given) -> tuple[Given, list[socket.socket]]:
     Raises:
         OSError: the address cannot be had, or what was passed is not fit to serve on.
     """
-    http: HttpOptions = given.groups["http"]
-    parallel: ParallelOptions = given.groups["parallel"]
+    http, parallel = given.options.http, given.options.parallel
     passed = activation.passed_sockets(os.environ)
     if not passed:
         return given, bind_http(http.host, http.port, parallel.own_api_servers)
@@ -93,7 +91,7 @@ def http_sockets(given: Given) -> tuple[Given, list[socket.socket]]:
     host, port = passed[0].getsockname()[:2]
     # Nodes on other machines listen at the same port.
     http = msgspec.structs.replace(http, host=host, port=port)
-    return dataclasses.replace(given, groups={**given.groups, "http": http}), sockets
+    return given.with_http(http), sockets
 
 
 def parse(arguments: Sequence[str]) -> Given:
@@ -116,12 +114,12 @@ def configuration(given: Given) -> Config:
     Raises:
         UsageError, checkpoint.CheckpointError: says what does not fit.
     """
-    model, engine = given.groups["model"], given.groups["engine"]
+    model, engine = given.options.model, given.options.engine
     weights = engine.engine == "model" and model.load_format != "dummy"
     facts = checkpoint.read(checkpoint.find(model, weights=weights), model.max_model_len, weights=weights)
     if model.chat_template is not None:
         facts = msgspec.structs.replace(facts, chat_template=_text(Path(model.chat_template)))
-    config = Config(facts=facts, **given.groups)
+    config = Config(facts=facts, **msgspec.structs.asdict(given.options))
     refuse_unfit(config)
     return config
 

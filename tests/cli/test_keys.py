@@ -29,8 +29,7 @@ def key_file(folder: Path, content: str | bytes, name: str = "keys", mode: int =
 
 
 def http(given: Given) -> HttpOptions:
-    options: HttpOptions = given.groups["http"]
-    return options
+    return given.options.http
 
 
 @pytest.mark.parametrize("kind", ["api", "admin"])

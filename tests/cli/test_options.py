@@ -67,17 +67,17 @@ def test_what_was_typed_arrives() -> None:
             *("--block-size", "32", "--startup-timeout", "2.5"),
         ]
     )
-    assert given.groups["model"].model == "somewhere/model"
-    assert given.groups["parallel"].data_parallel_size == 2
-    assert given.groups["parallel"].api_server_count == 3
-    assert given.groups["model"].max_model_len == 64
-    assert given.groups["model"].served_model_name == ("a", "b")
-    assert given.groups["http"].api_key == ("k1", "k2")
-    assert given.groups["http"].port == 0
-    assert given.groups["engine"].enable_prefix_caching is False
-    assert given.groups["engine"].block_size == 32
-    assert given.groups["service"].startup_timeout == 2.5
-    assert given.groups["engine"].max_num_seqs == 256
+    assert given.options.model.model == "somewhere/model"
+    assert given.options.parallel.data_parallel_size == 2
+    assert given.options.parallel.api_server_count == 3
+    assert given.options.model.max_model_len == 64
+    assert given.options.model.served_model_name == ("a", "b")
+    assert given.options.http.api_key == ("k1", "k2")
+    assert given.options.http.port == 0
+    assert given.options.engine.enable_prefix_caching is False
+    assert given.options.engine.block_size == 32
+    assert given.options.service.startup_timeout == 2.5
+    assert given.options.engine.max_num_seqs == 256
 
 
 @pytest.mark.parametrize(
@@ -154,29 +154,29 @@ def test_a_file_may_be_flat_or_by_group_with_dashes_or_underscores(text: str, tm
     file = tmp_path / "phalanx.toml"
     file.write_text(text)
     given = parse(["--config", str(file)])
-    assert given.groups["model"].model == "m"
-    assert given.groups["model"].served_model_name == ("a", "b")
-    assert given.groups["parallel"].data_parallel_size == 2
-    assert given.groups["engine"].enforce_eager is True
+    assert given.options.model.model == "m"
+    assert given.options.model.served_model_name == ("a", "b")
+    assert given.options.parallel.data_parallel_size == 2
+    assert given.options.engine.enforce_eager is True
 
 
 def test_a_file_may_be_yaml(tmp_path: Path) -> None:
     file = tmp_path / "phalanx.yaml"
     file.write_text("model: m\nhttp:\n  port: 0\n  api-key: secret\nmax_model_len:\nstartup-timeout: 5\n")
     given = parse(["--config", str(file)])
-    assert given.groups["model"].model == "m"
-    assert given.groups["http"].port == 0
-    assert given.groups["http"].api_key == ("secret",)
-    assert given.groups["model"].max_model_len is None
-    assert given.groups["service"].startup_timeout == 5.0
+    assert given.options.model.model == "m"
+    assert given.options.http.port == 0
+    assert given.options.http.api_key == ("secret",)
+    assert given.options.model.max_model_len is None
+    assert given.options.service.startup_timeout == 5.0
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "phalanx.yml"
     file.write_text("port: 1\ndata-parallel-size: 3\n")
     given = parse(["--config", str(file), "--port", "2"])
-    assert given.groups["http"].port == 2
-    assert given.groups["parallel"].data_parallel_size == 3
+    assert given.options.http.port == 2
+    assert given.options.parallel.data_parallel_size == 3
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_a_file_that_cannot_be_is_refused_with_its_reason(name: str, text: str, 
 
 def test_a_key_may_come_from_the_environment_and_a_given_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHALANX_API_KEY", "from-environment")
-    assert parse([]).groups["http"].api_key == ("from-environment",)
-    assert parse(["--api-key", "typed"]).groups["http"].api_key == ("typed",)
+    assert parse([]).options.http.api_key == ("from-environment",)
+    assert parse(["--api-key", "typed"]).options.http.api_key == ("typed",)
 
 
 def test_a_refusal_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

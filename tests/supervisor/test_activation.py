@@ -173,5 +173,5 @@ def test_the_options_say_where_the_passed_sockets_listen(
     for sock in sockets:
         stack.enter_context(sock)
     assert len(sockets) == 3
-    assert (given.groups["http"].host, given.groups["http"].port) == ("127.0.0.1", port_of(held))
+    assert (given.options.http.host, given.options.http.port) == ("127.0.0.1", port_of(held))
     assert "LISTEN_FDS" not in os.environ
