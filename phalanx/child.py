@@ -4,7 +4,6 @@ A child is told one address, the supervisor's control endpoint, and learns all e
 """
 
 import argparse
-import contextlib
 import faulthandler
 import os
 import socket
@@ -113,7 +112,15 @@ class Control:
         self.secret = launch.secret
 
     def send(self, message: ToSupervisor) -> None:
-        self._channel.send(message)
+        """Tell the supervisor something, from any thread.
+
+        Ends this process where the supervisor is gone: whichever thread finds that out first, the process ends as
+        an orphan, and not as one that failed.
+        """
+        try:
+            self._channel.send(message)
+        except ConnectionError:
+            os._exit(EXIT_ORPHANED)
 
     def stage(self, stage: StageName, progress: float | None = None, detail: str = "") -> None:
         self.send(Stage(stage, progress, detail))
@@ -129,17 +136,11 @@ class Control:
                 time.sleep(PULSE)
                 self.send(Pulse(*measure()))
 
-        def until_gone() -> None:
-            with contextlib.suppress(OSError):  # the watching thread ends the process
-                beat()
-
-        threading.Thread(target=until_gone, name="pulse", daemon=True).start()
+        threading.Thread(target=beat, name="pulse", daemon=True).start()
 
     def failed(self, error: BaseException) -> None:
         """Say why this child is about to end; the caller exits with EXIT_FAILED."""
-        # A broken control connection means the supervisor is gone: nobody is left to tell.
-        with contextlib.suppress(OSError):
-            self.send(Failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))))
+        self.send(Failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))))
 
 
 def enlist(launch: Launch, role: Role, on_message: Callable[[ToChild], None]) -> Control:
