@@ -147,7 +147,8 @@ class EngineOptions(Group, frozen=True):
     block_size: Annotated[Literal[16, 32, 64], flag("tokens a KV block")] = 16
     max_logprobs: Annotated[int, flag("most top_logprobs a request may ask for", ge=0)] = 20
     cpu_threads: Annotated[
-        Annotated[int, msgspec.Meta(ge=1)] | None, flag("threads a rank; absent: cores divided by ranks")
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        flag("threads a rank; absent: the CPUs that the service may use, divided by ranks"),
     ] = None
     enforce_eager: Annotated[bool, flag("no graph capture; ranks on CPU never capture")] = False
     synthetic_rate: Annotated[

@@ -13,6 +13,7 @@ import phalanx
 PACKAGE = Path(phalanx.__file__).parent
 
 MAY_IMPORT = {
+    "machine": set(),
     "config": set(),
     "protocol": {"config"},
     "transport": {"protocol"},
@@ -20,14 +21,14 @@ MAY_IMPORT = {
     "child": {"protocol", "transport"},
     "kernels": {"config", "protocol"},
     "models": {"config", "protocol", "kernels"},
-    "engine": {"config", "protocol", "transport", "child", "kernels", "models"},
+    "engine": {"machine", "config", "protocol", "transport", "child", "kernels", "models"},
     "api": {"config", "protocol", "transport", "child"},
     "hosting": {"protocol", "transport", "child"},
     "node": {"config", "protocol", "transport", "child", "checkpoint", "hosting"},
     "cluster": {"config", "protocol", "transport", "child"},
     "supervisor": {"config", "protocol", "transport", "child", "hosting"},
     # It drives the service from outside, as its users and the operating system do.
-    "chaos": set(),
+    "chaos": {"machine"},
     "cli": {
         "config",
         "protocol",

@@ -15,6 +15,7 @@ from phalanx.chaos.ledger import Record
 from phalanx.chaos.processes import UNLIMITED, Process, links, pace
 from phalanx.chaos.schedule import Kind
 from phalanx.chaos.world import BACK, LOOK, Trouble, World, until
+from phalanx.machine import free_memory
 
 SETTLE = 20.0
 """Seconds that requests get to go on before the next fault strikes ranks."""
@@ -218,7 +219,7 @@ async def _knock(controls: list[Path]) -> None:
 
 
 async def _memory_pressure(world: World, record: Record) -> None:
-    size = int(min(MOST, SHARE * _available_memory()))
+    size = int(min(MOST, SHARE * free_memory()))
     async with _balloon(size):
         record.note = f"{size / 2**20:,.0f} MiB"
         await asyncio.sleep(record.fault.seconds)
@@ -234,17 +235,6 @@ async def _balloon(size: int) -> AsyncIterator[None]:
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
-
-
-def _available_memory() -> int:
-    """Bytes: of the machine, or of this container where that is less."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(lines["MemAvailable"].split()[0]) * 1024
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, max(0, limit - used))
-    return available
 
 
 _SHELLS: dict[Kind, Callable[[World, Record], Awaitable[None]]] = {

@@ -1,11 +1,10 @@
 """How large a rank's KV cache is: what the command line says, or its share of the memory that is free."""
 
-from pathlib import Path
-
 import torch
 
 from phalanx.config import Config
 from phalanx.kernels.cpu import padded_head_dim
+from phalanx.machine import free_memory
 from phalanx.models.shape import DecoderShape
 
 
@@ -36,43 +35,3 @@ def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype) -> int
             "--gpu-memory-utilization"
         )
     return min(blocks, config.engine.max_num_seqs * blocks_a_sequence)
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes to be had without swapping: by the kernel's estimate, and by the limits of the container it runs in.
-
-    Args:
-        root: where /proc and /sys/fs/cgroup are.
-    """
-    free = [
-        int(line.split()[1]) * 1024
-        for line in (root / "proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable:")
-    ]
-    if not free:
-        raise RuntimeError("/proc/meminfo does not tell MemAvailable: give --kv-cache-tokens")
-    return min(free + _free_in_cgroups(root))
-
-
-def _free_in_cgroups(root: Path) -> list[int]:
-    """What each limited control group (version 2) that this process is in has left; page cache counts as free."""
-    mounted = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    left = []
-    for line in lines:
-        if not line.startswith("0::/"):
-            continue
-        group = mounted / line.removeprefix("0::/")
-        while group.is_relative_to(mounted):
-            try:
-                limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-                statistics = dict(field.split() for field in (group / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):
-                limit = "max"
-            if limit != "max":
-                left.append(max(0, int(limit) - used + int(statistics.get("inactive_file", 0))))
-            group = group.parent
-    return left

@@ -1,7 +1,6 @@
 """The device's side of a rank: a checkpoint's weights, the KV cache, and one step at a time."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from phalanx.engine.sampler import Sampler, token_logprobs
 from phalanx.engine.sequence import BlockId, Chunk, Progress, RequestKey, Sampled, Sequence
 from phalanx.kernels.batch import Batch
 from phalanx.kernels.device import kernels_for
+from phalanx.machine import usable_cpus
 from phalanx.models.dense import DenseDecoder
 from phalanx.models.registry import shape_of
 from phalanx.models.shape import DecoderShape
@@ -41,9 +41,7 @@ class ModelRunner:
         self.dtype = _dtype(config.model.dtype, self.shape.dtype)
 
     def load(self, progress: Progress) -> None:
-        threads = self.config.engine.cpu_threads or max(
-            1, len(os.sched_getaffinity(0)) // self.config.parallel.data_parallel_size
-        )
+        threads = self.config.engine.cpu_threads or max(1, usable_cpus() // self.config.parallel.data_parallel_size)
         self.kernels = kernels_for(self.config.engine.device, threads)
         self.sampler = Sampler(self.kernels, self.eos_token_ids)
         progress(StageName.WEIGHTS, 0.0, "")

@@ -8,7 +8,8 @@ import torch
 from support.reference import make_config
 
 from phalanx.config import Config
-from phalanx.engine.cache_size import cache_blocks, free_memory
+from phalanx.engine.cache_size import cache_blocks
+from phalanx.machine import free_memory
 from phalanx.models.registry import shape_of
 
 SHAPE = shape_of(
@@ -56,27 +57,3 @@ def test_it_takes_its_share_of_free_memory(tmp_path: Path) -> None:
 def test_less_than_one_sequence_is_refused_in_numbers(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cache_blocks(config(tmp_path, **options), SHAPE, torch.float32)
-
-
-@pytest.mark.parametrize(
-    ("limits", "expected"),
-    [
-        ({}, 8 * 2**30),
-        ({"": "max"}, 8 * 2**30),
-        ({"": str(3 * 2**30)}, 2 * 2**30 + 4096),
-        ({"": str(6 * 2**30), "pod": str(2 * 2**30)}, 2**30 + 4096),
-        ({"pod/box": str(2**29)}, 0),
-    ],
-)
-def test_the_limits_of_a_container_count(tmp_path: Path, limits: dict[str, str], expected: int) -> None:
-    """Each group has a gibibyte in use, of which a page is cache that can be dropped."""
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
-    (tmp_path / "proc/self/cgroup").write_text("1:name=other:/x\n0::/pod/box\n")
-    for group, limit in limits.items():
-        folder = tmp_path / "sys/fs/cgroup" / group
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{2**30}\n")
-        (folder / "memory.stat").write_text("anon 5\ninactive_file 4096\n")
-    assert free_memory(tmp_path) == expected

@@ -19,6 +19,7 @@ from support.reference import (
     write_reference,
 )
 
+from phalanx.engine import runner
 from phalanx.engine.runner import ModelRunner
 from phalanx.models.weights import CheckpointError
 from phalanx.protocol import StageName
@@ -172,3 +173,11 @@ def test_progress_is_told_stage_by_stage(folder: Path) -> None:
     assert shares[-1] == 1
     assert len(shares) > 3
     assert runner.describe() == "KV cache 8,192 tokens, float32, 2 threads"
+
+
+def test_threads_are_what_the_machine_allows_unless_the_option_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "usable_cpus", lambda: 3)
+    assert load_runner(folder, cpu_threads=None).describe().endswith(" 3 threads")
+    assert load_runner(folder, cpu_threads=2).describe().endswith(" 2 threads")
