@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from phalanx.config import ModelFacts, ModelOptions
 
 DEMO = Path(__file__).parent / "demo"
@@ -74,7 +76,7 @@ def read(folder: Path, max_model_len: int | None, *, weights: bool = False) -> M
         CheckpointError: a file is broken or lacks what is needed.
     """
     config = _json(folder / "config.json")
-    generation = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    generation = _json_if_there(folder / "generation_config.json")
     longest = _longest(config, folder)
     if max_model_len is not None and max_model_len > longest:
         raise CheckpointError(f"--max-model-len {max_model_len} is above what {folder} can do: {longest}")
@@ -156,26 +158,71 @@ def _longest(config: dict[str, Any], folder: Path) -> int:
 
 
 def _eos(generation: dict[str, Any], config: dict[str, Any], folder: Path) -> tuple[int, ...]:
-    """generation_config.json knows best, then config.json, then the tokenizer's eos token."""
+    """The ids that end an answer: those of generation_config.json, of config.json and of the tokenizer together.
+
+    A chat fine-tune is often saved with the end of its base model in the first two, while its template, and so its
+    answers, end with the tokenizer's. An id that the model has no row for can never come and is left out.
+    """
+    found: dict[int, None] = {}
     for source in (generation, config):
-        found = source.get("eos_token_id")
-        if isinstance(found, int):
-            return (found,)
-        if isinstance(found, list) and found and all(isinstance(token, int) for token in found):
-            return tuple(found)
-    return _tokenizer_eos(folder)
+        named = source.get("eos_token_id")
+        for token in named if isinstance(named, list) else [named]:
+            if isinstance(token, int) and not isinstance(token, bool):
+                found[token] = None
+    found.update(dict.fromkeys(_tokenizer_eos(folder)))
+    return tuple(token for token in found if 0 <= token < _whole(config, "vocab_size", folder))
 
 
 def _tokenizer_eos(folder: Path) -> tuple[int, ...]:
-    settings = folder / "tokenizer_config.json"
-    if not settings.is_file():
-        return ()
-    token = _json(settings).get("eos_token")
+    """The id of the eos token that the tokenizer's settings name, wherever the id is written; none without one."""
+    settings = _json_if_there(folder / "tokenizer_config.json")
+    mapped = _json_if_there(folder / "special_tokens_map.json")
+    # As transformers reads them: the older file counts, and then more, where the newer one declares no tokens.
+    token = settings.get("eos_token") if "added_tokens_decoder" in settings else (settings | mapped).get("eos_token")
     text = token.get("content") if isinstance(token, dict) else token
-    for added in _json(folder / "tokenizer.json").get("added_tokens", ()):
-        if added.get("content") == text:
-            return (int(added["id"]),)
-    return ()
+    if not isinstance(text, str):
+        return ()
+    if (token := _written_id(folder / "tokenizer.json", text)) is not None:
+        return (token,)
+    declared = settings.get("added_tokens_decoder")
+    if isinstance(declared, dict):
+        ids = [number for number, added in declared.items() if isinstance(added, dict) and added.get("content") == text]
+    else:
+        ids = [_json_if_there(folder / "added_tokens.json").get(text)]
+    return tuple(int(number) for number in ids if str(number).isdecimal())
+
+
+class _AddedToken(msgspec.Struct):
+    id: int
+    content: str
+
+
+class _Model(msgspec.Struct):
+    vocab: Any = None
+
+
+class _TokenizerFile(msgspec.Struct):
+    """What is read of a tokenizer.json, which is megabytes long: its vocabulary is left as it is until it is needed."""
+
+    added_tokens: list[_AddedToken] | None = None
+    model: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def _written_id(path: Path, text: str) -> int | None:
+    """The id of a token that tokenizer.json knows by its text, as an added token or in the model's vocabulary."""
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
+        for added in file.added_tokens or ():
+            if added.content == text:
+                return added.id
+        vocabulary = msgspec.json.decode(file.model, type=_Model).vocab
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if isinstance(vocabulary, list):
+        # Unigram: pairs of a piece and its score, in the order of their ids.
+        vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
+    token = vocabulary.get(text) if isinstance(vocabulary, dict) else None
+    return token if isinstance(token, int) else None
 
 
 def _default_sampling(generation: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -191,6 +238,10 @@ def _whole(config: dict[str, Any], key: str, folder: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise CheckpointError(f"{folder / 'config.json'}: {key} is {value!r}, not a whole number")
     return value
+
+
+def _json_if_there(path: Path) -> dict[str, Any]:
+    return _json(path) if path.is_file() else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

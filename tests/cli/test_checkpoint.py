@@ -15,7 +15,8 @@ from phalanx.config import ModelOptions
 
 def change(folder: Path, file: str, **fields: Any) -> None:
     path = folder / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**before, **fields}))
 
 
 def refusal(model: str, weights: bool = False, **options: Any) -> str:
@@ -62,15 +63,53 @@ def test_a_length_may_be_shortened_and_not_stretched(tmp_path: Path) -> None:
         checkpoint.read(folder, 1001)
 
 
-def test_end_of_sequence_is_looked_up_in_generation_config_then_config_then_tokenizer(tmp_path: Path) -> None:
+def test_an_answer_ends_with_what_generation_config_config_and_tokenizer_name_together(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, eos_token_id=7)
     change(folder, "generation_config.json", eos_token_id=[8, 9])
-    assert checkpoint.read(folder, None).eos_token_ids == (8, 9)
+    assert checkpoint.read(folder, None).eos_token_ids == (8, 9, 7, 256)
     (folder / "generation_config.json").unlink()
-    assert checkpoint.read(folder, None).eos_token_ids == (7,)
+    assert checkpoint.read(folder, None).eos_token_ids == (7, 256)
     write_checkpoint(folder, eos_token_id=None)
     (folder / "generation_config.json").unlink()
     assert checkpoint.read(folder, None).eos_token_ids == (256,)
+
+
+def test_an_end_of_sequence_that_the_model_has_no_row_for_is_left_out(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, eos_token_id=[256, 5000, -1], vocab_size=257)
+    assert checkpoint.read(folder, None).eos_token_ids == (256,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"eos_token": "<|user|>"}),
+        ("tokenizer_config.json", {"eos_token": {"content": "<|user|>", "lstrip": False}}),
+        ("special_tokens_map.json", {"eos_token": "<|user|>"}),
+        ("tokenizer_config.json", {"eos_token": "<|x|>", "added_tokens_decoder": {"258": {"content": "<|x|>"}}}),
+        ("added_tokens.json", {"<|end of this|>": 258}),
+    ],
+    ids=str,
+)
+def test_the_tokenizers_end_of_sequence_is_found_wherever_it_is_declared(
+    name: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path, eos_token_id=7)
+    (folder / "generation_config.json").unlink()
+    change(folder, "tokenizer_config.json", eos_token="<|end of this|>")
+    change(folder, name, **content)
+    assert checkpoint.read(folder, None).eos_token_ids == (7, 258)
+
+
+def test_the_tokenizers_end_of_sequence_may_be_an_ordinary_piece_of_its_vocabulary(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, eos_token_id=None)
+    (folder / "generation_config.json").unlink()
+    change(folder, "tokenizer_config.json", eos_token="c")
+    vocabularies: list[Any] = [{"a": 0, "b": 1, "c": 5}, [["a", -1.0], ["b", -2.0], ["c", -3.0]]]
+    found = []
+    for vocabulary in vocabularies:
+        change(folder, "tokenizer.json", model={"type": "Unigram", "vocab": vocabulary}, added_tokens=[])
+        found.append(checkpoint.read(folder, None).eos_token_ids)
+    assert found == [(5,), (2,)]
 
 
 def test_default_sampling_is_what_generation_config_gives(tmp_path: Path) -> None:
