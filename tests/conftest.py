@@ -8,7 +8,7 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.service import Service
 
-LONG = ("tests/chaos/", "tests/acceptance/test_ray", "tests/cluster/", "tests/simulation/", "tests/acceptance/")
+LONG = ("tests/chaos/", "tests/acceptance/test_ray", "tests/ray_backend/", "tests/simulation/", "tests/acceptance/")
 """What takes long, the longest first: two workers that start with it end together."""
 
 
@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     clusters at a time would have their simulated machines at the same addresses."""
     for item in items:
         file = item.nodeid.partition("::")[0]
-        group = "ray" if "ray" in file or file.startswith("tests/cluster/") else file
+        group = "ray" if "ray" in file or file.startswith("tests/ray_backend/") else file
         item.add_marker(pytest.mark.xdist_group(group))
     places = {start: place for place, start in enumerate(LONG)}
 

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "api": {"config", "protocol", "transport", "child"},
     "hosting": {"protocol", "transport", "child"},
     "node": {"config", "protocol", "transport", "child", "checkpoint", "hosting"},
-    "cluster": {"config", "protocol", "transport", "child"},
+    "ray_backend": {"config", "protocol", "transport", "child"},
     "supervisor": {"config", "protocol", "transport", "child", "hosting"},
     # It drives the service from outside, as its users and the operating system do.
     "chaos": {"machine"},
@@ -38,7 +38,7 @@ MAY_IMPORT = {
         "hosting",
         "supervisor",
         "node",
-        "cluster",
+        "ray_backend",
         "api",
         "engine",
         "chaos",
@@ -84,7 +84,7 @@ def test_a_room_imports_only_the_rooms_below_it(module: Path) -> None:
 @pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_heavy_is_imported_at_the_top_of_a_package_or_outside_the_engine(module: Path) -> None:
     heavy = {name.split(".")[0] for name in imported(module)} & HEAVY
-    if module.name == "__init__.py" or room(module) not in {"engine", "models", "kernels", "cluster"}:
+    if module.name == "__init__.py" or room(module) not in {"engine", "models", "kernels", "ray_backend"}:
         assert heavy == set()
 
 

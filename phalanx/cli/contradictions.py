@@ -146,7 +146,7 @@ def _placement(given: Given) -> Iterator[str]:
     engine, parallel = given.options.engine, given.options.parallel
     ranks, local = parallel.data_parallel_size, parallel.data_parallel_size_local
     if parallel.data_parallel_backend == "ray":
-        from phalanx.cluster.available import HOW_TO_GET_RAY, ray_is_installed
+        from phalanx.ray_backend.available import HOW_TO_GET_RAY, ray_is_installed
 
         if not ray_is_installed():
             yield f"{origins['data_parallel_backend']} ray: {HOW_TO_GET_RAY}"

@@ -12,7 +12,7 @@ from phalanx.transport.audit import told
 MODULES: Mapping[Role, str] = {
     Role.API: "phalanx.api",
     Role.ENGINE: "phalanx.engine",
-    Role.RAY: "phalanx.cluster",
+    Role.RAY: "phalanx.ray_backend",
 }
 
 _NOT_THEIRS = ("PHALANX_API_KEY", "PHALANX_ADMIN_KEY", "NOTIFY_SOCKET")

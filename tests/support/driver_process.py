@@ -60,7 +60,7 @@ class Driver:
         self._listener = bind_unix(folder / f"control-{time.monotonic_ns()}")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "phalanx.cluster", "--control", address_of(self._listener), "--index", "0"],
+            [sys.executable, "-m", "phalanx.ray_backend", "--control", address_of(self._listener), "--index", "0"],
             env={**inherited, "PHALANX_SECRET": SECRET, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -6,21 +6,21 @@ Prints what is told on the way, and at last why it was given up.
 import dataclasses
 import sys
 
-from phalanx.cluster import census
-from phalanx.cluster.errors import ClusterError
-from phalanx.cluster.groups import Groups
-from phalanx.cluster.joining import join
-from phalanx.cluster.packing import Demand, pack
+from phalanx.ray_backend import node_table
+from phalanx.ray_backend.cluster_connection import connect
+from phalanx.ray_backend.errors import ClusterError
+from phalanx.ray_backend.placement_groups import PlacementGroups
+from phalanx.ray_backend.placement_plan import Demand, pack
 
 if __name__ == "__main__":
     demand = Demand(2, 1, "GPU")
-    joined = join(sys.argv[1], {}, None, lambda detail: None)
-    full = [node for node in census.take("GPU") if not node.here]
-    groups = Groups(demand, "late")
+    cluster = connect(sys.argv[1], {}, None, lambda detail: None)
+    full = [node for node in node_table.nodes("GPU") if not node.here]
+    groups = PlacementGroups(demand, "late")
     for rank, nodes in enumerate(pack([dataclasses.replace(full[0], free=2)], demand, "fill").ranks):
         groups.make(rank, nodes)
     try:
         groups.wait(0.5, lambda share, detail: print(share, detail), lambda: None)
     except ClusterError as error:
         print(error)
-    joined.leave()
+    cluster.leave()

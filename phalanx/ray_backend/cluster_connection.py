@@ -19,76 +19,80 @@ import ray
 from ray._private import ray_constants, services, worker
 from ray._private.utils import read_ray_address
 
-from phalanx.cluster import warden
-from phalanx.cluster.errors import ClusterError, in_short
-from phalanx.cluster.lifeline import dial
+from phalanx.ray_backend import cleanup_process
+from phalanx.ray_backend.errors import ClusterError, in_short
+from phalanx.ray_backend.liveness import dial
 from phalanx.transport.listener import PrivateFolder
 
 OBJECT_STORE = 80 * 2**20
-"""Bytes; nothing is ever put into a store that we start. Ray's minimum is 75 MiB."""
+"""Bytes of a private cluster's object store; nothing is ever put there. Ray's minimum is 75 MiB."""
 TRIES = 3
 """Times that Ray asks a head to let us in, a second apart."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """Which cluster: `address` is None to start one, and `source` says who asked for it."""
+class ClusterChoice:
+    """Which cluster is meant: `address` is None to start one, and `source` says who asked for it."""
 
     address: str | None
     source: str
     must: bool = True
-    """False: it may be gone; then one is started."""
+    """Whether it is an error that nobody answers there; otherwise a cluster is started instead."""
 
 
-def wish(option: str | None, environment: str | None, running: str | None) -> Wish:
-    """`--ray-address`, else RAY_ADDRESS, else the cluster that was last started on this machine, else a new one."""
+def choose_cluster(option: str | None, environment: str | None, running: str | None) -> ClusterChoice:
+    """The cluster of `--ray-address`, else of RAY_ADDRESS, else the last one started on this machine, else a new one.
+
+    Raises:
+        ClusterError: the address is one of Ray Client.
+    """
     for address, source in ((option, "--ray-address"), (environment, "RAY_ADDRESS")):
         if not address or address == "auto":
             continue
         if address == "local":
-            return Wish(None, source)
+            return ClusterChoice(None, source)
         if "://" in address:
             raise ClusterError(f"{source} {address}: give HOST:PORT of the Ray head; Ray Client is not used")
-        return Wish(address, source)
-    return Wish(running, "the cluster last started on this machine", must=False)
+        return ClusterChoice(address, source)
+    return ClusterChoice(running, "the cluster last started on this machine", must=False)
 
 
 @dataclass
-class Joined:
-    """Our membership of a cluster."""
+class ClusterConnection:
+    """This process is a driver of a cluster."""
 
     head: str
     """HOST:PORT of the Ray head."""
     local_address: str
-    """This machine's address, as a connection towards the head has it."""
-    own: "Own | None"
-    """What is to be ended with us, where the cluster was started for us alone."""
+    """This machine's address, as a connection to the head shows it."""
+    private: "PrivateCluster | None"
+    """The cluster that was started for this process alone, which ends with it."""
 
     @property
     def head_target(self) -> tuple[str, int]:
         return _split(self.head)
 
     def leave(self) -> None:
-        """Leave, or end what was started; nothing of it is left. May block while the cluster is in trouble."""
+        """Leave the cluster, or end a private one without a trace. May block while the cluster is in trouble."""
         try:
             ray.shutdown(wait_for_processes=True)
         finally:
             self.let_go()
 
     def let_go(self) -> None:
-        """Leave what is left of a cluster of our own to its warden, and wait for that."""
-        if self.own is not None:
-            self.own.end()
-            self.own = None
+        """Have the cleanup process end what is left of a private cluster, and wait for that."""
+        if self.private is not None:
+            self.private.end()
+            self.private = None
 
 
-class Own:
-    """A cluster that this process starts for itself: its folder, and the warden over what outlives us."""
+class PrivateCluster:
+    """A cluster that this process starts for itself: its folder, and the process that cleans up after it."""
 
     def __init__(self) -> None:
         # Short: Ray keeps socket files 80 characters below it, and the kernel allows 107.
         self._folder = PrivateFolder(Path("/tmp"))
-        self._warden = warden.post(self._folder.path)
+        self._cleanup = cleanup_process.start(self._folder.path)
         self.settings = {
             "address": "local",
             "include_dashboard": False,
@@ -99,23 +103,28 @@ class Own:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
     def end(self) -> None:
-        assert self._warden.stdin is not None
-        self._warden.stdin.close()
+        assert self._cleanup.stdin is not None
+        self._cleanup.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._warden.wait(warden.LIMIT)
+            self._cleanup.wait(cleanup_process.LIMIT)
         self._folder.close()
 
 
-def join(option: str | None, environment: dict[str, Any], cpus: int | None, tell: Callable[[str], None]) -> Joined:
-    """Be a driver of the cluster.
+def connect(
+    option: str | None, environment: dict[str, Any], cpus: int | None, tell: Callable[[str], None]
+) -> ClusterConnection:
+    """Make this process a driver of the cluster that is meant.
 
-    `environment` is Ray's runtime environment of all actors; `cpus`: how many a cluster of our own shall count, None:
-    those there are.
+    Args:
+        option: the value of `--ray-address`.
+        environment: Ray's runtime environment of all actors.
+        cpus: the number of CPUs that a private cluster says it has; None for those that the machine has.
+        tell: is called with a line about what is being done.
 
     Raises:
         ClusterError: nobody answers there, or it does not let us in; says which and why.
     """
-    wanted = wish(option, os.environ.pop("RAY_ADDRESS", None), read_ray_address(None))
+    wanted = choose_cluster(option, os.environ.pop("RAY_ADDRESS", None), read_ray_address(None))
     settings: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -134,15 +143,15 @@ def join(option: str | None, environment: dict[str, Any], cpus: int | None, tell
                     f"{wanted.source} {wanted.address}: no Ray cluster answers there ({error.strerror or error})"
                 ) from None
             head = None
-    own = None
+    private = None
     if head is not None:
         settings["address"] = head
         # It listens already; one that turns us away does so at the twentieth try as at the first.
         ray_constants.NUM_REDIS_GET_RETRIES = TRIES
     else:
         tell("starting a Ray cluster on this machine")
-        own = Own()
-        settings |= {**own.settings, "num_cpus": cpus}
+        private = PrivateCluster()
+        settings |= {**private.settings, "num_cpus": cpus}
     # Told not to pass logs on, Ray still prints what its raylets complain of, with the last 20 lines of their logs.
     # What concerns a rank comes as an exception, and is told by name.
     worker._worker_logs_enabled = False
@@ -152,26 +161,26 @@ def join(option: str | None, environment: dict[str, Any], cpus: int | None, tell
         with contextlib.closing(dial(*_split(head))) as sock:
             local_address = sock.getsockname()[0]
     except Exception as error:
-        if own is not None:
-            own.end()
+        if private is not None:
+            private.end()
             raise ClusterError(f"a Ray cluster could not be started on this machine: {in_short(error)}") from error
         raise ClusterError(_why_not(head or "", wanted, error)) from error
-    return Joined(head, local_address, own)
+    return ClusterConnection(head, local_address, private)
 
 
-def loopback_trouble(address: str, nodes: list[str]) -> str:
-    """What is wrong with telling nodes to dial us at `address`, or nothing."""
+def loopback_trouble(address: str, nodes: list[str]) -> str | None:
+    """Why nodes must not be told to dial this machine at `address`; None if they may."""
     elsewhere = [node for node in nodes if not _is_loopback(node)]
     if not _is_loopback(address) or not elsewhere:
-        return ""
+        return None
     return (
         f"the Ray head is reached from {address}, where {elsewhere[0]} cannot dial this machine: "
         "say --data-parallel-address"
     )
 
 
-def _why_not(head: str, wanted: Wish, error: Exception) -> str:
-    """What Ray's refusal means, and what to do."""
+def _why_not(head: str, wanted: ClusterChoice, error: Exception) -> str:
+    """The sentence that says what Ray's refusal means, and what to do."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -192,7 +201,7 @@ def _why_not(head: str, wanted: Wish, error: Exception) -> str:
     return f"{where} ({wanted.source}) cannot be joined: {in_short(chain[-1])}"
 
 
-def _canonical(wanted: Wish) -> str:
+def _canonical(wanted: ClusterChoice) -> str:
     try:
         address = services.canonicalize_bootstrap_address(wanted.address)
         assert address is not None
@@ -203,7 +212,7 @@ def _canonical(wanted: Wish) -> str:
 
 
 def runtime_environment(option: str | None) -> dict[str, Any]:
-    """`--ray-runtime-env`: JSON, or the name of a file with it. Raises ClusterError."""
+    """Read `--ray-runtime-env`: JSON, or the name of a file with JSON. Raises ClusterError."""
     if option is None:
         return {}
     try:

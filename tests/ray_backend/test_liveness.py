@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from phalanx.cluster.lifeline import MISSED, Lifeline, pulse
+from phalanx.ray_backend.liveness import MISSED, ListenerWatch, poll_liveness
 from phalanx.transport.listener import bind_tcp
 
 DEADLINE = 30.0
@@ -24,7 +24,7 @@ def listener() -> Iterator[socket.socket]:
 
 def test_a_connection_that_ends_is_replaced_while_somebody_listens(listener: socket.socket) -> None:
     gone: queue.Queue[str] = queue.Queue()
-    Lifeline(*listener.getsockname(), 0, gone.put)
+    ListenerWatch(*listener.getsockname(), 0, gone.put)
     for _ in range(3):
         listener.accept()[0].close()
     last = listener.accept()[0]
@@ -38,7 +38,7 @@ def test_a_connection_that_ends_is_replaced_while_somebody_listens(listener: soc
 def test_a_process_may_be_replaced_by_another_at_its_port(listener: socket.socket) -> None:
     gone: queue.Queue[str] = queue.Queue()
     address, port = listener.getsockname()
-    Lifeline(address, port, DEADLINE, gone.put)
+    ListenerWatch(address, port, DEADLINE, gone.put)
     connection = listener.accept()[0]
     listener.close()
     connection.close()
@@ -57,6 +57,6 @@ def test_a_process_that_is_stuck_is_gone_after_some_questions_in_a_row() -> None
         if not next(answers):
             raise TimeoutError
 
-    pulse(ask, gone.put, period=0.01)
+    poll_liveness(ask, gone.put, period=0.01)
     assert gone.get(timeout=DEADLINE) == "it has not answered for 0.03 s"
     assert next(answers, None) is None

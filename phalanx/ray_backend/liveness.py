@@ -1,6 +1,7 @@
-"""Notice at once that a process of the cluster has gone: hold a TCP connection to it.
+"""Liveness of the cluster's processes: whether the Ray head and each raylet still listen, and still answer.
 
-Ray itself takes up to a minute to say that its head or one of its nodes is dead; an end-of-file takes none.
+Ray itself takes up to a minute to say that its head or one of its nodes is dead. The end-of-file of a TCP connection
+that is held to it takes no time.
 """
 
 import contextlib
@@ -25,14 +26,14 @@ def dial(host: str, port: int, timeout: float = DIAL_TIMEOUT) -> socket.socket:
     return sock
 
 
-PULSE = 5.0
+PERIOD = 5.0
 """Seconds between two questions, and the longest that an answer may take."""
 MISSED = 3
-"""Questions in a row without an answer after which nobody is there."""
+"""Questions in a row without an answer, after which the process counts as gone."""
 
 
-def pulse(ask: Callable[[float], None], gone: Callable[[str], None], period: float = PULSE) -> None:
-    """Call `gone` once `ask(timeout)` keeps failing: for a process that is stuck while its connections stand."""
+def poll_liveness(ask: Callable[[float], None], gone: Callable[[str], None], period: float = PERIOD) -> None:
+    """Call `gone` once `ask(timeout)` keeps failing, as for a process that is stuck while its connections stand."""
 
     def beat() -> None:
         missed = 0
@@ -46,10 +47,10 @@ def pulse(ask: Callable[[float], None], gone: Callable[[str], None], period: flo
             time.sleep(max(0.0, started + period - time.monotonic()))
         gone(f"it has not answered for {MISSED * period:g} s")
 
-    threading.Thread(target=beat, name="pulse", daemon=True).start()
+    threading.Thread(target=beat, name="liveness", daemon=True).start()
 
 
-class Lifeline:
+class ListenerWatch:
     """Calls `gone` with a reason, on a thread of its own, once nobody listens at `host:port` any more.
 
     A connection that ends proves nothing yet (a gRPC server closes one that says nothing): that there is no other
@@ -60,7 +61,7 @@ class Lifeline:
         self._target = (host, port)
         self._patience = patience
         self._gone = gone
-        threading.Thread(target=self._hold, name=f"lifeline {host}:{port}", daemon=True).start()
+        threading.Thread(target=self._hold, name=f"watch {host}:{port}", daemon=True).start()
 
     def _hold(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What the cluster has: its living nodes, what is free on each, and who holds the rest.
+"""The table of the cluster's living nodes: what is free on each, and who holds the rest.
 
 Everything is asked of Ray's head directly. Ray's state API would tell the same with fewer private names, but it is
 served by the dashboard, which many clusters do not run. A node is known by its id; resource keys that name a node or
@@ -16,7 +16,7 @@ from ray._private.state import available_resources_per_node, state
 from ray.core.generated import gcs_pb2
 from ray.util import placement_group_table
 
-from phalanx.cluster.packing import Holder, Node, Resource
+from phalanx.ray_backend.placement_plan import ClusterNode, Holder, Resource
 
 COMMAND_LIMIT = 80
 """Characters of a job's command line that a message quotes."""
@@ -24,7 +24,7 @@ COMMAND_LIMIT = 80
 
 @dataclass(frozen=True)
 class _Grip:
-    """One group or actor's hold on a node."""
+    """How much one placement group or actor holds on a node."""
 
     node: str
     job: str
@@ -32,13 +32,13 @@ class _Grip:
     amount: float
 
 
-def take(resource: Resource, who: bool = True) -> list[Node]:
-    """The nodes that live, with what they have of a resource, and `who` holds it, which takes longer to tell."""
-    own = here()
+def nodes(resource: Resource, with_holders: bool = True) -> list[ClusterNode]:
+    """The nodes that live, with what they have of a resource and, `with_holders` (which takes longer), who holds it."""
+    own = own_node_id()
     free = available_resources_per_node()
-    holders = _holders(resource) if who else {}
+    holders = _holders(resource) if with_holders else {}
     return [
-        Node(
+        ClusterNode(
             id=node["NodeID"],
             address=node["NodeManagerAddress"],
             name=node["NodeManagerHostname"],
@@ -52,25 +52,25 @@ def take(resource: Resource, who: bool = True) -> list[Node]:
     ]
 
 
-def here() -> str:
+def own_node_id() -> str:
     """The id of this machine's node."""
     return str(ray.get_runtime_context().get_node_id())
 
 
 def ask_head(timeout: float) -> None:
-    """Any question. Raises Ray's own errors when the head has not answered it in time."""
+    """Ask the head any question. Raises Ray's own errors when it has not answered within `timeout` seconds."""
     worker.global_worker.gcs_client.internal_kv_get(b"alive", b"phalanx", timeout=timeout)
 
 
-def ports() -> dict[str, tuple[str, int]]:
-    """Of each living node, where its raylet listens."""
+def raylets() -> dict[str, tuple[str, int]]:
+    """Host and port at which the raylet of each living node listens, by node id."""
     return {
         node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]
     }
 
 
 def _holders(resource: Resource) -> dict[str, list[Holder]]:
-    """By node id; one holder a job, named after its groups and actors."""
+    """The holders on each node, by node id: one holder a job, named after its groups and actors."""
     grips = [*_groups(resource), *_actors(resource)]
     commands = {job["JobID"]: job["Entrypoint"] for job in state.job_table()} if grips else {}
     by_job: dict[tuple[str, str], list[_Grip]] = defaultdict(list)
@@ -87,7 +87,7 @@ def _holders(resource: Resource) -> dict[str, list[Holder]]:
 
 
 def _in_short(command: str) -> str:
-    """Without the folder of its program, and without the empty words of a process that has renamed itself."""
+    """A command line without its program's folder, and without the empty words of a process that has renamed itself."""
     program, _, arguments = command.replace(' ""', "").replace('"', "").partition(" ")
     return f"{program.rpartition('/')[2]} {arguments}".strip()[:COMMAND_LIMIT]
 
@@ -105,7 +105,7 @@ def _groups(resource: Resource) -> Iterator[_Grip]:
 
 
 def _actors(resource: Resource) -> Iterator[_Grip]:
-    """Those that hold a node's own resources; one in a placement group holds the group's, which is counted."""
+    """Actors that hold a node's own resources. One in a placement group holds the group's, which is counted already."""
     for data in state._connect_and_get_accessor().get_actor_table(None, None):
         actor = gcs_pb2.ActorTableData.FromString(data)
         amount = actor.required_resources.get(resource, 0.0)

@@ -1,4 +1,4 @@
-"""The Ray driver's process: `python -m phalanx.cluster --control ADDRESS --index 0 --incarnation K`."""
+"""The process of the Ray driver: `python -m phalanx.ray_backend --control ADDRESS --index 0 --incarnation K`."""
 
 import logging
 import os
@@ -9,18 +9,18 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from phalanx.child import EXIT_FAILED, Launch, enlist
-from phalanx.cluster.errors import ClusterError
 from phalanx.protocol import Failed, Membership, ReleaseNode, Role, StageName, StartNode, Stop, ToChild
+from phalanx.ray_backend.errors import ClusterError
 
 
 def main() -> NoReturn:
     launch = Launch.from_process(sys.argv[1:])
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    way_out = WayOut()
+    process_exit = ProcessExit()
 
     def hear(message: ToChild) -> None:
         if isinstance(message, Stop):
-            way_out.within(way_out.limit)
+            process_exit.end_within(process_exit.limit)
         if isinstance(message, Stop | StartNode | ReleaseNode):
             events.put(message)
         elif not isinstance(message, Membership):
@@ -31,35 +31,35 @@ def main() -> NoReturn:
     except OSError as error:
         print(f"the Ray driver cannot join the service: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    way_out.limit = 0.8 * control.config.service.shutdown_timeout
+    process_exit.limit = 0.8 * control.config.service.shutdown_timeout
     try:
         control.stage(StageName.STARTED)
         logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")
         # After enlisting, so that a failing import is told with its traceback.
-        from phalanx.cluster.driver import Driver
+        from phalanx.ray_backend.driver import Driver
 
         control.stage(StageName.IMPORTED)
         driver = Driver(control, events)
-        way_out.before = driver.let_go
+        process_exit.before = driver.let_go
         try:
             driver.run()
         except ClusterError as error:
-            way_out.status = EXIT_FAILED
+            process_exit.status = EXIT_FAILED
             control.send(Failed(str(error)))
         except Exception as error:
-            way_out.status = EXIT_FAILED
+            process_exit.status = EXIT_FAILED
             control.failed(error)
-        way_out.within(way_out.limit)
+        process_exit.end_within(process_exit.limit)
         driver.leave()
     except BaseException as error:
-        if way_out.status == 0:
-            way_out.status = EXIT_FAILED
+        if process_exit.status == 0:
+            process_exit.status = EXIT_FAILED
             control.failed(error)
-    way_out.take()
+    process_exit.end()
 
 
-class WayOut:
-    """The end of this process, whatever Ray does: its calls may block, and its exit handlers wait for them."""
+class ProcessExit:
+    """Ends this process whatever Ray does: Ray's calls may block, and its exit handlers wait for them."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -67,13 +67,13 @@ class WayOut:
         """Seconds that leaving the cluster in order may take; less than the supervisor waits before it kills."""
         self.before: Callable[[], None] = lambda: None
 
-    def within(self, seconds: float) -> None:
-        """Take it after so many seconds, if it has not been taken by then."""
-        timer = threading.Timer(seconds, self.take)
+    def end_within(self, seconds: float) -> None:
+        """End this process after so many seconds, if it has not ended by then."""
+        timer = threading.Timer(seconds, self.end)
         timer.daemon = True
         timer.start()
 
-    def take(self) -> NoReturn:
+    def end(self) -> NoReturn:
         self.before()
         sys.stdout.flush()
         sys.stderr.flush()

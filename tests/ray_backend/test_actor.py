@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import phalanx
-from phalanx.cluster.actor import KEPT_LINES, NodeActor
+from phalanx.ray_backend.actor import KEPT_LINES, NodeActor
 
 TELL = "import json, os, sys; print(json.dumps([sys.orig_argv, dict(os.environ)]))"
 
@@ -14,7 +14,7 @@ TELL = "import json, os, sys; print(json.dumps([sys.orig_argv, dict(os.environ)]
 def told(kept: list[str]) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment of what the actor has run."""
     actor = NodeActor()
-    assert actor.look(phalanx.__version__) == ""
+    assert actor.inspect(phalanx.__version__) is None
     status, lines = actor.run(["-c", TELL], "the secret", kept)
     assert status == 0
     arguments, environment = json.loads("".join(lines))
@@ -46,4 +46,6 @@ def test_the_last_lines_and_the_status_of_a_node_are_kept() -> None:
 
 def test_a_machine_without_phalanx_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "phalanx", None)
-    assert NodeActor().look("1.2").startswith(f"phalanx cannot be imported by {sys.executable} there")
+    trouble = NodeActor().inspect("1.2")
+    assert trouble is not None
+    assert trouble.startswith(f"phalanx cannot be imported by {sys.executable} there")

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from phalanx.cluster import census
-from phalanx.cluster.errors import ClusterError
-from phalanx.cluster.packing import Demand, Node, describe
+from phalanx.ray_backend import node_table
+from phalanx.ray_backend.errors import ClusterError
+from phalanx.ray_backend.placement_plan import ClusterNode, Demand, describe
 
 NODE_LABEL = "ray.io/node-id"
 """Set by Ray on every node. (The resource `node:ADDRESS` would pin a bundle too, but two nodes may share an address
@@ -24,33 +24,33 @@ RETELL = 5.0
 
 
 @dataclass(eq=False)
-class Group:
+class RankGroup:
     """The placement group of one rank."""
 
     rank: int
-    nodes: tuple[Node, ...]
-    """Of each worker's bundle."""
+    nodes: tuple[ClusterNode, ...]
+    """The node of each worker's bundle."""
     handle: PlacementGroup
     there: bool = False
-    """It holds its resources; until its node dies, it always will."""
+    """Whether it holds its resources. Once it does, it always will, until one of its nodes dies."""
 
     @property
     def node_ids(self) -> set[str]:
         return {node.id for node in self.nodes}
 
 
-class Groups:
-    """The placement groups of one service. They belong to this job: when it ends, by whatever cause, they go."""
+class PlacementGroups:
+    """The placement groups of one service. Ray removes them when this process, their job, ends by whatever cause."""
 
     def __init__(self, demand: Demand, service: str) -> None:
         self._demand = demand
         self._prefix = f"phalanx-{service}-rank-"
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, RankGroup] = {}
 
-    def make(self, rank: int, nodes: tuple[Node, ...]) -> Group:
-        """Ask for the group of a rank that has none; `look` tells when it is there."""
+    def make(self, rank: int, nodes: tuple[ClusterNode, ...]) -> RankGroup:
+        """Ask for the group of a rank that has none; `poll` tells when it is there."""
         assert rank not in self._groups
-        group = self._groups[rank] = Group(
+        group = self._groups[rank] = RankGroup(
             rank,
             nodes,
             placement_group(
@@ -62,15 +62,15 @@ class Groups:
         )
         return group
 
-    def of(self, rank: int) -> Group | None:
+    def of(self, rank: int) -> RankGroup | None:
         return self._groups.get(rank)
 
     @property
-    def all(self) -> list[Group]:
+    def all(self) -> list[RankGroup]:
         return list(self._groups.values())
 
-    def look(self) -> list[Group]:
-        """Those that are not there yet."""
+    def poll(self) -> list[RankGroup]:
+        """Ask Ray which are there by now. Returns those that are not."""
         waiting = [group for group in self._groups.values() if not group.there]
         if waiting:
             table: dict[str, dict[str, Any]] = placement_group_table()
@@ -79,18 +79,18 @@ class Groups:
         return [group for group in waiting if not group.there]
 
     def wait(self, timeout: float, tell: Callable[[float, str], None], check: Callable[[], None]) -> None:
-        """Until all are there; `tell` hears how far it is, `check` may raise to end the wait.
+        """Wait until all are there. `tell` is called with the progress; `check` may raise to end the wait.
 
         Raises:
             ClusterError: some are still pending after `timeout` seconds, or their node has died; says in numbers why.
         """
         deadline = time.monotonic() + timeout
         told, told_at = -1, 0.0
-        while pending := self.look():
+        while pending := self.poll():
             now = time.monotonic()
             if now > deadline:
                 self._give_up(pending, f"within {timeout:g} s (--node-timeout)")
-            if not {id for group in pending for id in group.node_ids} <= census.ports().keys():
+            if not {id for group in pending for id in group.node_ids} <= node_table.raylets().keys():
                 self._give_up(pending, "any more")
             there = len(self._groups) - len(pending)
             if there != told or now > told_at + RETELL:
@@ -99,7 +99,7 @@ class Groups:
             check()
             time.sleep(POLL)
 
-    def remove(self, group: Group) -> None:
+    def remove(self, group: RankGroup) -> None:
         """Give back what it holds; what runs in it is killed."""
         del self._groups[group.rank]
         with contextlib.suppress(Exception):  # the cluster may be gone, and they with it
@@ -109,21 +109,21 @@ class Groups:
         for group in self.all:
             self.remove(group)
 
-    def lacks(self, nodes: Iterable[Node]) -> str:
-        """What a group on these nodes has to get: `1 GPU on 10.0.0.2`."""
+    def lacks(self, nodes: Iterable[ClusterNode]) -> str:
+        """The resources that a group on these nodes needs: `1 GPU on 10.0.0.2`."""
         wanted = [node.address for node in nodes]
         amounts = {address: wanted.count(address) * self._demand.amount for address in wanted}
         return ", ".join(f"{amount:g} {self._demand.resource} on {address}" for address, amount in amounts.items())
 
-    def _progress(self, pending: list[Group]) -> str:
+    def _progress(self, pending: list[RankGroup]) -> str:
         nodes, ranks = len({id for group in self.all for id in group.node_ids}), len(self._groups)
         has = f"{nodes} node{'s' * (nodes > 1)}"
         first = pending[0]
         there = f"placement group {ranks - len(pending)} of {ranks}"
         return f"{has}; {there}; rank {first.rank} waits for {self.lacks(first.nodes)}"
 
-    def _give_up(self, pending: list[Group], when: str) -> NoReturn:
-        nodes = {node.id: node for node in census.take(self._demand.resource)}
+    def _give_up(self, pending: list[RankGroup], when: str) -> NoReturn:
+        nodes = {node.id: node for node in node_table.nodes(self._demand.resource)}
         waiting = {node.id: node.address for group in pending for node in group.nodes}
         state = "; ".join(
             describe(nodes[id], self._demand.resource) if id in nodes else f"{address} has left the cluster"

@@ -1,4 +1,7 @@
-"""Which node of a cluster holds which rank. Pure: what the cluster has comes in, a plan or a refusal goes out."""
+"""The plan that says which node of the cluster holds which rank.
+
+It is pure: what the cluster has comes in, a plan or `DoesNotFit` goes out.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +12,10 @@ from typing import Literal, TypeAlias
 
 Rule: TypeAlias = Literal["strict", "fill", "span"]
 Resource: TypeAlias = Literal["GPU", "CPU"]
+Room: TypeAlias = "dict[ClusterNode, int]"
+"""How many more workers fit on each node."""
+WorkerNodes: TypeAlias = "tuple[ClusterNode, ...]"
+"""The node of each worker of one rank."""
 
 _GRAIN = 1e-4
 """Ray counts resources in ten-thousandths; shares that were given back may not sum up to the last of them."""
@@ -23,8 +30,8 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Node:
-    """A node that lives, and what it has of the resource that ranks ask for."""
+class ClusterNode:
+    """A Ray node that lives, and what it has of the resource that ranks ask for."""
 
     id: str
     address: str
@@ -32,13 +39,13 @@ class Node:
     free: float
     total: float
     here: bool = False
-    """The machine that this process runs on."""
+    """Whether it is the machine that this process runs on."""
     holders: tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True)
 class Demand:
-    """`ranks` times `workers` bundles of `amount` of `resource`, none of them divisible."""
+    """What the service asks for: `ranks` times `workers` bundles of `amount` of `resource`, none of them divisible."""
 
     ranks: int
     workers: int
@@ -47,14 +54,14 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """For each rank, the node of each of its workers. Ranks that follow each other share a node where they can."""
+class PlacementPlan:
+    """The node of each worker of each rank. Ranks that follow each other share a node where they can."""
 
-    ranks: tuple[tuple[Node, ...], ...]
+    ranks: tuple[WorkerNodes, ...]
 
     @property
-    def nodes(self) -> list[Node]:
-        """Those that it uses, in order of their first rank."""
+    def nodes(self) -> list[ClusterNode]:
+        """The nodes that it uses, in order of their first rank."""
         return list(dict.fromkeys(node for rank in self.ranks for node in rank))
 
     def __str__(self) -> str:
@@ -69,13 +76,13 @@ class Plan:
         return f"{groups}: {counts}" if nodes > 1 else groups
 
 
-class Refusal(Exception):
-    """It cannot be had; says what was needed, what is free on each node, and who holds the rest."""
+class DoesNotFit(Exception):
+    """The ranks do not fit; says what was needed, what is free on each node, and who holds the rest."""
 
 
 def pack(
-    nodes: Iterable[Node], demand: Demand, rule: Rule, per_node: int | None = None, only: Sequence[str] = ()
-) -> Plan:
+    nodes: Iterable[ClusterNode], demand: Demand, rule: Rule, per_node: int | None = None, only: Sequence[str] = ()
+) -> PlacementPlan:
     """Give every worker of every rank a node.
 
     - strict: exactly `per_node` ranks on every node used.
@@ -85,7 +92,7 @@ def pack(
     `only` names the nodes that may be used, by address or by name.
 
     Raises:
-        Refusal: there is no such plan, or no such node.
+        DoesNotFit: there is no such plan, or no such node.
     """
     candidates = sorted(_restricted(list(nodes), only), key=lambda node: (not node.here, -node.free, node.address))
     room = {node: math.floor((node.free + _GRAIN) / demand.amount) for node in candidates}
@@ -95,23 +102,23 @@ def pack(
         case "fill":
             placed = _whole(room, demand)
             if len(placed) < demand.ranks:
-                raise Refusal(_in_numbers(candidates, demand, len(placed)))
+                raise DoesNotFit(_in_numbers(candidates, demand, len(placed)))
         case "span":
             placed = _whole(room, demand)
             placed = _over_several(room, placed, demand)
     order = {node: number for number, node in enumerate(candidates)}
-    return Plan(tuple(sorted(placed, key=lambda rank: [order[node] for node in rank])))
+    return PlacementPlan(tuple(sorted(placed, key=lambda rank: [order[node] for node in rank])))
 
 
 def pack_one(
-    nodes: Iterable[Node],
+    nodes: Iterable[ClusterNode],
     demand: Demand,
     rule: Rule,
     per_node: int | None = None,
     only: Sequence[str] = (),
     holding: Mapping[str, int] = MappingProxyType({}),
-) -> tuple[Node, ...]:
-    """A node for every worker of one rank that comes alone: grown, or in place of one that was lost.
+) -> WorkerNodes:
+    """Give every worker of one more rank a node: of a rank that was added, or in place of one that was lost.
 
     The others stay where they are, so `strict` can but promise at most `per_node` ranks a node.
 
@@ -120,7 +127,7 @@ def pack_one(
         holding: by node id, how many ranks of this service are there.
 
     Raises:
-        Refusal: it does not fit now.
+        DoesNotFit: it does not fit now.
     """
     candidates = allowed(nodes, only)
     if rule == "strict":
@@ -130,11 +137,11 @@ def pack_one(
     return pack(candidates, one, "span" if rule == "span" else "fill").ranks[0]
 
 
-def _strict(room: dict[Node, int], demand: Demand, per_node: int | None) -> list[tuple[Node, ...]]:
+def _strict(room: Room, demand: Demand, per_node: int | None) -> list[WorkerNodes]:
     if not per_node:
-        raise Refusal("--data-parallel-pack strict needs --data-parallel-size-local: the ranks on each node used")
+        raise DoesNotFit("--data-parallel-pack strict needs --data-parallel-size-local: the ranks on each node used")
     if demand.ranks % per_node:
-        raise Refusal(
+        raise DoesNotFit(
             f"--data-parallel-pack strict: {demand.ranks} ranks cannot be {per_node} on every node: "
             f"--data-parallel-size must be a multiple of --data-parallel-size-local"
         )
@@ -142,7 +149,7 @@ def _strict(room: dict[Node, int], demand: Demand, per_node: int | None) -> list
     able = [node for node, workers in room.items() if workers // demand.workers >= per_node]
     if len(able) < needed:
         each = _amount(per_node * demand.workers * demand.amount, demand.resource)
-        raise Refusal(
+        raise DoesNotFit(
             f"--data-parallel-pack strict: {_ranks(demand)} as {per_node} a node need {needed} "
             f"node{'s' * (needed > 1)} with {each} free; {len(able) or 'no node'} {_has(len(able))} that. "
             f"{_state(room, demand.resource)}"
@@ -150,13 +157,13 @@ def _strict(room: dict[Node, int], demand: Demand, per_node: int | None) -> list
     return [(node,) * demand.workers for node in able[:needed] for _ in range(per_node)]
 
 
-def _whole(room: dict[Node, int], demand: Demand) -> list[tuple[Node, ...]]:
+def _whole(room: Room, demand: Demand) -> list[WorkerNodes]:
     """As many ranks as fit without dividing one, in the order of `room`."""
     fitting = [(node,) * demand.workers for node, workers in room.items() for _ in range(workers // demand.workers)]
     return fitting[: demand.ranks]
 
 
-def _over_several(room: dict[Node, int], placed: list[tuple[Node, ...]], demand: Demand) -> list[tuple[Node, ...]]:
+def _over_several(room: dict[ClusterNode, int], placed: list[WorkerNodes], demand: Demand) -> list[WorkerNodes]:
     """Ranks made of what whole ones leave; the nodes with most left first, so that each takes few nodes."""
     left = dict(room)
     for whole in placed:
@@ -164,8 +171,8 @@ def _over_several(room: dict[Node, int], placed: list[tuple[Node, ...]], demand:
     ranks = list(placed)
     while len(ranks) < demand.ranks:
         if sum(left.values()) < demand.workers:
-            raise Refusal(_in_numbers(list(room), demand, len(ranks)))
-        rank: list[Node] = []
+            raise DoesNotFit(_in_numbers(list(room), demand, len(ranks)))
+        rank: list[ClusterNode] = []
         for node in sorted(left, key=lambda node: -left[node]):
             share = min(left[node], demand.workers - len(rank))
             left[node] -= share
@@ -174,35 +181,35 @@ def _over_several(room: dict[Node, int], placed: list[tuple[Node, ...]], demand:
     return ranks
 
 
-def _restricted(nodes: list[Node], only: Sequence[str]) -> list[Node]:
+def _restricted(nodes: list[ClusterNode], only: Sequence[str]) -> list[ClusterNode]:
     for wanted in only:
         if not any(wanted in (node.address, node.name) for node in nodes):
             there = ", ".join(f"{node.address} ({node.name})" for node in nodes)
-            raise Refusal(f"--data-parallel-nodes: the cluster has no node {wanted!r}; it has {there or 'none'}")
+            raise DoesNotFit(f"--data-parallel-nodes: the cluster has no node {wanted!r}; it has {there or 'none'}")
     return allowed(nodes, only)
 
 
-def allowed(nodes: Iterable[Node], only: Sequence[str]) -> list[Node]:
-    """Those of them that `--data-parallel-nodes` names; all where it names none."""
+def allowed(nodes: Iterable[ClusterNode], only: Sequence[str]) -> list[ClusterNode]:
+    """Those of the nodes that `--data-parallel-nodes` names; all where it names none."""
     return [node for node in nodes if not only or node.address in only or node.name in only]
 
 
 # --- words ---
 
 
-def _in_numbers(nodes: Sequence[Node], demand: Demand, fitting: int) -> str:
+def _in_numbers(nodes: Sequence[ClusterNode], demand: Demand, fitting: int) -> str:
     needed = _amount(demand.ranks * demand.workers * demand.amount, demand.resource)
     each = f", {_amount(demand.workers * demand.amount, demand.resource)} each," if demand.workers > 1 else ""
     fit = f"only {fitting} fit" if fitting else "none fits"
     return f"{_ranks(demand)}{each} need {needed}, and {fit}. {_state(nodes, demand.resource)}"
 
 
-def _state(nodes: Iterable[Node], resource: Resource) -> str:
+def _state(nodes: Iterable[ClusterNode], resource: Resource) -> str:
     """`127.0.0.2 (this machine): 2 of 8 GPUs free, 6 held by ...; ...`"""
     return "; ".join(describe(node, resource) for node in nodes) or "The cluster has no node"
 
 
-def lacks(nodes: Sequence[Node], demand: Demand, rule: Rule, per_node: int | None, only: Sequence[str]) -> str:
+def lacks(nodes: Sequence[ClusterNode], demand: Demand, rule: Rule, per_node: int | None, only: Sequence[str]) -> str:
     """What a rank waits for that fits nowhere now: `2 GPUs on any of 10.0.0.2, 10.0.0.3`."""
     each = _amount(demand.workers * demand.amount, demand.resource)
     there = [node.address for node in allowed(nodes, only)]
@@ -217,7 +224,7 @@ def lacks(nodes: Sequence[Node], demand: Demand, rule: Rule, per_node: int | Non
     return f"{each} {where}" + (f" with fewer than {per_node} ranks of ours (strict)" if rule == "strict" else "")
 
 
-def describe(node: Node, resource: Resource) -> str:
+def describe(node: ClusterNode, resource: Resource) -> str:
     """What is free on a node, and who holds the rest, as far as it can be told."""
     text = f"{node.address}{' (this machine)' * node.here}: {node.free:g} of {_amount(node.total, resource)} free"
     held = [f"{holder.amount:g} held by {holder.who}" for holder in node.holders]

@@ -1,4 +1,4 @@
-"""The actors that hold nodes: started in their placement group's bundle, watched, ended."""
+"""The actors that run nodes: started in their placement group's bundle, watched, ended."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 import phalanx
-from phalanx.cluster import actor as actor_module
-from phalanx.cluster.actor import NodeActor
-from phalanx.cluster.errors import in_short
-from phalanx.cluster.groups import Group
-from phalanx.cluster.packing import Demand, Node
 from phalanx.protocol import NodeEnded, NodeStarting, ReleaseNode, StartNode
+from phalanx.ray_backend import actor as actor_module
+from phalanx.ray_backend.actor import NodeActor
+from phalanx.ray_backend.errors import in_short
+from phalanx.ray_backend.placement_groups import RankGroup
+from phalanx.ray_backend.placement_plan import ClusterNode, Demand
 from phalanx.transport import tls
 
 # By value: the other machine may have no phalanx, or another one, and must be able to say so.
@@ -33,11 +33,11 @@ LAST_WORDS = 2
 
 
 @dataclass(eq=False)
-class Seat:
-    """One actor and what has come of it."""
+class ActorRecord:
+    """One actor, the order that it was made for, and whether it has ended."""
 
     order: StartNode
-    node: Node
+    node: ClusterNode
     actor: Any
     deadline: float
     """When its actor must run, as a monotonic time."""
@@ -45,7 +45,7 @@ class Seat:
 
     @property
     def rank(self) -> int | None:
-        """Whose worker it is; None: it only holds API servers."""
+        """The rank whose worker runs there; None where only API servers do."""
         return self.order.places[0].index if self.order.places else None
 
     def starting(self, waiting_for: str) -> NodeStarting:
@@ -56,23 +56,23 @@ class Seat:
 
 
 @dataclass
-class Looked:
-    """An actor runs and has looked for phalanx, or has failed to."""
+class ActorInspected:
+    """An actor runs and has inspected its machine, or could not be started."""
 
-    seat: Seat
-    outcome: "Future[str]" = field(repr=False)
+    record: ActorRecord
+    outcome: "Future[str | None]" = field(repr=False)
 
 
 @dataclass
-class Finished:
+class ActorFinished:
     """A node has ended, or its actor has."""
 
-    seat: Seat
+    record: ActorRecord
     outcome: "Future[tuple[int, list[str]]]" = field(repr=False)
 
 
-class Seats:
-    """All actors of this service. Methods are called on the driver's main thread; `report` may be on any."""
+class NodeActors:
+    """All node actors of this service. Methods are called on the driver's main thread; `report` may be on any."""
 
     def __init__(
         self,
@@ -80,19 +80,19 @@ class Seats:
         secret: str,
         kept: Iterable[str],
         startup_timeout: float,
-        report: Callable[[Looked | Finished], None],
+        report: Callable[[ActorInspected | ActorFinished], None],
     ) -> None:
-        """`kept`: environment variables that the user has set for the actors."""
+        """`kept` names the environment variables that the user has set for the actors."""
         self._demand = demand
         self._secret = secret
         self._kept = list(kept)
         self._startup_timeout = startup_timeout
         self._report = report
-        self._actors = ray.remote(NodeActor)
-        self._seats: list[Seat] = []
+        self._actor_class = ray.remote(NodeActor)
+        self._records: list[ActorRecord] = []
 
-    def start(self, order: StartNode, node: Node, group: Group | None) -> NodeStarting:
-        """Have an actor made on `node`, in the bundle of its place where it has one."""
+    def start(self, order: StartNode, node: ClusterNode, group: RankGroup | None) -> NodeStarting:
+        """Have an actor made on `node`: in its worker's bundle of `group`, where there is one."""
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
         if group is not None:
             (place,) = order.places
@@ -102,100 +102,100 @@ class Seats:
             )
         else:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        for former in self._of(lambda seat: (seat.order.places, seat.order.host) == (order.places, order.host)):
+        for former in self._of(lambda record: (record.order.places, record.order.host) == (order.places, order.host)):
             self.drop(former)
-        actor = self._actors.options(**options).remote()
-        seat = Seat(order, node, actor, time.monotonic() + self._startup_timeout)
-        self._seats.append(seat)
-        self._hear(actor.look.remote(phalanx.__version__), lambda outcome: Looked(seat, outcome))
-        return seat.starting(f"its actor on {node.address}")
+        actor = self._actor_class.options(**options).remote()
+        record = ActorRecord(order, node, actor, time.monotonic() + self._startup_timeout)
+        self._records.append(record)
+        self._hear(actor.inspect.remote(phalanx.__version__), lambda outcome: ActorInspected(record, outcome))
+        return record.starting(f"its actor on {node.address}")
 
-    def looked(self, event: Looked) -> NodeStarting | NodeEnded | None:
-        """Run the node, if it can be run there."""
-        seat = event.seat
-        if seat.ended:
+    def inspected(self, event: ActorInspected) -> NodeStarting | NodeEnded | None:
+        """Run the node, if its machine can run it."""
+        record = event.record
+        if record.ended:
             return None
         try:
             trouble = event.outcome.result()
         except Exception as error:
-            return self._over(seat, f"its actor on {seat.node.address} could not be started: {in_short(error)}")
+            return self._over(record, f"its actor on {record.node.address} could not be started: {in_short(error)}")
         if trouble:
             ship = """or ship it with --ray-runtime-env '{"py_modules": ["phalanx-VERSION.whl"]}'"""
-            return self._over(seat, f"{seat.node.address} cannot run a node: {trouble}, {ship}")
-        seat.deadline = float("inf")
+            return self._over(record, f"{record.node.address} cannot run a node: {trouble}, {ship}")
+        record.deadline = float("inf")
         self._hear(
-            seat.actor.run.remote(self._command(seat), self._secret, self._kept),
-            lambda outcome: Finished(seat, outcome),
+            record.actor.run.remote(self._command(record), self._secret, self._kept),
+            lambda outcome: ActorFinished(record, outcome),
         )
-        return seat.starting(f"its node on {seat.node.address} to dial us")
+        return record.starting(f"its node on {record.node.address} to dial us")
 
-    def finished(self, event: Finished) -> NodeEnded | None:
-        seat = event.seat
-        if seat.ended:
+    def finished(self, event: ActorFinished) -> NodeEnded | None:
+        record = event.record
+        if record.ended:
             return None
         try:
             status, lines = event.outcome.result()
         except Exception as error:
-            return self._over(seat, f"its actor on {seat.node.address} has died: {in_short(error)}")
+            return self._over(record, f"its actor on {record.node.address} has died: {in_short(error)}")
         ended = f"was killed by signal {-status}" if status < 0 else f"has ended with status {status}"
         words = ": " + " / ".join(lines[-LAST_WORDS:]) if lines else ""
-        return self._over(seat, f"its node on {seat.node.address} {ended}{words}")
+        return self._over(record, f"its node on {record.node.address} {ended}{words}")
 
     def node_gone(self, node_id: str, ranks: Collection[int], reason: str) -> list[NodeEnded]:
         """A node of the cluster has died, and with it everything on it; Ray will come to say so too.
 
         `ranks` have lost their groups, and with them what they have on other nodes.
         """
-        lost = self._of(lambda seat: seat.node.id == node_id or seat.rank in ranks)
-        return [self._over(seat, reason) for seat in lost]
+        lost = self._of(lambda record: record.node.id == node_id or record.rank in ranks)
+        return [self._over(record, reason) for record in lost]
 
     def overdue(self) -> list[NodeEnded]:
-        """Those whose actor has not come up in time."""
+        """End those whose actor has not come up in time."""
         now = time.monotonic()
         late = f"did not start within {self._startup_timeout:g} s, and Ray gives no reason"
         return [
-            self._over(seat, f"its actor on {seat.node.address} {late}")
-            for seat in self._of(lambda seat: seat.deadline < now)
+            self._over(record, f"its actor on {record.node.address} {late}")
+            for record in self._of(lambda record: record.deadline < now)
         ]
 
     @property
-    def open(self) -> list[Seat]:
-        """Those that have not ended."""
-        return list(self._seats)
+    def open(self) -> list[ActorRecord]:
+        """The actors that have not ended."""
+        return list(self._records)
 
     def release(self, order: ReleaseNode) -> set[int]:
-        """End what an order names, and all else of the same ranks, without a word; the ranks."""
+        """End what an order names, and all else of the same ranks, without a report. Returns those ranks."""
         ranks = {place.index for place in order.places}
-        for seat in self._of(lambda seat: seat.rank in ranks if ranks else seat.order.host == order.host):
-            self.drop(seat)
+        for record in self._of(lambda record: record.rank in ranks if ranks else record.order.host == order.host):
+            self.drop(record)
         return ranks
 
-    def drop(self, seat: Seat) -> None:
+    def drop(self, record: ActorRecord) -> None:
         """Kill its actor; its node and what it runs die with it."""
-        seat.ended = True
-        self._seats.remove(seat)
+        record.ended = True
+        self._records.remove(record)
         with contextlib.suppress(Exception):  # it is gone already, or Ray is
-            ray.kill(seat.actor, no_restart=True)
+            ray.kill(record.actor, no_restart=True)
 
-    def _of(self, wanted: Callable[[Seat], bool]) -> list[Seat]:
-        return [seat for seat in self._seats if wanted(seat)]
+    def _of(self, wanted: Callable[[ActorRecord], bool]) -> list[ActorRecord]:
+        return [record for record in self._records if wanted(record)]
 
-    def _over(self, seat: Seat, reason: str) -> NodeEnded:
-        self.drop(seat)
-        return seat.end(reason)
+    def _over(self, record: ActorRecord, reason: str) -> NodeEnded:
+        self.drop(record)
+        return record.end(reason)
 
-    def _command(self, seat: Seat) -> list[str]:
-        order = seat.order
+    def _command(self, record: ActorRecord) -> list[str]:
+        order = record.order
         places = msgspec.json.encode(order.places).decode()
         files = tls.Files.named_by(os.environ) or ()
         return [
             *NODE_PROGRAM,
-            *("--control", order.control, "--places", places, "--address", seat.node.address),
+            *("--control", order.control, "--places", places, "--address", record.node.address),
             *(() if order.places else ("--serve",)),
             *(f"{flag}={path}" for flag, path in zip(tls.FLAGS, files, strict=False)),
         ]
 
-    def _hear(self, reference: Any, event: Callable[[Any], Looked | Finished]) -> None:
+    def _hear(self, reference: Any, event: Callable[[Any], ActorInspected | ActorFinished]) -> None:
         def heard(outcome: "Future[Any]") -> None:
             if outcome.exception() is None:
                 self._report(event(outcome))

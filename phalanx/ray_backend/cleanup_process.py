@@ -1,7 +1,7 @@
-"""Outlive the driver that started a Ray cluster of its own, to end what is left of the cluster and its files.
+"""A process that outlives a driver with a Ray cluster of its own, and ends what is left of that cluster and its files.
 
-`python -m phalanx.cluster.warden FOLDER`, with a pipe as stdin whose other end only the driver holds. Killed itself, a
-driver takes Ray's main processes with it, but not Ray's agents, which go on for minutes.
+`python -m phalanx.ray_backend.cleanup_process FOLDER` has a pipe as stdin whose other end only the driver holds. A
+driver that is killed takes Ray's main processes with it, but not Ray's agents, which go on for minutes.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ LIMIT = 10.0
 """Seconds to keep looking for processes that are on their way out."""
 
 
-def post(folder: Path) -> "subprocess.Popen[bytes]":
-    """Start a warden over a folder; closing its stdin, or dying, calls it."""
+def start(folder: Path) -> "subprocess.Popen[bytes]":
+    """Start the process for the cluster in a folder. It acts as soon as its stdin is closed, or its starter dies."""
     return subprocess.Popen(
-        [sys.executable, "-m", "phalanx.cluster.warden", str(folder)],
+        [sys.executable, "-m", "phalanx.ray_backend.cleanup_process", str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 from phalanx.child import EXIT_FAILED, Control
-from phalanx.cluster import census, packing
-from phalanx.cluster.errors import ClusterError, Stopped
-from phalanx.cluster.groups import POLL, Groups
-from phalanx.cluster.joining import Joined, join, loopback_trouble, runtime_environment
-from phalanx.cluster.lifeline import PATIENCE, Lifeline, dial, pulse
-from phalanx.cluster.packing import Demand, Node, Plan, Refusal
-from phalanx.cluster.placing import Found, Placing
-from phalanx.cluster.seats import Finished, Looked, Seats
 from phalanx.config import Config
 from phalanx.protocol import ClusterPlan, Failed, ReleaseNode, StageName, StartNode, Stop, ToChild
+from phalanx.ray_backend import node_table, placement_plan
+from phalanx.ray_backend.cluster_connection import ClusterConnection, connect, loopback_trouble, runtime_environment
+from phalanx.ray_backend.errors import ClusterError, Stopped
+from phalanx.ray_backend.liveness import PATIENCE, ListenerWatch, dial, poll_liveness
+from phalanx.ray_backend.node_actors import ActorFinished, ActorInspected, NodeActors
+from phalanx.ray_backend.pending_nodes import PendingNodes, Placed
+from phalanx.ray_backend.placement_groups import POLL, PlacementGroups
+from phalanx.ray_backend.placement_plan import ClusterNode, Demand, DoesNotFit, PlacementPlan
 
 SETTLING = 3.0
 """Seconds in which what a job that has just ended held may come free, before a plan is refused."""
 OWN_RANKS = 1024
-"""For so many ranks a cluster of our own says that it has CPUs: any more than a service can be scaled to."""
+"""Ranks for which a private cluster says that it has CPUs: more than a service can be scaled to."""
 TICK = 0.5
 """Seconds between two looks at what no event tells."""
 
@@ -38,30 +38,30 @@ class NodeGone:
     reason: str
 
 
-Event: TypeAlias = ToChild | Looked | Finished | NodeGone
+Event: TypeAlias = ToChild | ActorInspected | ActorFinished | NodeGone
 
 
 class Driver:
-    """The one that talks to Ray. All methods run on the main thread."""
+    """Talks to Ray for the supervisor. All methods run on the main thread."""
 
     def __init__(self, control: Control, events: "queue.SimpleQueue[Event]") -> None:
         self._control = control
         self._config: Config = control.config
         self._events = events
         self._early: list[Event] = []
-        """Orders that came before we were ready for them."""
-        self._joined: Joined | None = None
-        self._groups: Groups | None = None
-        self._placing: Placing | None = None
-        self._seats: Seats | None = None
+        """Orders that came before the driver was ready for them."""
+        self._cluster: ClusterConnection | None = None
+        self._groups: PlacementGroups | None = None
+        self._pending: PendingNodes | None = None
+        self._actors: NodeActors | None = None
         self._leaving = False
         self._watched: set[str] = set()
-        """Ids of nodes whose end we shall hear of."""
+        """Ids of the nodes that are watched."""
         self._gone: set[str] = set()
-        """Those that have died: Ray goes on for a while to tell that they live."""
+        """Ids of the nodes that have died. Ray goes on for a while to tell that they live."""
 
     def run(self) -> None:
-        """Serve until told to stop. Raises ClusterError: what ends the service; `leave` is due in any case."""
+        """Serve until told to stop. Raises ClusterError, which ends the service. Call `leave` in either case."""
         with contextlib.suppress(Stopped):
             self._start()
             self._serve()
@@ -72,24 +72,24 @@ class Driver:
         parallel, demand = self._config.parallel, demand_of(self._config)
         cpus = None
         if demand.resource == "CPU":
-            # A cluster of our own must not refuse what processes without Ray are allowed: to share cores.
+            # A private cluster must not refuse what processes without Ray are allowed: to share cores.
             cpus = int(max(OWN_RANKS, demand.ranks) * demand.workers * demand.amount)
         environment = runtime_environment(parallel.ray_runtime_env)
-        self._joined = join(parallel.ray_address, environment, cpus, self._tell)
+        self._cluster = connect(parallel.ray_address, environment, cpus, self._tell)
         self._stopping()
-        Lifeline(*self._joined.head_target, PATIENCE, self._cut_off("the Ray head"))
-        pulse(census.ask_head, self._cut_off("the Ray head"))
+        ListenerWatch(*self._cluster.head_target, PATIENCE, self._fail_because_gone("the Ray head"))
+        poll_liveness(node_table.ask_head, self._fail_because_gone("the Ray head"))
         self._watch_own_node()
         plan = self._plan(demand)
         self._check_address(plan)
         for node in plan.nodes:
             self._watch(node)
-        self._groups = Groups(demand, secrets.token_hex(2))
+        self._groups = PlacementGroups(demand, secrets.token_hex(2))
         for rank, nodes in enumerate(plan.ranks):
             self._groups.make(rank, nodes)
         self._groups.wait(parallel.node_timeout, self._progress, self._stopping)
-        self._placing = Placing(self._groups, self._survey, demand, parallel, self._watch)
-        self._seats = Seats(
+        self._pending = PendingNodes(self._groups, self._survey, demand, parallel, self._watch)
+        self._actors = NodeActors(
             demand,
             self._control.secret.decode(),
             environment.get("env_vars", ()),
@@ -98,15 +98,15 @@ class Driver:
         )
         self._control.send(
             ClusterPlan(
-                address=parallel.data_parallel_address or self._joined.local_address,
+                address=parallel.data_parallel_address or self._cluster.local_address,
                 nodes=tuple(node.address for rank in plan.ranks for node in rank),
-                head=census.ports().get(census.here(), ("", 0))[0],
+                head=node_table.raylets().get(node_table.own_node_id(), ("", 0))[0],
             )
         )
         self._control.ready(str(plan))
 
-    def _plan(self, demand: Demand) -> Plan:
-        """Raises ClusterError: the ranks do not fit, in numbers."""
+    def _plan(self, demand: Demand) -> PlacementPlan:
+        """Plan where all ranks go. Raises ClusterError: they do not fit, in numbers."""
         parallel = self._config.parallel
         deadline = time.monotonic() + SETTLING
         told = ""
@@ -114,13 +114,13 @@ class Driver:
             nodes = self._survey(True)
             total = sum(node.total for node in nodes)
             found = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s"
-            if self._joined is not None and self._joined.own is not None and demand.resource == "CPU":
+            if self._cluster is not None and self._cluster.private is not None and demand.resource == "CPU":
                 found = "1 node, whose CPUs are shared"
             if found != told:
                 self._tell(found)
                 told = found
             try:
-                plan = packing.pack(
+                plan = placement_plan.pack(
                     nodes,
                     demand,
                     parallel.data_parallel_pack,
@@ -131,24 +131,24 @@ class Driver:
                     return plan
                 self._gone |= dead
                 continue
-            except Refusal as refusal:
+            except DoesNotFit as error:
                 busy = any(node.free < node.total for node in nodes)
                 if not busy or time.monotonic() > deadline:
-                    raise ClusterError(str(refusal)) from None
+                    raise ClusterError(str(error)) from None
             self._stopping()
             time.sleep(0.2)
 
-    def _survey(self, who: bool) -> list[Node]:
+    def _survey(self, with_holders: bool) -> list[ClusterNode]:
         """The nodes that live."""
-        nodes = [n for n in census.take(demand_of(self._config).resource, who) if n.id not in self._gone]
+        nodes = [n for n in node_table.nodes(demand_of(self._config).resource, with_holders) if n.id not in self._gone]
         # A machine whose node died and came back has two for a while, as Ray sees it.
         count = Counter(node.address for node in nodes)
         return [node for node in nodes if count[node.address] == 1 or _answers(node)]
 
-    def _check_address(self, plan: Plan) -> None:
-        assert self._joined is not None
+    def _check_address(self, plan: PlacementPlan) -> None:
+        assert self._cluster is not None
         if self._config.parallel.data_parallel_address is None:
-            trouble = loopback_trouble(self._joined.local_address, [node.address for node in plan.nodes])
+            trouble = loopback_trouble(self._cluster.local_address, [node.address for node in plan.nodes])
             if trouble:
                 raise ClusterError(trouble)
 
@@ -159,7 +159,12 @@ class Driver:
         self._control.stage(StageName.ATTACHED, share, detail)
 
     def _stopping(self) -> None:
-        """Raises Stopped: the supervisor has said so. Raises ClusterError: a node of the plan has died."""
+        """Look whether the start is to be given up.
+
+        Raises:
+            Stopped: the supervisor has said so.
+            ClusterError: a node of the plan has died.
+        """
         while True:
             try:
                 event = self._events.get_nowait()
@@ -174,113 +179,115 @@ class Driver:
     # --- serving ---
 
     def _serve(self) -> NoReturn:
-        assert self._seats is not None
-        assert self._placing is not None
+        assert self._actors is not None
+        assert self._pending is not None
         for event in self._early:
             self._take(event)
         while True:
             with contextlib.suppress(queue.Empty):
-                self._take(self._events.get(timeout=TICK if self._placing.idle else POLL))
-            for over in self._seats.overdue():
+                self._take(self._events.get(timeout=TICK if self._pending.idle else POLL))
+            for over in self._actors.overdue():
                 self._control.send(over)
-            for answer in self._placing.look(time.monotonic()):
-                if isinstance(answer, Found):
-                    self._sit(answer.order, answer.node)
+            for answer in self._pending.poll(time.monotonic()):
+                if isinstance(answer, Placed):
+                    self._start_actor(answer.order, answer.node)
                 else:
                     self._control.send(answer)
 
     def _take(self, event: Event) -> None:
-        assert self._seats is not None
+        assert self._actors is not None
         match event:
             case StartNode():
                 self._start_node(event)
             case ReleaseNode():
                 self._release(event)
-            case Looked():
-                if (answer := self._seats.looked(event)) is not None:
+            case ActorInspected():
+                if (answer := self._actors.inspected(event)) is not None:
                     self._control.send(answer)
-            case Finished():
-                if (over := self._seats.finished(event)) is not None:
+            case ActorFinished():
+                if (over := self._actors.finished(event)) is not None:
                     self._control.send(over)
             case NodeGone():
-                self._lose(event)
+                self._node_lost(event)
             case Stop():
                 raise Stopped
 
     def _start_node(self, order: StartNode) -> None:
-        """In its rank's group, as long as that is there."""
+        """Start a node in its rank's group, if that is there; otherwise it waits for a place."""
         assert self._groups is not None
-        assert self._placing is not None
+        assert self._pending is not None
         if order.places:
             (place,) = order.places
             group = self._groups.of(place.index)
             if group is not None and group.there:
-                if group.node_ids <= census.ports().keys():
-                    self._sit(order, group.nodes[place.worker])
+                if group.node_ids <= node_table.raylets().keys():
+                    self._start_actor(order, group.nodes[place.worker])
                     return
                 self._groups.remove(group)
-        self._placing.add(order, time.monotonic())
+        self._pending.add(order, time.monotonic())
 
-    def _sit(self, order: StartNode, node: Node) -> None:
+    def _start_actor(self, order: StartNode, node: ClusterNode) -> None:
         assert self._groups is not None
-        assert self._seats is not None
+        assert self._actors is not None
         group = self._groups.of(order.places[0].index) if order.places else None
-        self._control.send(self._seats.start(order, node, group))
+        self._control.send(self._actors.start(order, node, group))
 
     def _release(self, order: ReleaseNode) -> None:
         assert self._groups is not None
-        assert self._placing is not None
-        assert self._seats is not None
-        for rank in self._seats.release(order):
-            self._placing.forget(rank)
+        assert self._pending is not None
+        assert self._actors is not None
+        for rank in self._actors.release(order):
+            self._pending.forget(rank)
             if (group := self._groups.of(rank)) is not None:
                 self._groups.remove(group)
-        self._placing.forget_host(order.host)
+        self._pending.forget_host(order.host)
 
-    def _lose(self, event: NodeGone) -> None:
+    def _node_lost(self, event: NodeGone) -> None:
         """A group is lost with any of its nodes: what it holds on others is of no use to anybody."""
         assert self._groups is not None
-        assert self._seats is not None
+        assert self._actors is not None
         self._gone.add(event.node)
         lost = [group for group in self._groups.all if event.node in group.node_ids]
-        for over in self._seats.node_gone(event.node, [group.rank for group in lost], event.reason):
+        for over in self._actors.node_gone(event.node, [group.rank for group in lost], event.reason):
             self._control.send(over)
         for group in lost:
             self._groups.remove(group)
 
-    def _watch(self, node: Node) -> None:
-        """Be told at once when it dies."""
+    def _watch(self, node: ClusterNode) -> None:
+        """Have its death told at once."""
         if node.id not in self._watched and not node.here:
             self._watched.add(node.id)
-            Lifeline(*census.ports().get(node.id, (node.address, 0)), 0, self._on_node_gone(node))
+            ListenerWatch(*node_table.raylets().get(node.id, (node.address, 0)), 0, self._on_node_gone(node))
 
     def _watch_own_node(self) -> None:
-        own = census.ports().get(census.here())
+        own = node_table.raylets().get(node_table.own_node_id())
         if own is not None:
-            Lifeline(*own, 0, self._own_node_gone)
+            ListenerWatch(*own, 0, self._own_node_gone)
 
-    def _on_node_gone(self, node: Node) -> Callable[[str], None]:
+    def _on_node_gone(self, node: ClusterNode) -> Callable[[str], None]:
         def gone(reason: str) -> None:
             self._events.put(NodeGone(node.id, f"the Ray node {node.address} is gone: {reason}"))
 
         return gone
 
     def _own_node_gone(self, reason: str) -> None:
-        assert self._joined is not None
-        host, port = self._joined.head_target
+        assert self._cluster is not None
+        host, port = self._cluster.head_target
         try:
             dial(host, port).close()
         except OSError as error:
             # The cause, and not its consequence: a node without its head soon ends.
-            self._cut_off("the Ray head")(f"nobody answers at {host}:{port} any more ({error.strerror or error})")
+            self._fail_because_gone("the Ray head")(
+                f"nobody answers at {host}:{port} any more ({error.strerror or error})"
+            )
         else:
-            self._cut_off("this machine's Ray node")(reason)
+            self._fail_because_gone("this machine's Ray node")(reason)
 
-    def _cut_off(self, what: str) -> Callable[[str], None]:
-        """What to do when something is gone without which there is no driver.
+    def _fail_because_gone(self, what: str) -> Callable[[str], None]:
+        """A callback that ends this process: `what` is gone, without which there is no driver.
 
-        On a thread of its own: the main thread may be waiting for what is gone. Ray itself would end this process
-        later, without a word to the supervisor.
+        It is called on a thread of its own, since the main thread may be waiting for what is gone. Ray itself would
+        end this process later, without a word to the supervisor.
         """
 
         def gone(reason: str) -> None:
@@ -301,31 +308,31 @@ class Driver:
         Bounded by the caller: any call to Ray may block while its head is in trouble.
         """
         self._leaving = True
-        if self._seats is not None:
+        if self._actors is not None:
             # The supervisor tells nodes to stop; what they have to say last arrives meanwhile.
             deadline = time.monotonic() + 0.4 * self._config.service.shutdown_timeout
-            while self._seats.open and time.monotonic() < deadline:
+            while self._actors.open and time.monotonic() < deadline:
                 with contextlib.suppress(queue.Empty):
                     event = self._events.get(timeout=0.1)
-                    if isinstance(event, Finished) and (over := self._seats.finished(event)) is not None:
+                    if isinstance(event, ActorFinished) and (over := self._actors.finished(event)) is not None:
                         self._control.send(over)
-            for seat in self._seats.open:
-                self._seats.drop(seat)
+            for record in self._actors.open:
+                self._actors.drop(record)
         if self._groups is not None:
             self._groups.remove_all()
-        if self._joined is not None:
-            self._joined.leave()
+        if self._cluster is not None:
+            self._cluster.leave()
 
     def let_go(self) -> None:
-        """All that is left to do where leaving takes too long."""
-        if self._joined is not None:
-            self._joined.let_go()
+        """Do what is left to do where leaving takes too long."""
+        if self._cluster is not None:
+            self._cluster.let_go()
 
 
-def _answers(node: Node) -> bool:
+def _answers(node: ClusterNode) -> bool:
     """Whether its raylet listens: one that died a moment ago is told by Ray as living."""
     try:
-        dial(*census.ports().get(node.id, (node.address, 0))).close()
+        dial(*node_table.raylets().get(node.id, (node.address, 0))).close()
     except OSError:
         return False
     return True

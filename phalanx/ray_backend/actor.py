@@ -14,17 +14,17 @@ import threading
 KEPT_LINES = 40
 LINE_LIMIT = 4096
 SECRET_VARIABLE = "PHALANX_SECRET"
-"""As `phalanx.child` has it, which cannot be imported here."""
+"""The same as in `phalanx.child`, which cannot be imported here."""
 
 
 class NodeActor:
-    """What one bundle of a placement group runs."""
+    """The actor that runs in one bundle of a placement group."""
 
     def __init__(self) -> None:
         self._root = ""
 
-    def look(self, version: str) -> str:
-        """What keeps this machine from running a node of `version`, or nothing."""
+    def inspect(self, version: str) -> str | None:
+        """Why this machine cannot run a node of `version`; None if it can."""
         try:
             phalanx = importlib.import_module("phalanx")
             importlib.import_module("phalanx.child")
@@ -34,7 +34,7 @@ class NodeActor:
         if found != version:
             return f"phalanx is {found} there, {version} here: install the same release"
         self._root = os.path.dirname(os.path.dirname(os.path.abspath(str(phalanx.__file__))))
-        return ""
+        return None
 
     def run(self, command: list[str], secret: str, kept: list[str]) -> tuple[int, list[str]]:
         """Run `python COMMAND --parent-pid OURS` until it ends: its exit status and its last lines.

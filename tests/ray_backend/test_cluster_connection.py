@@ -2,34 +2,34 @@
 
 import pytest
 
-from phalanx.cluster.errors import REASON_LIMIT, ClusterError, in_short
-from phalanx.cluster.joining import Wish, loopback_trouble, runtime_environment, wish
+from phalanx.ray_backend.cluster_connection import ClusterChoice, choose_cluster, loopback_trouble, runtime_environment
+from phalanx.ray_backend.errors import REASON_LIMIT, ClusterError, in_short
 
 
 @pytest.mark.parametrize(
     ("option", "environment", "running", "expected"),
     [
-        ("a:1", "b:2", "c:3", Wish("a:1", "--ray-address")),
-        (None, "b:2", "c:3", Wish("b:2", "RAY_ADDRESS")),
-        (None, None, "c:3", Wish("c:3", "the cluster last started on this machine", must=False)),
-        ("auto", "", "c:3", Wish("c:3", "the cluster last started on this machine", must=False)),
-        ("local", "b:2", "c:3", Wish(None, "--ray-address")),
-        (None, "local", "c:3", Wish(None, "RAY_ADDRESS")),
-        (None, None, None, Wish(None, "the cluster last started on this machine", must=False)),
+        ("a:1", "b:2", "c:3", ClusterChoice("a:1", "--ray-address")),
+        (None, "b:2", "c:3", ClusterChoice("b:2", "RAY_ADDRESS")),
+        (None, None, "c:3", ClusterChoice("c:3", "the cluster last started on this machine", must=False)),
+        ("auto", "", "c:3", ClusterChoice("c:3", "the cluster last started on this machine", must=False)),
+        ("local", "b:2", "c:3", ClusterChoice(None, "--ray-address")),
+        (None, "local", "c:3", ClusterChoice(None, "RAY_ADDRESS")),
+        (None, None, None, ClusterChoice(None, "the cluster last started on this machine", must=False)),
     ],
 )
 def test_the_option_goes_before_the_environment_and_that_before_what_runs_here(
-    option: str | None, environment: str | None, running: str | None, expected: Wish
+    option: str | None, environment: str | None, running: str | None, expected: ClusterChoice
 ) -> None:
-    assert wish(option, environment, running) == expected
+    assert choose_cluster(option, environment, running) == expected
 
 
 def test_other_machines_are_never_told_to_dial_a_loopback_address() -> None:
-    assert "10.0.0.2 cannot dial this machine: say --data-parallel-address" in loopback_trouble(
-        "127.0.0.1", ["127.0.0.2", "10.0.0.2"]
-    )
-    assert loopback_trouble("127.0.0.1", ["127.0.0.1", "127.0.0.2"]) == ""
-    assert loopback_trouble("10.0.0.1", ["10.0.0.1", "10.0.0.2"]) == ""
+    trouble = loopback_trouble("127.0.0.1", ["127.0.0.2", "10.0.0.2"])
+    assert trouble is not None
+    assert "10.0.0.2 cannot dial this machine: say --data-parallel-address" in trouble
+    assert loopback_trouble("127.0.0.1", ["127.0.0.1", "127.0.0.2"]) is None
+    assert loopback_trouble("10.0.0.1", ["10.0.0.1", "10.0.0.2"]) is None
 
 
 def test_a_runtime_environment_is_json_or_a_file_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,6 +1,6 @@
-"""Find a place for what has none: a rank whose group is lost or was never made, API servers whose machine is away.
+"""Orders to start a node that have no place yet: for a rank without a placement group, or for a machine that is away.
 
-Nothing here blocks, and nothing here talks to Ray: `look` is called time and again, while the driver goes on with all
+Nothing here blocks, and nothing here talks to Ray: `poll` is called time and again, while the driver goes on with all
 else.
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from phalanx.cluster import packing
-from phalanx.cluster.packing import Demand, Node, Refusal
 from phalanx.config import ParallelOptions
 from phalanx.protocol import NodeEnded, NodeStarting, StartNode
+from phalanx.ray_backend import placement_plan
+from phalanx.ray_backend.placement_plan import ClusterNode, Demand, DoesNotFit
 
 if TYPE_CHECKING:
-    from phalanx.cluster.groups import Group, Groups
+    from phalanx.ray_backend.placement_groups import PlacementGroups, RankGroup
 
 log = logging.getLogger(__name__)
 
@@ -27,39 +27,44 @@ PATIENCE = 5.0
 SETTLED = 1.0
 """Seconds until what a group took is surely no longer told as free."""
 
-Survey: TypeAlias = Callable[[bool], list[Node]]
-"""The nodes that live, and, where asked for, who holds what of them."""
+Survey: TypeAlias = Callable[[bool], list[ClusterNode]]
+"""Gives the nodes that live, and, where asked for, who holds what of them."""
 
 
 @dataclass
-class Found:
-    """The node of an order can be started, here."""
+class Placed:
+    """An order has found the cluster node on which to start."""
 
     order: StartNode
-    node: Node
+    node: ClusterNode
 
 
-Answer: TypeAlias = Found | NodeStarting | NodeEnded
+Answer: TypeAlias = Placed | NodeStarting | NodeEnded
 
 
 @dataclass
 class _Wait:
-    """Of one rank's workers, or of the API servers of one machine."""
+    """The orders of one rank's workers, or of the API servers of one machine."""
 
     deadline: float = 0.0
     orders: dict[int, StartNode] = field(default_factory=dict)
-    """By worker."""
+    """The orders by worker."""
     told: dict[int, str] = field(default_factory=dict)
-    """What each has been told that it waits for."""
+    """What the supervisor has been told that each waits for."""
 
 
-class Placing:
+class PendingNodes:
     """Orders that wait for a place. On the driver's main thread; times are monotonic seconds."""
 
     def __init__(
-        self, groups: "Groups", survey: Survey, demand: Demand, parallel: ParallelOptions, use: Callable[[Node], None]
+        self,
+        groups: "PlacementGroups",
+        survey: Survey,
+        demand: Demand,
+        parallel: ParallelOptions,
+        use: Callable[[ClusterNode], None],
     ) -> None:
-        """`use` hears of each node that is chosen."""
+        """`use` is called with each node that is chosen."""
         self._groups = groups
         self._survey = survey
         self._demand = demand
@@ -89,45 +94,45 @@ class Placing:
         self._search_at = now
 
     def forget(self, rank: int) -> None:
-        """It is not wanted any more."""
+        """Drop the orders of a rank that is not wanted any more."""
         self._ranks.pop(rank, None)
 
     def forget_host(self, host: str) -> None:
-        """Its API servers are not wanted any more."""
+        """Drop the order for API servers that are not wanted any more."""
         self._hosts.pop(host, None)
 
-    def look(self, now: float) -> Iterator[Answer]:
-        """What has come of the orders since."""
+    def poll(self, now: float) -> Iterator[Answer]:
+        """Look for places again. Yields what there is to do, or to tell the supervisor."""
         if self.idle:
             return
-        for group in self._groups.look():
+        for group in self._groups.poll():
             if now > self._asked[group.rank] + PATIENCE:
                 self._groups.remove(group)
         for rank in list(self._ranks):
             found = self._groups.of(rank)
             if found is not None and found.there:
                 orders = self._ranks.pop(rank).orders
-                yield from (Found(order, found.nodes[worker]) for worker, order in orders.items())
+                yield from (Placed(order, found.nodes[worker]) for worker, order in orders.items())
         if now >= self._search_at and not self.idle:
             self._search_at = now + SEARCH
             nodes = self._survey(False)
             yield from self._find_hosts(nodes, now)
             yield from self._find_room(nodes, now)
 
-    def _find_hosts(self, nodes: list[Node], now: float) -> Iterator[Answer]:
+    def _find_hosts(self, nodes: list[ClusterNode], now: float) -> Iterator[Answer]:
         for host, wait in list(self._hosts.items()):
             node = next((node for node in nodes if node.address == host), None)
             if node is not None:
                 del self._hosts[host]
                 self._use(node)
-                yield Found(wait.orders[0], node)
+                yield Placed(wait.orders[0], node)
             elif now > wait.deadline:
                 del self._hosts[host]
                 yield from _over(wait, f"the Ray node {host} has not come back within {self._limit}")
             else:
                 yield from self._tell(wait, f"the API servers of {host} wait", f"the Ray node {host} to come back")
 
-    def _find_room(self, nodes: list[Node], now: float) -> Iterator[Answer]:
+    def _find_room(self, nodes: list[ClusterNode], now: float) -> Iterator[Answer]:
         for rank, wait in sorted(self._ranks.items()):
             group = self._groups.of(rank) or self._ask(rank, nodes, now)
             if now > wait.deadline:
@@ -136,17 +141,19 @@ class Placing:
             elif group is not None:
                 yield from self._tell(wait, "", self._groups.lacks(group.nodes))
             else:
-                yield from self._tell(wait, f"rank {rank} waits", packing.lacks(nodes, self._demand, *self._rule))
+                yield from self._tell(
+                    wait, f"rank {rank} waits", placement_plan.lacks(nodes, self._demand, *self._rule)
+                )
 
-    def _ask(self, rank: int, nodes: list[Node], now: float) -> "Group | None":
-        """Ask for its group, where there is room."""
+    def _ask(self, rank: int, nodes: list[ClusterNode], now: float) -> "RankGroup | None":
+        """Ask for the rank's placement group, if there is room for it."""
         settling = [g for g in self._groups.all if g.there and now < self._asked.get(g.rank, -SETTLED) + SETTLED]
         claims = [*settling, *(group for group in self._groups.all if not group.there)]
         claimed = Counter(node.id for group in claims for node in group.nodes)
         room = [replace(node, free=max(0.0, node.free - claimed[node.id] * self._demand.amount)) for node in nodes]
         try:
             chosen = self._plan(room)
-        except Refusal:
+        except DoesNotFit:
             return None
         if settling and len(set(chosen)) > 1:
             return None  # What is counted twice for a moment divides no rank that would fit whole.
@@ -156,18 +163,18 @@ class Placing:
         log.info("rank %d is placed on %s", rank, ", ".join(dict.fromkeys(node.address for node in chosen)))
         return self._groups.make(rank, chosen)
 
-    def _plan(self, nodes: list[Node]) -> tuple[Node, ...]:
+    def _plan(self, nodes: list[ClusterNode]) -> tuple[ClusterNode, ...]:
         holding = Counter(id for group in self._groups.all for id in group.node_ids)
-        return packing.pack_one(nodes, self._demand, *self._rule, holding)
+        return placement_plan.pack_one(nodes, self._demand, *self._rule, holding)
 
-    def _why(self, group: "Group | None") -> str:
-        """It has not come, in numbers; its group is given up."""
+    def _why(self, group: "RankGroup | None") -> str:
+        """Say in numbers why the rank has not been placed, and give up its group."""
         if group is not None:
             self._groups.remove(group)
             return f"{self._groups.lacks(group.nodes)} did not come"
         try:
             self._plan(self._survey(True))
-        except Refusal as refusal:
+        except DoesNotFit as refusal:
             return str(refusal)
         return "what it needs has come free too late"
 
@@ -176,7 +183,7 @@ class Placing:
         return f"{self._timeout:g} s (--node-timeout)"
 
     def _tell(self, wait: _Wait, who: str, waiting_for: str) -> Iterator[NodeStarting]:
-        """To the supervisor, and, where `who` is said, to people: of a wait that may last."""
+        """Tell the supervisor of a wait that may last, and, with `who`, the people who read the log."""
         if who and waiting_for not in wait.told.values():
             log.warning("%s for %s", who, waiting_for)
         for worker, order in wait.orders.items():
