@@ -50,6 +50,12 @@ MAY_IMPORT = {
 
 HEAVY = {"torch", "transformers", "ray"}
 
+CYCLES_STILL_TO_GO = {
+    frozenset({"phalanx.api.service", "phalanx.api.openai.flight", "phalanx.api.openai.generation"}),
+    frozenset({"phalanx.api.routes", "phalanx.api.openapi"}),
+}
+"""Modules that still need each other. Whoever mends one strikes it here; none is ever added."""
+
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
@@ -71,6 +77,52 @@ def imported(module: Path, top_level_only: bool = False) -> Iterator[str]:
             yield node.module
             if node.module == "phalanx":
                 yield from (f"phalanx.{alias.name}" for alias in node.names if alias.name != "__version__")
+
+
+def imports_between_modules() -> dict[str, set[str]]:
+    """For each module of the package the modules that it names in an import, wherever in it: for types alone too."""
+    names = {module: ".".join(module.relative_to(PACKAGE.parent).with_suffix("").parts) for module in modules()}
+    names = {module: name.removesuffix(".__init__") for module, name in names.items()}
+    known = set(names.values())
+    graph: dict[str, set[str]] = {}
+    for module, name in names.items():
+        named = graph[name] = set()
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names} & known
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    member = f"{node.module}.{alias.name}"
+                    named |= {member if member in known else node.module or ""} & known
+    return graph
+
+
+def cycles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Each set of nodes that all reach each other, itself alone only where it names itself."""
+    reached = {node: _reached_from(node, graph) for node in graph}
+    return {
+        frozenset(other for other in reached[node] if node in reached[other]) for node in graph if node in reached[node]
+    }
+
+
+def _reached_from(start: str, graph: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    ahead = list(graph[start])
+    while ahead:
+        node = ahead.pop()
+        if node not in found:
+            found.add(node)
+            ahead += graph[node]
+    return found
+
+
+def test_a_cycle_is_found_wherever_it_closes() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}
+    assert cycles(graph) == {frozenset({"b", "c"}), frozenset({"e"})}
+
+
+def test_no_modules_import_each_other() -> None:
+    assert cycles(imports_between_modules()) == CYCLES_STILL_TO_GO
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -136,7 +136,8 @@ def _serve(config: Config, http: list[socket.socket], commands: Commands | None,
     import uvloop
 
     from phalanx.supervisor import report
-    from phalanx.supervisor.picture import PictureLog, picture_for, say
+    from phalanx.supervisor.picture import PictureLog, say
+    from phalanx.supervisor.pictures import picture_for
     from phalanx.supervisor.service_manager import Manager, Notifications
     from phalanx.supervisor.sockets import Sockets
     from phalanx.supervisor.supervisor import Supervisor, Watcher

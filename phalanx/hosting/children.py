@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from phalanx.child import SECRET_VARIABLE
 from phalanx.protocol import ChildId, Role
-from phalanx.transport.audit import told
+from phalanx.transport.audit import audited
 
 MODULES: Mapping[Role, str] = {
     Role.API: "phalanx.api",
@@ -41,7 +41,7 @@ def arguments(control: str, child: ChildId) -> list[str]:
     place = child.place
     worker = ["--worker", str(place.worker)] if place.worker else []
     return [
-        *("--control", told(control)),
+        *("--control", audited(control)),
         *("--index", str(place.index), "--incarnation", str(child.incarnation)),
         *worker,
     ]

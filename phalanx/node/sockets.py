@@ -9,7 +9,7 @@ from types import TracebackType
 
 from phalanx.config import Config
 from phalanx.protocol import Place, RankId, Role, ServedAt
-from phalanx.transport.audit import told
+from phalanx.transport.audit import audited
 from phalanx.transport.listener import WILDCARDS, address_of, bind_http, bind_tcp
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Sockets:
         return []
 
     def _told(self, sock: socket.socket) -> str:
-        return told(address_of(sock, self.host))
+        return audited(address_of(sock, self.host))
 
     def __enter__(self) -> "Sockets":
         return self

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from phalanx.protocol import AdminRequest, AdminVerb, ApiServerState, Place, RankId, RankState, Role, Standing
 from phalanx.supervisor.events import Added, After, FleetEvent, Leave, Resume
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.leaving import Exit
 from phalanx.supervisor.lives import Child, Life, Phase
+from phalanx.supervisor.state import Exit
 
 MOST_RANKS = 1024
 

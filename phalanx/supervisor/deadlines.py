@@ -1,18 +1,15 @@
 """What the fleet does when something it waits for has not happened in time. Pure; called by `fleet.py` alone."""
 
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 from phalanx.protocol import StageName
 from phalanx.supervisor import ending, falling
 from phalanx.supervisor.events import Cause, Tick
 from phalanx.supervisor.lives import Child, Life, Phase, Wait
-
-if TYPE_CHECKING:
-    from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.state import FleetState
 
 
-def tick(fleet: "Fleet", event: Tick) -> None:
+def tick(fleet: FleetState, event: Tick) -> None:
     if fleet.phase is Phase.DRAINING and fleet.drained_by <= event.at:
         ending.stop_all(fleet)
     due = [(c.wait.deadline, c) for c in fleet.children.values() if c.wait and c.wait.deadline <= event.at]
@@ -22,16 +19,16 @@ def tick(fleet: "Fleet", event: Tick) -> None:
             _expired(fleet, child)
 
 
-def _expired(fleet: "Fleet", child: Child) -> None:
+def _expired(fleet: FleetState, child: Child) -> None:
     match child.life:
         case Life.ENDED:
-            fleet.over(child, Life.GONE)
+            falling.over(fleet, child, Life.GONE)
         case Life.KILLED:
-            fleet.over(child, Life.LOST)
+            falling.over(fleet, child, Life.LOST)
         case Life.STOPPING:
             fleet.kill(child, "it did not end in time")
         case Life.LAUNCHING if not fleet.wanted(child):
-            fleet.over(child, Life.LOST)
+            falling.over(fleet, child, Life.LOST)
         case Life.RESTING:
             fleet.renew(child)
         case Life.STARTING if (awaited := _awaited(fleet, child)) is not None and child.wait is not None:
@@ -41,7 +38,7 @@ def _expired(fleet: "Fleet", child: Child) -> None:
             falling.fail(fleet, child, Cause.STALLED)
 
 
-def _awaited(fleet: "Fleet", child: Child) -> float | None:
+def _awaited(fleet: FleetState, child: Child) -> float | None:
     """Until when the other workers of a rank have time to come, if it is them that its worker 0 waits for.
 
     It may have got there long before them, and be late before they are; it is not to be blamed for them.

@@ -1,16 +1,12 @@
 """How the fleet ends: at once, or once the requests that run have finished. Pure; called by `fleet.py` alone."""
 
-from typing import TYPE_CHECKING
-
 from phalanx.protocol import Role
 from phalanx.supervisor.events import AnnounceStop, Drain, HasDrained, Stop, StopRequested
 from phalanx.supervisor.lives import Child, Life, Phase
-
-if TYPE_CHECKING:
-    from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.state import FleetState
 
 
-def stop_requested(fleet: "Fleet", event: StopRequested) -> None:
+def stop_requested(fleet: FleetState, event: StopRequested) -> None:
     if fleet.phase is Phase.SERVING and event.drain and fleet.limits.drain:
         fleet.phase, fleet.drained_by = Phase.DRAINING, event.at + fleet.limits.drain
         fleet.actions.append(AnnounceStop(event.reason, fleet.limits.drain))
@@ -25,30 +21,30 @@ def stop_requested(fleet: "Fleet", event: StopRequested) -> None:
                 fleet.kill(child, f"{event.reason}, again")
 
 
-def drain(fleet: "Fleet", child: Child) -> None:
+def drain(fleet: FleetState, child: Child) -> None:
     if child.life is Life.READY and child.drains:
         fleet.actions.append(Drain(child.id))
 
 
-def has_drained(fleet: "Fleet", event: HasDrained) -> None:
+def has_drained(fleet: FleetState, event: HasDrained) -> None:
     child = fleet.current(event.child)
     if child is not None:
         child.drained = True
 
 
-def may_still_serve(fleet: "Fleet") -> bool:
+def may_still_serve(fleet: FleetState) -> bool:
     """Whether a client's request may be running in one of the API servers."""
     servers = [c for c in fleet.children.values() if c.id.place.role is Role.API and c.life is Life.READY]
     return any(server.drains and not server.drained for server in servers)
 
 
-def stop_all(fleet: "Fleet") -> None:
+def stop_all(fleet: FleetState) -> None:
     fleet.phase = Phase.STOPPING
     for child in fleet.children.values():
         put_out(fleet, child)
 
 
-def put_out(fleet: "Fleet", child: Child) -> None:
+def put_out(fleet: FleetState, child: Child) -> None:
     """End it, in order where it has something to end."""
     match child.life:
         case Life.LAUNCHING:

@@ -117,6 +117,9 @@ class LaunchFailed(ChildEvent, frozen=True):
 class Greeted(ChildEvent, frozen=True):
     """Its Hello came in."""
 
+    connection: int = 0
+    """Which connection said it, and is to be answered: several may claim to be the same child."""
+
 
 class Progressed(ChildEvent, frozen=True):
     stage: StageName
@@ -217,12 +220,16 @@ class Welcome(Action, frozen=True):
     """Bind the connection that said Hello to this child and send it the configuration."""
 
     child: ChildId
+    connection: int = 0
+    """As its Greeted had it."""
 
 
 class Refuse(Action, frozen=True):
     """Tell the connection that said Hello why it cannot be, and close it."""
 
     reason: str
+    connection: int = 0
+    """As its Greeted had it."""
 
 
 class Stop(Action, frozen=True):

@@ -1,11 +1,11 @@
 """How the fleet takes failures: who fell and why, what falls with it, and whether it comes back. Pure; called by
 `fleet.py` alone."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from phalanx.protocol import Role
+from phalanx.protocol import RankId, Role
 from phalanx.supervisor import ending, leaving
 from phalanx.supervisor.events import (
     AnnounceDegraded,
@@ -25,23 +25,21 @@ from phalanx.supervisor.events import (
     Vanished,
 )
 from phalanx.supervisor.lives import GOING, Child, Life
-
-if TYPE_CHECKING:
-    from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.state import FleetState
 
 ALIVE = (Life.STARTING, Life.READY)
 
 
-def launch_failed(fleet: "Fleet", event: LaunchFailed) -> None:
+def launch_failed(fleet: FleetState, event: LaunchFailed) -> None:
     child = fleet.current(event.child)
     if child is None or child.life is not Life.LAUNCHING:
         return
     if fleet.wanted(child):
         fail(fleet, child, Cause.NOT_LAUNCHED, reason=event.reason)
-    fleet.over(child, Life.GONE)
+    over(fleet, child, Life.GONE)
 
 
-def pulsed(fleet: "Fleet", event: Pulsed) -> None:
+def pulsed(fleet: FleetState, event: Pulsed) -> None:
     child = fleet.current(event.child)
     if child is None or child.life is not Life.READY:
         return
@@ -51,7 +49,7 @@ def pulsed(fleet: "Fleet", event: Pulsed) -> None:
         fleet.wait_for(child, "its next step" if event.busy else "a sign of life", fleet.limits.step)
 
 
-def reported(fleet: "Fleet", event: Reported) -> None:
+def reported(fleet: FleetState, event: Reported) -> None:
     child = fleet.current(event.child)
     if child is None:
         return
@@ -61,7 +59,7 @@ def reported(fleet: "Fleet", event: Reported) -> None:
         _learn(fleet, child, reason=event.reason, traceback=event.traceback)
 
 
-def control_ended(fleet: "Fleet", event: ControlEnded) -> None:
+def control_ended(fleet: FleetState, event: ControlEnded) -> None:
     child = fleet.current(event.child)
     if child is None or not child.control_open:
         return
@@ -71,14 +69,14 @@ def control_ended(fleet: "Fleet", event: ControlEnded) -> None:
     _heard_out(fleet, child)
 
 
-def output_ended(fleet: "Fleet", event: OutputEnded) -> None:
+def output_ended(fleet: FleetState, event: OutputEnded) -> None:
     child = fleet.current(event.child)
     if child is not None:
         child.output_open = False
         _heard_out(fleet, child)
 
 
-def exited(fleet: "Fleet", event: Exited) -> None:
+def exited(fleet: FleetState, event: Exited) -> None:
     child = fleet.current(event.child)
     if child is None or child.life in (Life.LAUNCHING, Life.ENDED, Life.GONE):
         return
@@ -91,7 +89,7 @@ def exited(fleet: "Fleet", event: Exited) -> None:
     _heard_out(fleet, child)
 
 
-def vanished(fleet: "Fleet", event: Vanished) -> None:
+def vanished(fleet: FleetState, event: Vanished) -> None:
     child = fleet.current(event.child)
     if child is None:
         return
@@ -106,11 +104,11 @@ def vanished(fleet: "Fleet", event: Vanished) -> None:
                 _learn(fleet, child, cause=Cause.VANISHED, reason=event.reason)
     child.control_open = child.output_open = False
     if not child.over and child.life is not Life.RESTING:
-        fleet.over(child, Life.GONE)
+        over(fleet, child, Life.GONE)
 
 
 def fail(
-    fleet: "Fleet", child: Child, cause: Cause, *, reason: str = "", traceback: str = "", status: int | None = None
+    fleet: FleetState, child: Child, cause: Cause, *, reason: str = "", traceback: str = "", status: int | None = None
 ) -> None:
     """A child has failed by itself, while it started or served."""
     assert fleet.failure is None, "only a starting or serving child can fail, and a failure stops all"
@@ -164,10 +162,15 @@ def fail(
             fleet.kill(mate)
 
 
-def over(fleet: "Fleet", child: Child) -> None:
-    """It is over. While the service goes on it rests before its next start, has left, or has fallen for good."""
+def over(fleet: FleetState, child: Child, life: Life) -> None:
+    """A child is over: GONE or LOST. While the service goes on, a seat whose children are all over has left as it was
+    asked to, or rests before its next start, or is given up."""
+    child.life, child.wait = life, None
     mates = fleet.mates(child.seat)
-    if fleet.phase not in GOING or not all(mate.over for mate in mates) or leaving.left(fleet, child.seat):
+    if fleet.phase not in GOING or not all(mate.over for mate in mates):
+        return
+    if leaving.is_leaving(fleet, child.seat):
+        leaving.conclude(fleet, RankId(child.id.place.index))
         return
     failure = next(mate.failure for mate in mates if mate.failure is not None)
     served = any(mate.served for mate in mates)
@@ -184,7 +187,7 @@ def over(fleet: "Fleet", child: Child) -> None:
             fleet.renew(mate)
 
 
-def _degrade(fleet: "Fleet", mates: list[Child], failure: Failure) -> None:
+def _degrade(fleet: FleetState, mates: list[Child], failure: Failure) -> None:
     """Go on without it, where enough are left."""
     lost = any(mate.life is Life.LOST for mate in mates)
     for mate in mates:
@@ -203,7 +206,7 @@ def _degrade(fleet: "Fleet", mates: list[Child], failure: Failure) -> None:
         fleet.actions.append(AnnounceDegraded(failure, why))
 
 
-def _learn(fleet: "Fleet", child: Child, **known: Any) -> None:
+def _learn(fleet: FleetState, child: Child, **known: Any) -> None:
     """More is known of how it fell."""
     if child.failure is None:
         return
@@ -212,6 +215,6 @@ def _learn(fleet: "Fleet", child: Child, **known: Any) -> None:
         fleet.failure = failure
 
 
-def _heard_out(fleet: "Fleet", child: Child) -> None:
+def _heard_out(fleet: FleetState, child: Child) -> None:
     if child.life is Life.ENDED and not child.control_open and not child.output_open:
-        fleet.over(child, Life.GONE)
+        over(fleet, child, Life.GONE)

@@ -17,28 +17,24 @@ falls is started again (`falling.py`), and ranks leave and come as an operator a
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role
+from phalanx.protocol import ChildId, Incarnation, Place
 from phalanx.supervisor import deadlines, ending, falling, leaving, starting
 from phalanx.supervisor.events import (
     Added,
     AnnounceReady,
     BecameReady,
     Begin,
-    CallOff,
     ControlEnded,
     ExitCode,
     Exited,
-    Failure,
     Finish,
     FleetAction,
     FleetEvent,
     Greeted,
     HasDrained,
     HasVacated,
-    Kill,
     Launched,
     LaunchFailed,
     Leave,
@@ -47,42 +43,19 @@ from phalanx.supervisor.events import (
     Pulsed,
     Reported,
     Resume,
-    Spawn,
     StopRequested,
     Tick,
     Vanished,
     Waiting,
 )
-from phalanx.supervisor.leaving import Departure
-from phalanx.supervisor.lives import GOING, Child, Life, Limits, Phase, Seat, Wait
-from phalanx.supervisor.restarts import Restarts
+from phalanx.supervisor.lives import GOING, Child, Life, Limits, Phase
+from phalanx.supervisor.state import FleetState
 
 
-@dataclass(slots=True)
-class Fleet:
+class Fleet(FleetState):
     """The state machine. `step` is its only door; the fields may be read."""
 
-    limits: Limits
-    children: dict[Place, Child]
-    phase: Phase = Phase.STARTING
-    failure: Failure | None = None
-    """Why the service ends, where it does so by itself."""
-    began_at: float = 0.0
-    now: float = 0.0
-    restarts: Restarts = field(init=False)
-    departures: dict[RankId, Departure] = field(default_factory=dict)
-    """Ranks that get nothing new."""
-    roster: int = 0
-    """Counts changes of which ranks there are, and which of them leave."""
-    former: dict[Place, Incarnation] = field(default_factory=dict)
-    """The last of places that are no more: should they be filled again, incarnations go on from there."""
-    drained_by: float = 0.0
-    """While DRAINING: when whatever still runs is cut short."""
-    actions: list[FleetAction] = field(default_factory=list)
-    """Of the step that is being taken."""
-
-    def __post_init__(self) -> None:
-        self.restarts = Restarts(self.limits)
+    __slots__ = ()
 
     @staticmethod
     def of(places: Iterable[Place], limits: Limits) -> "Fleet":
@@ -105,10 +78,6 @@ class Fleet:
             deadlines.append(self.drained_by)
         return min(deadlines, default=None)
 
-    def mates(self, seat: Seat) -> list[Child]:
-        """Who falls and comes back together: a rank's workers, worker 0 included, or one API server alone."""
-        return [child for child in self.children.values() if child.seat == seat]
-
     def _settle(self) -> None:
         if self.departures and self.phase in GOING:
             leaving.advance(self)
@@ -123,54 +92,8 @@ class Fleet:
             code = ExitCode.FAILED if self.failure else ExitCode.LEFT_BEHIND if lost else ExitCode.OK
             self.actions.append(Finish(code, self.failure, lost))
 
-    # --- what the handlers in the other files are made of ---
 
-    def current(self, child: ChildId) -> Child | None:
-        """It, unless it is no more or a later incarnation has its place."""
-        found = self.children.get(child.place)
-        return found if found is not None and found.id.incarnation == child.incarnation else None
-
-    def wanted(self, child: Child) -> bool:
-        """Whether it may still get to serve: nothing has decided its end."""
-        return self.phase is not Phase.STOPPING and child.failure is None and not child.ended_by_us
-
-    def wait_for(self, child: Child, name: str, limit: float) -> None:
-        child.wait = Wait(name, self.now, self.now + limit)
-
-    def spawn(self, child: Child) -> None:
-        child.stage_since = self.now
-        self.wait_for(child, "its launch", self.limits.startup)
-        self.actions.append(Spawn(child.id))
-
-    def renew(self, child: Child) -> None:
-        """Start its next incarnation."""
-        incarnation = Incarnation(child.id.incarnation + 1)
-        renewed = self.children[child.id.place] = Child(ChildId(child.id.place, incarnation))
-        self.spawn(renewed)
-
-    def call_off(self, child: Child) -> None:
-        child.ended_by_us = True
-        self.wait_for(child, "its launch, to end it", self.limits.kill)
-        self.actions.append(CallOff(child.id))
-
-    def wait_for_end(self, child: Child) -> None:
-        more = self.limits.cluster if child.id.place.role is Role.RAY else 0.0
-        self.wait_for(child, "its end", self.limits.shutdown + more)
-
-    def kill(self, child: Child, reason: str = "") -> None:
-        child.life, child.ended_by_us = Life.KILLED, True
-        # On another machine that cannot be reached, its connections have to time out first.
-        more = self.limits.link if child.where else 0.0
-        self.wait_for(child, "its end after SIGKILL", self.limits.kill + more)
-        self.actions.append(Kill(child.id, reason))
-
-    def over(self, child: Child, life: Life) -> None:
-        """GONE or LOST."""
-        child.life, child.wait = life, None
-        falling.over(self, child)
-
-
-_HANDLERS: dict[type[FleetEvent], Callable[[Fleet, Any], None]] = {
+_HANDLERS: dict[type[FleetEvent], Callable[[FleetState, Any], None]] = {
     Begin: starting.begin,
     Added: starting.added,
     Waiting: starting.waiting,

@@ -6,50 +6,17 @@ on at other ranks. Only when each API server has said that nothing of it runs th
 for that, is the rank stopped. So no request sees its end.
 """
 
-import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from phalanx.protocol import ChildId, Place, RankId, Role, Roster
+from phalanx.protocol import Place, RankId, Role, Roster
 from phalanx.supervisor import ending
 from phalanx.supervisor.events import After, AnnounceLeft, HasVacated, Leave, Resume, TellRoster
 from phalanx.supervisor.lives import Child, Life, Phase, Seat
-
-if TYPE_CHECKING:
-    from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.state import Departure, Exit, FleetState
 
 MOVING = 5.0
 """Seconds that API servers get to carry requests on elsewhere, which takes them a moment."""
 
 
-class Exit(enum.Enum):
-    """How far a rank's leaving has come."""
-
-    EMPTYING = enum.auto()
-    """What runs in it may finish."""
-    MOVING = enum.auto()
-    """What still runs in it goes on elsewhere."""
-    EMPTY = enum.auto()
-    STOPPING = enum.auto()
-    RETURNING = enum.auto()
-    """Its next incarnation starts."""
-
-
-@dataclass(slots=True)
-class Departure:
-    """One rank that leaves."""
-
-    after: After
-    roster: int
-    """The one that told of it: what API servers say on earlier ones is not about this."""
-    used_by: set[ChildId]
-    """API servers that have not yet said that nothing of theirs runs in it."""
-    deadline: float | None
-    """When the present state is left."""
-    exit: Exit = Exit.EMPTYING
-
-
-def leave(fleet: "Fleet", event: Leave) -> None:
+def leave(fleet: FleetState, event: Leave) -> None:
     if fleet.phase is not Phase.SERVING:
         return
     tell_roster(fleet)
@@ -63,7 +30,7 @@ def leave(fleet: "Fleet", event: Leave) -> None:
             fleet.departures[rank] = Departure(event.after, fleet.roster, set(servers), event.at + event.timeout)
 
 
-def resume(fleet: "Fleet", event: Resume) -> None:
+def resume(fleet: FleetState, event: Resume) -> None:
     """Ranks that are held, or have not been stopped yet, stay."""
     for rank in event.ranks:
         departure = fleet.departures.get(rank)
@@ -72,14 +39,14 @@ def resume(fleet: "Fleet", event: Resume) -> None:
             tell_roster(fleet)
 
 
-def has_vacated(fleet: "Fleet", event: HasVacated) -> None:
+def has_vacated(fleet: FleetState, event: HasVacated) -> None:
     for rank in event.ranks:
         departure = fleet.departures.get(rank)
         if departure is not None and event.roster >= departure.roster:
             departure.used_by.discard(event.child)
 
 
-def advance(fleet: "Fleet") -> None:
+def advance(fleet: FleetState) -> None:
     """Take each departure as far as it can go now."""
     for rank, departure in list(fleet.departures.items()):
         if departure.exit is Exit.EMPTYING or departure.exit is Exit.MOVING:
@@ -90,10 +57,10 @@ def advance(fleet: "Fleet") -> None:
             for mate in mates:
                 ending.put_out(fleet, mate)
             if all(mate.over for mate in mates):
-                left(fleet, (Role.ENGINE, rank))
+                conclude(fleet, rank)
 
 
-def _empty(fleet: "Fleet", rank: RankId, departure: Departure) -> None:
+def _empty(fleet: FleetState, rank: RankId, departure: Departure) -> None:
     serves = all(mate.life is Life.READY for mate in fleet.mates((Role.ENGINE, rank)))
     users = [server for server in departure.used_by if (child := fleet.current(server)) and _routes(child)]
     if not serves or not users:
@@ -106,13 +73,16 @@ def _empty(fleet: "Fleet", rank: RankId, departure: Departure) -> None:
             departure.exit, departure.deadline = Exit.EMPTY, None
 
 
-def left(fleet: "Fleet", seat: Seat) -> bool:
-    """All of a seat is over. Whether that was its leaving, and is dealt with."""
+def is_leaving(fleet: FleetState, seat: Seat) -> bool:
+    """Whether the end of a rank is what an operator asked for, and not a fall."""
     role, index = seat
-    rank = RankId(index)
-    departure = fleet.departures.get(rank) if role is Role.ENGINE else None
-    if departure is None or departure.after is After.HELD or departure.exit is Exit.RETURNING:
-        return False
+    departure = fleet.departures.get(RankId(index)) if role is Role.ENGINE else None
+    return departure is not None and departure.after is not After.HELD and departure.exit is not Exit.RETURNING
+
+
+def conclude(fleet: FleetState, rank: RankId) -> None:
+    """All of a rank that leaves is over: start it again, or strike it off, as was asked."""
+    departure, seat = fleet.departures[rank], (Role.ENGINE, rank)
     mates = fleet.mates(seat)
     if any(mate.life is Life.LOST for mate in mates):
         # Nobody knows what it still holds. It stays in the books, and is named when the service ends.
@@ -132,10 +102,9 @@ def left(fleet: "Fleet", seat: Seat) -> bool:
         del fleet.departures[rank]
         fleet.actions.append(AnnounceLeft(rank, tuple(mate.id for mate in mates)))
     tell_roster(fleet)
-    return True
 
 
-def returned(fleet: "Fleet", child: Child) -> None:
+def returned(fleet: FleetState, child: Child) -> None:
     """A rank serves again after its planned restart."""
     rank = RankId(child.id.place.index)
     departure = fleet.departures.get(rank) if child.id.place.role is Role.ENGINE else None
@@ -144,7 +113,7 @@ def returned(fleet: "Fleet", child: Child) -> None:
         tell_roster(fleet)
 
 
-def tell_roster(fleet: "Fleet") -> None:
+def tell_roster(fleet: FleetState) -> None:
     fleet.roster += 1
     fleet.actions.append(TellRoster())
 
@@ -154,7 +123,7 @@ def _routes(child: Child) -> bool:
     return child.id.place.role is Role.API and child.life is Life.READY and child.drains
 
 
-def roster(fleet: "Fleet") -> Roster:
+def roster(fleet: FleetState) -> Roster:
     """For API servers."""
     gone = {rank for rank, departure in fleet.departures.items() if departure.after is not After.RENEWED}
     ranks = {RankId(place.index) for place in fleet.children if place.role is Role.ENGINE}

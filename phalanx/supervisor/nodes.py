@@ -18,7 +18,7 @@ from phalanx.hosting.words import spell
 from phalanx.protocol import ApiServerId, ChildId, Endpoint, NodeHello, Place, RankId, Role, StartNode, ToSupervisor
 from phalanx.supervisor import events
 from phalanx.supervisor.claims import objection
-from phalanx.transport.audit import told
+from phalanx.transport.audit import audited
 from phalanx.transport.frames import FrameError
 from phalanx.transport.stream import Connection
 
@@ -249,14 +249,14 @@ class Nodes:
         for place in places:
             if place in self._remote:
                 self._tell_waiting(place, "its actor", self._startup)
-                self._driver(StartNode(told(self._control), (place,), "", self._number((place,), "")))
+                self._driver(StartNode(audited(self._control), (place,), "", self._number((place,), "")))
         for host, seats in self._seats.items():
             waiting = [place for place in seats if place in self._waiting]
             # All of a machine's API servers come with one node: who waits already has asked for it.
             if waiting and all(place in places for place in waiting):
                 for place in seats:
                     self._tell_waiting(place, f"a node on {host}", self._startup)
-                self._driver(StartNode(told(self._control), (), host, self._number((), host)))
+                self._driver(StartNode(audited(self._control), (), host, self._number((), host)))
 
     def _number(self, places: tuple[Place, ...], host: str) -> int:
         number = self._orders.get((places, host), 0) + 1

@@ -85,13 +85,3 @@ class PictureLog(logging.Handler):
             self._picture.line(formatter.format(record))
         except Exception:
             self.handleError(record)
-
-
-def picture_for(stream: TextIO, announce: Announce) -> PlainPicture:
-    """Live where the stream is a terminal that can move its cursor."""
-    if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
-        return PlainPicture(stream, announce)
-    # Rich is a third of this process's imports, and logs have no use for it.
-    from phalanx.supervisor.live_picture import LivePicture
-
-    return LivePicture(stream, announce)

@@ -1,7 +1,5 @@
 """How the fleet takes what children say on their way to READY. Pure; called by `fleet.py` alone."""
 
-from typing import TYPE_CHECKING
-
 from phalanx.protocol import ChildId, Incarnation, Role, StageName
 from phalanx.supervisor import ending, leaving
 from phalanx.supervisor.events import (
@@ -17,20 +15,18 @@ from phalanx.supervisor.events import (
     Welcome,
 )
 from phalanx.supervisor.lives import Child, Life, Phase
-
-if TYPE_CHECKING:
-    from phalanx.supervisor.fleet import Fleet
+from phalanx.supervisor.state import FleetState
 
 _ORDER = {stage: order for order, stage in enumerate(StageName)}
 
 
-def begin(fleet: "Fleet", event: Begin) -> None:
+def begin(fleet: FleetState, event: Begin) -> None:
     fleet.began_at = event.at
     for child in fleet.children.values():
         fleet.spawn(child)
 
 
-def added(fleet: "Fleet", event: Added) -> None:
+def added(fleet: FleetState, event: Added) -> None:
     """Places that the service has from now on."""
     if fleet.phase not in (Phase.STARTING, Phase.SERVING):
         return  # It came up while the service goes down.
@@ -43,7 +39,7 @@ def added(fleet: "Fleet", event: Added) -> None:
         leaving.tell_roster(fleet)
 
 
-def waiting(fleet: "Fleet", event: Waiting) -> None:
+def waiting(fleet: FleetState, event: Waiting) -> None:
     child = fleet.current(event.child)
     # What is waited for already gets no more time by being told again.
     if child is None or child.life is not Life.LAUNCHING or not fleet.wanted(child):
@@ -53,7 +49,7 @@ def waiting(fleet: "Fleet", event: Waiting) -> None:
         fleet.wait_for(child, event.name, event.limit)
 
 
-def launched(fleet: "Fleet", event: Launched) -> None:
+def launched(fleet: FleetState, event: Launched) -> None:
     child = fleet.current(event.child)
     if child is None:
         return
@@ -64,34 +60,35 @@ def launched(fleet: "Fleet", event: Launched) -> None:
             fleet.kill(child)
 
 
-def _started(fleet: "Fleet", child: Child) -> None:
+def _started(fleet: FleetState, child: Child) -> None:
     child.life, child.detail = Life.STARTING, ""
     child.output_open = True
     child.stage_since = fleet.now
     fleet.wait_for(child, "its first message", fleet.limits.startup)
 
 
-def greeted(fleet: "Fleet", event: Greeted) -> None:
+def greeted(fleet: FleetState, event: Greeted) -> None:
     child = fleet.current(event.child)
     if child is None:
-        fleet.actions.append(Refuse(f"there is no {event.child} of incarnation {event.child.incarnation}"))
+        reason = f"there is no {event.child} of incarnation {event.child.incarnation}"
+        fleet.actions.append(Refuse(reason, event.connection))
         return
     if child.life is Life.LAUNCHING and not child.control_open and fleet.wanted(child):
         # On a node: its own connection was faster than the node's, which is about to tell of its launch.
         _started(fleet, child)
     if child.control_open:
-        fleet.actions.append(Refuse(f"{event.child} is connected already"))
+        fleet.actions.append(Refuse(f"{event.child} is connected already", event.connection))
     elif child.life is Life.STARTING or child.life is Life.ENDED:
         # ENDED too: what it had to say may be behind its Hello.
         child.control_open = True
         if child.life is Life.STARTING:
             fleet.wait_for(child, "its next stage", fleet.limits.startup)
-        fleet.actions.append(Welcome(child.id))
+        fleet.actions.append(Welcome(child.id, event.connection))
     else:
-        fleet.actions.append(Refuse(f"{event.child} is {child.life.name.lower()}"))
+        fleet.actions.append(Refuse(f"{event.child} is {child.life.name.lower()}", event.connection))
 
 
-def progressed(fleet: "Fleet", event: Progressed) -> None:
+def progressed(fleet: FleetState, event: Progressed) -> None:
     child = fleet.current(event.child)
     if child is None or child.life is not Life.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
         return
@@ -104,7 +101,7 @@ def progressed(fleet: "Fleet", event: Progressed) -> None:
     fleet.wait_for(child, f"progress in stage {child.stage}{known}", fleet.limits.startup)
 
 
-def became_ready(fleet: "Fleet", event: BecameReady) -> None:
+def became_ready(fleet: FleetState, event: BecameReady) -> None:
     child = fleet.current(event.child)
     if child is None or child.life is not Life.STARTING or not child.control_open:
         return

@@ -1,6 +1,7 @@
 """The thin shell around `fleet.py`: sockets, processes and signals become events; actions become I/O."""
 
 import asyncio
+import itertools
 import logging
 import resource
 import secrets
@@ -17,7 +18,7 @@ from phalanx.config import Config
 from phalanx.hosting import children
 from phalanx.hosting.host import Host
 from phalanx.hosting.output import Output
-from phalanx.protocol import ChildId, Hello, Incarnation, Membership, NodeHello, Place, Role, ToSupervisor
+from phalanx.protocol import ChildId, Endpoint, Hello, Incarnation, Membership, NodeHello, Place, Role, ToSupervisor
 from phalanx.supervisor import administration, events, leaving, report
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
@@ -28,7 +29,7 @@ from phalanx.supervisor.scrape import Scrapes
 from phalanx.supervisor.signals import STOP_SIGNALS
 from phalanx.supervisor.sockets import Sockets
 from phalanx.transport import stream
-from phalanx.transport.audit import told
+from phalanx.transport.audit import audited
 from phalanx.transport.frames import FrameError
 from phalanx.transport.listener import address_of
 
@@ -106,7 +107,9 @@ class Supervisor:
         self._reached_at = ""
         self._outputs: dict[ChildId, Output] = {}
         self._connections: dict[ChildId, stream.Connection] = {}
-        self._greeting: ControlHandler | None = None
+        self._greeting: dict[int, ControlHandler] = {}
+        """Connections whose Hello waits for the fleet's answer."""
+        self._greetings = itertools.count()
         self._scrapes = Scrapes(self._send_to_api_server)
         self._events: deque[FleetEvent] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -167,13 +170,11 @@ class Supervisor:
                 self._spawn(child)
             case events.CallOff(child):
                 self._nodes.call_off(child)
-            case events.Welcome(child):
-                assert self._greeting is not None
-                self._connections[child] = self._greeting.bind(child)
+            case events.Welcome(child, connection):
+                self._connections[child] = self._greeting.pop(connection).bind(child)
                 self._welcome(child)
-            case events.Refuse(reason):
-                assert self._greeting is not None
-                self._greeting.refuse(reason)
+            case events.Refuse(reason, connection):
+                self._greeting.pop(connection).refuse(reason)
             case events.Stop(child):
                 if child in self._connections:
                     self._connections[child].send(protocol.Stop())
@@ -226,7 +227,7 @@ class Supervisor:
             config = msgspec.structs.replace(config, facts=facts)
         leader = (self._sockets.leader(place.index) or self._nodes.leader(place.index)) if place.worker else ""
         counted = self._scrapes.counted(place.index) if place.role is Role.API else b""
-        membership, leader = self._membership(connection), told(leader) if leader else ""
+        membership, leader = self._membership(connection), audited(leader) if leader else ""
         connection.send(protocol.Welcome(config, membership, leader, counted))
         if place.role is Role.API:
             connection.send(leaving.roster(self._fleet))
@@ -272,9 +273,8 @@ class Supervisor:
     def _membership(self, connection: stream.Connection) -> Membership:
         """The API servers, each where this peer can dial it."""
         endpoints = (*self._sockets.endpoints(connection.local_host), *self._nodes.endpoints)
-        for endpoint in endpoints:
-            told(endpoint.address)
-        return Membership(endpoints, self._nodes.complete)
+        listening = tuple(Endpoint(endpoint.index, audited(endpoint.address)) for endpoint in endpoints)
+        return Membership(listening, self._nodes.complete)
 
     # --- for nodes ---
 
@@ -301,10 +301,10 @@ class Supervisor:
 
     def greeted(self, handler: ControlHandler, hello: Hello) -> None:
         """A connection said who it is."""
-        self._greeting = handler
+        connection = next(self._greetings)
+        self._greeting[connection] = handler
         child = ChildId(Place(hello.role, hello.index, hello.worker), Incarnation(hello.incarnation))
-        self.take(events.Greeted(time.monotonic(), child))
-        self._greeting = None
+        self.take(events.Greeted(time.monotonic(), child, connection))
 
     def received(self, child: ChildId, message: ToSupervisor) -> None:
         """A child that said Hello said something else."""

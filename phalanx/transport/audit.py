@@ -1,6 +1,6 @@
 """A proof, on demand, that no address is told before somebody listens there (law 1).
 
-Every address that this program tells another process, in an argument or a message, passes `told` on its way. With
+Every address that this program tells another process, in an argument or a message, passes `audited` on its way. With
 PHALANX_AUDIT_LISTENERS naming a file, each is dialled at that moment: the file gets a line for each address, and an
 address that nobody listens at ends the process that was about to tell it.
 """
@@ -16,8 +16,9 @@ EXIT_UNHEARD = 71
 _TIMEOUT = 5.0
 
 
-def told(address: str) -> str:
-    """`address`, about to be told to another process."""
+def audited(address: str) -> str:
+    """`address`, which is about to be told to another process: that somebody listens there is made sure of first,
+    where an audit is on."""
     if file := os.environ.get(VARIABLE):
         _audit(address, file)
     return address
