@@ -1,5 +1,6 @@
 # make serve   the bundled demo model on http://127.0.0.1:8000, 2 API servers and 2 ranks
-# make test    the tests          make lint, make types   the quality gates
+# make test    the tests          make quick   the fast part of them: pure decisions and single processes
+# make lint, make types   the quality gates
 # make frontend   the compiled front-end for token ids (needs cargo; optional)
 # make clean   remove what was made
 #
@@ -12,15 +13,25 @@ PYTHON := $(shell for each in python3.12 python3.11 python3; do \
 endif
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := phalanx tests tools benchmarks
+SOURCES := phalanx tests tools benchmarks examples
 
-.PHONY: serve test lint types frontend clean
+# What starts no service and plays no long histories.
+QUICK := $(wildcard tests/test_*.py tests/*/)
+NOT_QUICK := tests/acceptance/ tests/chaos/ tests/simulation/ tests/support/ tests/vectors/ tests/cluster/ \
+	tests/ray_backend/ tests/frontends/ tests/demo_model/ tests/supervisor/test_failures.py tests/supervisor/test_life.py \
+	tests/test_examples.py tests/cli/test_serve.py tests/cli/test_ranks.py tests/cli/test_secure_service.py
+
+.PHONY: serve test quick lint types frontend clean
 
 serve: $(VENV)/installed
 	@$(BIN)/python tools/foreground.py $(BIN)/phalanx serve -dp 2 --api-server-count 2 $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+quick: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder \
+		$(addprefix --ignore=,$(NOT_QUICK)) $(if $(ARGS),$(ARGS),$(filter-out $(NOT_QUICK),$(QUICK)))
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check $(SOURCES)
@@ -35,7 +46,7 @@ frontend:
 
 clean:
 	rm -rf frontends/tokens-rs/target frontends/tokens-rs/Cargo.lock
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f phalanx/kernels/*.so
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
@@ -44,12 +55,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Installed in place, so only a change of what it needs or compiles installs again.
-BUILD := pyproject.toml $(wildcard setup.py phalanx/kernels/*.c phalanx/kernels/*.h)
+BUILD := pyproject.toml constraints.txt $(wildcard setup.py phalanx/kernels/*.c phalanx/kernels/*.h)
 
 $(VENV)/installed: $(BUILD) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/installed-test: $(BUILD) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/installed

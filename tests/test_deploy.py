@@ -352,7 +352,7 @@ def test_all_name_the_image_that_the_dockerfile_is_for() -> None:
 # --- what pages say -------------------------------------------------------------------------------
 
 ROOT = DEPLOY.parent
-PAGES = sorted([*ROOT.glob("docs/*.md"), DEPLOY / "README.md", ROOT / "README.md"])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), DEPLOY / "README.md", ROOT / "examples" / "README.md"])
 
 
 def commands_on(page: Path) -> Iterator[list[str]]:

@@ -6,7 +6,6 @@ chunked, with any number of threads. ctypes gives up the GIL during each call.
 """
 
 import ctypes
-import sysconfig
 from array import array
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
@@ -313,7 +312,7 @@ class CpuKernels:
 
 def _library() -> Any:
     folder = Path(__file__).parent
-    path = folder / f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
+    path = folder / "_cpu.so"
     if not path.exists():
         raise ImportError(f"{path} is missing: install the package again with gcc at hand (pip install .)")
     library = ctypes.CDLL(str(path))

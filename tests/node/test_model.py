@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import msgspec
-import numpy
 import pytest
-from safetensors.numpy import save_file
+import torch
+from safetensors.torch import save_file
 from support.checkpoints import write_checkpoint
 from support.fake_supervisor import configuration
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "there"
     path.mkdir()
     write_checkpoint(path)
-    save_file({"a": numpy.arange(2**18, dtype=numpy.float32)}, path / "model.safetensors")
+    save_file({"a": torch.arange(2**18, dtype=torch.float32)}, path / "model.safetensors")
     return path
 
 
@@ -48,7 +48,7 @@ def test_every_file_that_decides_an_answer_is_compared(name: str, folder: Path) 
 def test_other_weights_of_the_same_shape_are_told_apart(folder: Path) -> None:
     copy = folder.with_name("copy")
     shutil.copytree(folder, copy)
-    tuned = numpy.arange(2**18, dtype=numpy.float32)
+    tuned = torch.arange(2**18, dtype=torch.float32)
     tuned[2**16 : 2**17] *= 1.01  # One layer; the file begins and ends as before.
     save_file({"a": tuned}, copy / "model.safetensors")
     assert (copy / "model.safetensors").stat().st_size == (folder / "model.safetensors").stat().st_size
