@@ -3,7 +3,7 @@
 import enum
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -127,7 +127,7 @@ def test_the_options_that_the_page_tells_of_exist() -> None:
     assert rows
     for path, kind, _ in rows:
         group, name = path.strip("`").split(".")
-        struct = inspect.type_info(config.Config.__annotations__[group])
+        struct = inspect.type_info(get_type_hints(config.Config)[group])
         assert isinstance(struct, inspect.StructType)
         field = next(field.type for field in struct.fields if field.name == name)
         assert kind == spelt(bare(field))
