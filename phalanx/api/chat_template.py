@@ -8,7 +8,7 @@ work as they are. Templates come from the checkpoint or the person who starts th
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jinja2
 from jinja2 import nodes
@@ -16,13 +16,24 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from phalanx.api.tokenizer import read_json
+from phalanx.api.added_tokens import read_json
 
 RESERVED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "raise_exception"}
     | {"strftime_now", "bos_token", "eos_token", "pad_token", "unk_token", "chat_template"}
 )
 """What `chat_template_kwargs` may not replace."""
+
+
+_END_OF_FINAL = "END_OF_THE_MESSAGE_TO_CONTINUE "
+"""Its space at the end tells whether a template strips messages."""
+
+
+class NoChatTemplate(NamedTuple):
+    """This model's chats are refused."""
+
+    reason: str
+    """A sentence for the person who asked."""
 
 
 class TemplateError(Exception):
@@ -81,7 +92,15 @@ class ChatTemplate:
         continue_final_message: bool = False,
         extra: dict[str, Any] | None = None,
     ) -> str:
-        """Raises TemplateError."""
+        """The prompt. `continue_final_message`: it ends where the last message's own text ends.
+
+        Raises TemplateError.
+        """
+        final = messages[-1].get("content") if continue_final_message else None
+        if continue_final_message:
+            if not isinstance(final, str):
+                raise TemplateError("its last message has no text that an answer could continue")
+            messages = [*messages[:-1], {**messages[-1], "content": final + _END_OF_FINAL}]
         try:
             text = self._template.render(
                 **(extra or {}),
@@ -98,34 +117,49 @@ class ChatTemplate:
         except Exception as error:
             # A template is a program: what it does to values of unexpected types is the request's error, not ours.
             raise TemplateError(f"{type(error).__name__}: {error}") from error
-        return _open_ended(text, messages[-1]["content"]) if continue_final_message else text
+        return text if final is None else _open_ended(text, final)
 
 
 def _open_ended(text: str, final: str) -> str:
-    """Cut the prompt behind the last message's own text, so that the answer continues it."""
-    start = text.rfind(final.strip())
-    if start < 0:
+    """Cut a prompt at the mark that was put behind the last message's text, so that the answer continues the text.
+
+    Looking for the text itself would not do: a short one is found in what the template writes behind it.
+    """
+    end = text.rfind(_END_OF_FINAL.rstrip())
+    if end < 0 or final.strip() not in text:
         raise TemplateError("it changes the last message's text, so that it cannot be continued")
-    # Templates that strip the text have lost the spaces at its end.
-    kept = final.lstrip()
-    end = start + len(kept if text.startswith(kept, start) else final.strip())
-    return text[:end]
+    # Where the template has stripped the message, the mark has lost its space, and the text goes on without its own.
+    kept = text[:end] if text.startswith(_END_OF_FINAL, end) else text[:end].rstrip()
+    # A template may write the last message in several places.
+    return kept.replace(_END_OF_FINAL, "").replace(_END_OF_FINAL.rstrip(), "")
 
 
-def find_template(folder: Path) -> tuple[str, str] | None:
-    """The checkpoint's template: its source, and the file it is from; None where it has none.
+class TemplateSource(NamedTuple):
+    text: str
+    origin: str
+    """The file it is from."""
+
+
+def find_template(folder: Path) -> TemplateSource | NoChatTemplate:
+    """The checkpoint's template. Of several named ones it is the one named `default`: no request has tools yet.
 
     Raises ValueError that names the file.
     """
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8"), str(path)
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        path = folder / name
+        try:
+            return TemplateSource(path.read_text(encoding="utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8: {error}") from error
+    for path in (folder / "tokenizer_config.json", folder / "chat_template.json"):
         found = read_json(path).get("chat_template")
         if isinstance(found, list):
-            named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-            found = named.get("default")
+            found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        if isinstance(found, dict):
+            if "default" not in found:
+                names = ", ".join(sorted(map(str, found))) or "none"
+                return NoChatTemplate(f"This model's chat templates have names ({names}), and none is named default.")
+            found = found["default"]
         if isinstance(found, str):
-            return found, str(path)
-    return None
+            return TemplateSource(found, str(path))
+    return NoChatTemplate("This model's files have no chat template.")

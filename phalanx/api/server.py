@@ -16,7 +16,7 @@ import uvloop
 
 from phalanx.api import https
 from phalanx.api.app import Application
-from phalanx.api.chat_template import ChatTemplate, find_template
+from phalanx.api.chat_template import ChatTemplate, NoChatTemplate, find_template
 from phalanx.api.connection import BoundedProtocol, Connections
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.mailbox import Mailbox
@@ -130,25 +130,25 @@ class HttpServer(uvicorn.Server):
             task.cancel()
 
 
-def load_template(config: Config, tokenizer: ModelTokenizer) -> ChatTemplate | str:
-    """The chat template, or the sentence that says why chats are refused.
+def load_template(config: Config, tokenizer: ModelTokenizer) -> ChatTemplate | NoChatTemplate:
+    """The chat template that was asked for by name, else the checkpoint's own.
 
-    Raises ValueError for a template that was asked for by name.
+    Raises ValueError for one that was asked for by name and does not compile.
     """
     override = config.model.chat_template
     if override is not None:
-        source, origin = config.facts.chat_template, override
-    elif (found := find_template(Path(config.facts.folder))) is not None:
-        source, origin = found
-    else:
-        return "This model's files have no chat template."
+        try:
+            return ChatTemplate(config.facts.chat_template, tokenizer.special)
+        except ValueError as error:
+            raise ValueError(f"{override}: {error}") from error
+    found = find_template(Path(config.facts.folder))
+    if isinstance(found, NoChatTemplate):
+        return found
     try:
-        return ChatTemplate(source, tokenizer.special)
+        return ChatTemplate(found.text, tokenizer.special)
     except ValueError as error:
-        if override is not None:
-            raise ValueError(f"{origin}: {error}") from error
-        log.warning("%s: %s; chats will be refused", origin, error)
-        return f"The chat template in this model's files cannot be used: {error}."
+        log.warning("%s: %s; chats will be refused", found.origin, error)
+        return NoChatTemplate(f"The chat template in this model's files cannot be used: {error}.")
 
 
 def settle() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from phalanx.api.admission import Admission, Amount, bounds
-from phalanx.api.chat_template import ChatTemplate
+from phalanx.api.chat_template import ChatTemplate, NoChatTemplate
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.operator import Operator
@@ -27,8 +27,7 @@ class Service:
     config: Config
     engine: EngineClient
     tokenizer: ModelTokenizer
-    chat_template: ChatTemplate | str
-    """A text says why there is none."""
+    chat_template: ChatTemplate | NoChatTemplate
     metrics: Metrics
     gather: Callable[[], Awaitable[MetricsGathered]]
     """What siblings have counted, and the supervisor."""

@@ -1,20 +1,22 @@
 """The checkpoint's tokenizer: text to tokens without stalling the event loop, tokens to text."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 # Its own thread pool would start a thread a core in every API server; and long texts are given a thread here.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tokenizers import Tokenizer
 
+from phalanx.api.added_tokens import declared_tokens
 from phalanx.api.detokenize import Detokenizer, TokenTexts, token_texts
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ class ModelTokenizer:
 
     @staticmethod
     def load(folder: Path) -> "ModelTokenizer":
-        """Read tokenizer.json and tokenizer_config.json.
+        """Read tokenizer.json, and the tokens that the files beside it declare.
 
         Raises FileNotFoundError or ValueError that name the file.
         """
@@ -66,8 +68,16 @@ class ModelTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
             raise ValueError(f"{path} is not a tokenizer: {error}") from error
-        settings = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
-        return ModelTokenizer(tokenizer, special_tokens(settings))
+        declared = declared_tokens(folder)
+        tokenizer.add_tokens(declared.missing_from(tokenizer.get_added_tokens_decoder()))
+        for number, token in declared.by_id.items():
+            if (known := tokenizer.token_to_id(token.content)) != number:
+                log.warning(
+                    "%s declares %r as token %d; its tokenizer knows it as %s", folder, token.content, number, known
+                )
+        if declared.split_special_tokens:
+            tokenizer.encode_special_tokens = True
+        return ModelTokenizer(tokenizer, declared.texts)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -113,25 +123,3 @@ class ModelTokenizer:
     def token_string(self, token: int) -> str | None:
         """The token as the vocabulary writes it."""
         return self._tokenizer.id_to_token(token)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of the checkpoint; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        found: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return found
-
-
-def special_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """`*_token` entries, which are texts or objects with their text as `content`."""
-    found = {}
-    for name, value in settings.items():
-        if name.endswith("_token"):
-            text = value.get("content") if isinstance(value, dict) else value
-            if isinstance(text, str):
-                found[name] = text
-    return found

@@ -1,12 +1,13 @@
 """Published chat templates render as transformers renders them, and nothing escapes the sandbox."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phalanx.api.chat_template import ChatTemplate, TemplateError, find_template
+from phalanx.api.chat_template import ChatTemplate, NoChatTemplate, TemplateError, TemplateSource, find_template
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 CHAT = [
@@ -138,20 +139,114 @@ def write(folder: Path, **files: Any) -> Path:
     return folder
 
 
-def test_the_checkpoint_s_own_file_wins_over_its_configuration(tmp_path: Path) -> None:
-    write(tmp_path, chat_template_dot_jinja="file", tokenizer_config_dot_json={"chat_template": "config"})
-    found = find_template(tmp_path)
-    assert found is not None
-    assert found[0] == "file"
+NAMED = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
 
 
-def test_of_several_named_templates_the_default_one_is_taken(tmp_path: Path) -> None:
-    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
-    write(tmp_path, tokenizer_config_dot_json={"chat_template": named})
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"tokenizer_config_dot_json": {"chat_template": "config"}}, "config"),
+        ({"chat_template_dot_jinja": "file", "tokenizer_config_dot_json": {"chat_template": "config"}}, "file"),
+        ({"chat_template_dot_json": {"chat_template": "json"}, "tokenizer_config_dot_json": {}}, "json"),
+        (
+            {
+                "chat_template_dot_json": {"chat_template": "json"},
+                "tokenizer_config_dot_json": {"chat_template": "config"},
+            },
+            "config",
+        ),
+        ({"tokenizer_config_dot_json": {"chat_template": NAMED}}, "plain"),
+        ({"tokenizer_config_dot_json": {"chat_template": {"default": "plain", "rag": "documents"}}}, "plain"),
+        ({"chat_template_dot_json": {"chat_template": NAMED}}, "plain"),
+    ],
+    ids=str,
+)
+def test_the_template_is_found_where_the_checkpoint_has_it(
+    files: dict[str, Any], expected: str, tmp_path: Path, checkpoint_folder: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    write(tmp_path, **files)
     found = find_template(tmp_path)
-    assert found is not None
-    assert found[0] == "plain"
+    assert isinstance(found, TemplateSource)
+    assert found.text == expected
+    # transformers' tokenizers do not read chat_template.json, which is its processors'.
+    if set(files) != {"chat_template_dot_json"} and expected != "json":
+        shutil.copy(checkpoint_folder / "tokenizer.json", tmp_path)
+        assert AutoTokenizer.from_pretrained(tmp_path).get_chat_template() == expected
+
+
+def test_named_templates_without_a_default_are_named(tmp_path: Path) -> None:
+    write(tmp_path, tokenizer_config_dot_json={"chat_template": [NAMED[0], {"name": "rag", "template": "x"}]})
+    found = find_template(tmp_path)
+    assert found == NoChatTemplate("This model's chat templates have names (rag, tool_use), and none is named default.")
 
 
 def test_a_checkpoint_may_have_none(tmp_path: Path) -> None:
-    assert find_template(tmp_path) is None
+    assert find_template(tmp_path) == NoChatTemplate("This model's files have no chat template.")
+
+
+def test_a_template_that_is_no_text_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja is not UTF-8"):
+        find_template(tmp_path)
+
+
+CONTINUED = {
+    **{name: source for name, source in TEMPLATES.items() if name != LEAVES_THE_END_OUT},
+    "strips messages": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content | trim }}<|end|>{% endfor %}",
+    "ends like a message": "{% for m in messages %}{{ m.role }}: {{ m.content }} end e{% endfor %}",
+    "drops what was thought": "{% for m in messages %}<{{ m.content.split('</think>')[-1] }}>{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+@pytest.mark.parametrize(
+    "content",
+    [
+        "e",
+        "end",
+        "|",
+        "",
+        " ",
+        "\n",
+        "The capital",
+        "Hi",
+        "Hi Hi",
+        " both ",
+        "e\n",
+        "<|end|>",
+        "a</think>b",
+        "é",
+        "\u3000",
+    ],
+)
+def test_messages_are_continued_where_transformers_continues_them(name: str, content: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]
+    source = CONTINUED[name]
+    try:
+        rendered, _ = render_jinja_template([chat], chat_template=source, continue_final_message=True, **SPECIAL)
+        expected = rendered[0]
+    except ValueError:
+        expected = "refused"
+    try:
+        found = ChatTemplate(source, SPECIAL).render(chat, add_generation_prompt=False, continue_final_message=True)
+    except TemplateError:
+        found = "refused"
+    assert found == expected
+
+
+def test_a_message_that_the_template_repeats_is_continued_in_its_last_place() -> None:
+    template = ChatTemplate(
+        "[{{ messages[-1].content }}|{{ messages[-1].content | trim }}|{{ messages[-1].content }}]", SPECIAL
+    )
+    rendered = template.render([{"role": "assistant", "content": "e"}], continue_final_message=True)
+    assert rendered == "[e|e|e"
+
+
+def test_a_last_message_without_text_cannot_be_continued() -> None:
+    template = ChatTemplate(TEMPLATES["chatml"], SPECIAL)
+    with pytest.raises(TemplateError, match="no text"):
+        template.render([{"role": "assistant", "content": None}], continue_final_message=True)

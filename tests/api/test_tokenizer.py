@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer, TooLong, special_tokens
+from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer, TooLong
 
 
 @pytest.fixture
@@ -75,8 +75,3 @@ def test_a_broken_tokenizer_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
         ModelTokenizer.load(tmp_path)
-
-
-def test_special_tokens_are_texts_or_objects() -> None:
-    settings = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": "</s>", "pad_token": None, "x": "y"}
-    assert special_tokens(settings) == {"bos_token": "<s>", "eos_token": "</s>"}

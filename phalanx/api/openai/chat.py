@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from phalanx.api.chat_template import RESERVED, ChatTemplate, TemplateError
+from phalanx.api.chat_template import RESERVED, NoChatTemplate, TemplateError
 from phalanx.api.choice import FinishName
 from phalanx.api.decoding import ABSENT, BodyDecoder, refuse_unsupported, unsupported
 from phalanx.api.errors import ApiError
@@ -271,8 +271,10 @@ async def render(
     Raises ApiError (400) with the template's own words where it refuses them.
     """
     template = service.chat_template
-    if not isinstance(template, ChatTemplate):
-        raise ApiError(f"{template} Use /v1/completions, or start with --chat-template.", code="no_chat_template")
+    if isinstance(template, NoChatTemplate):
+        raise ApiError(
+            f"{template.reason} Use /v1/completions, or start with --chat-template.", code="no_chat_template"
+        )
     if continue_final and add_generation_prompt:
         raise ApiError(
             "continue_final_message and add_generation_prompt exclude one another.", param="continue_final_message"
