@@ -1,6 +1,7 @@
 # make serve   the bundled demo model on http://127.0.0.1:8000, 2 API servers and 2 ranks
 # make test    the tests          make quick   the fast part of them: pure decisions and single processes
 # make lint, make types   the quality gates
+# make docs   the pages that are written by a program
 # make frontend   the compiled front-end for token ids (needs cargo; optional)
 # make clean   remove what was made
 #
@@ -21,7 +22,7 @@ NOT_QUICK := tests/acceptance/ tests/chaos/ tests/simulation/ tests/support/ tes
 	tests/ray_backend/ tests/frontends/ tests/demo_model/ tests/supervisor/test_failures.py tests/supervisor/test_life.py \
 	tests/test_examples.py tests/cli/test_serve.py tests/cli/test_ranks.py tests/cli/test_secure_service.py
 
-.PHONY: serve test quick lint types frontend clean
+.PHONY: serve test quick lint types docs frontend clean
 
 serve: $(VENV)/installed
 	@$(BIN)/python tools/foreground.py $(BIN)/phalanx serve -dp 2 --api-server-count 2 $(ARGS)
@@ -39,6 +40,9 @@ lint: $(VENV)/installed-test
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python tools/options_page.py
 
 # Tests of the compiled front-end skip themselves, saying what is missing, where it cannot be built.
 frontend:
