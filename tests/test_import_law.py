@@ -14,6 +14,7 @@ PACKAGE = Path(phalanx.__file__).parent
 
 MAY_IMPORT = {
     "machine": set(),
+    "signals": set(),
     "config": set(),
     "protocol": {"config"},
     "transport": {"protocol"},
@@ -24,12 +25,13 @@ MAY_IMPORT = {
     "engine": {"machine", "config", "protocol", "transport", "child", "kernels", "models"},
     "api": {"config", "protocol", "transport", "child"},
     "hosting": {"protocol", "transport", "child"},
-    "node": {"config", "protocol", "transport", "child", "checkpoint", "hosting"},
-    "ray_backend": {"config", "protocol", "transport", "child"},
-    "supervisor": {"config", "protocol", "transport", "child", "hosting"},
+    "node": {"signals", "config", "protocol", "transport", "child", "checkpoint", "hosting"},
+    "ray_backend": {"signals", "config", "protocol", "transport", "child"},
+    "supervisor": {"signals", "config", "protocol", "transport", "child", "hosting"},
     # It drives the service from outside, as its users and the operating system do.
     "chaos": {"machine"},
     "cli": {
+        "signals",
         "config",
         "protocol",
         "transport",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import phalanx
+from phalanx import signals
 from phalanx.checkpoint import CheckpointError
 from phalanx.cli import chaos, join, ranks, scale, serve
 from phalanx.cli.options import UsageError, nearest
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in _COMMANDS:
         print(f"phalanx: {command} is not a command{nearest(command, _COMMANDS)}", file=sys.stderr)
         return ExitCode.USAGE
+    signals.accept_at_start()
     try:
         return _COMMANDS[command].run(rest)
     except (UsageError, CheckpointError) as error:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import msgspec
 import setproctitle
 
-from phalanx import checkpoint
+from phalanx import checkpoint, signals
 from phalanx.api import https
 from phalanx.cli import cluster_tls, config_file, keys
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
@@ -26,7 +26,6 @@ from phalanx.config import Config
 from phalanx.hosting.children import Commands
 from phalanx.supervisor import activation
 from phalanx.supervisor.events import ExitCode
-from phalanx.supervisor.signals import STOP_SIGNALS
 from phalanx.transport import tls
 from phalanx.transport.listener import WILDCARDS, bind_http
 
@@ -48,7 +47,7 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     parallel = given.options.parallel
     cluster_tls.adopt(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
-    for number in STOP_SIGNALS:
+    for number in signals.heeded():
         signal.signal(number, _end_at_once)
     http = given.options.http
     secret = service_secret(parallel)
@@ -143,7 +142,7 @@ def _serve(config: Config, http: list[socket.socket], commands: Commands | None,
     from phalanx.supervisor.supervisor import Supervisor, Watcher
 
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     try:
         bound = Sockets(http, config.parallel, config.http.scheme)
     except OSError as error:

@@ -137,9 +137,7 @@ def _become(
         die_with_parent(parent)
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _set_signals()
         sources = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, above + 1) for sock in sockets]
         output = fcntl.fcntl(output, fcntl.F_DUPFD_CLOEXEC, above + 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -157,6 +155,17 @@ def _become(
     except BaseException as failure:
         os.write(error, str(failure).encode())
     os._exit(127)
+
+
+def _set_signals() -> None:
+    """What the service was started to ignore, the child ignores; everything else is as if it was started afresh."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    # The first two this interpreter ignores for itself; ends of children and dumps are for the child to hear of.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGABRT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def die_with_parent(parent: int) -> None:

@@ -12,6 +12,7 @@ from phalanx.hosting.process import die_with_parent
 from phalanx.node.ending import Ending, leave
 from phalanx.node.node import Orders, run
 from phalanx.protocol import Place
+from phalanx.signals import hear_of_children
 from phalanx.transport import tls
 
 
@@ -28,6 +29,7 @@ def main() -> NoReturn:
     options = parser.parse_args()
     if options.parent_pid is not None:
         die_with_parent(options.parent_pid)
+    hear_of_children()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         places = msgspec.json.decode(options.places, type=tuple[Place, ...])

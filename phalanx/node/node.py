@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import setproctitle
 
 import phalanx
-from phalanx import protocol
+from phalanx import protocol, signals
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.hosting.children import Commands, arguments, environment, own_commands
 from phalanx.hosting.host import Host
@@ -29,7 +29,6 @@ from phalanx.transport import tls
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WELCOME = 30.0
 """Seconds from NodeHello to the answer; the supervisor has nothing to wait for."""
 FAREWELL = 2.0
@@ -99,7 +98,7 @@ class Node:
         loop = asyncio.get_running_loop()
         self._welcomed, self._over = loop.create_future(), loop.create_future()
         loop.set_exception_handler(self._defect)
-        for number in SIGNALS:
+        for number in signals.heeded():
             loop.add_signal_handler(number, self._signalled, number)
         begin = loop.create_task(self._begin())
         begin.add_done_callback(self._begun)

@@ -22,6 +22,7 @@ from ray._private.utils import read_ray_address
 from phalanx.ray_backend import cleanup_process
 from phalanx.ray_backend.errors import ClusterError, in_short
 from phalanx.ray_backend.liveness import dial
+from phalanx.signals import ignored_ones_kept
 from phalanx.transport.listener import PrivateFolder
 
 OBJECT_STORE = 80 * 2**20
@@ -156,7 +157,8 @@ def connect(
     # What concerns a rank comes as an exception, and is told by name.
     worker._worker_logs_enabled = False
     try:
-        ray.init(**settings)
+        with ignored_ones_kept():
+            ray.init(**settings)
         head = str(ray.get_runtime_context().gcs_address)
         with contextlib.closing(dial(*_split(head))) as sock:
             local_address = sock.getsockname()[0]

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from phalanx import protocol
+from phalanx import protocol, signals
 from phalanx.config import Config
 from phalanx.hosting import children
 from phalanx.hosting.host import Host
@@ -26,7 +26,6 @@ from phalanx.supervisor.lives import Limits, Phase
 from phalanx.supervisor.nodes import Nodes
 from phalanx.supervisor.reception import ControlHandler
 from phalanx.supervisor.scrape import Scrapes
-from phalanx.supervisor.signals import STOP_SIGNALS
 from phalanx.supervisor.sockets import Sockets
 from phalanx.transport import stream
 from phalanx.transport.audit import audited
@@ -121,9 +120,9 @@ class Supervisor:
         self._finished = loop.create_future()
         _allow_many_descriptors()
         loop.set_exception_handler(self._defect)
-        for number in STOP_SIGNALS:
+        for number in signals.heeded():
             loop.add_signal_handler(number, self._signalled, number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP_SIGNALS)
         listeners = [sock for sock in (self._sockets.control, self._sockets.remote_control) if sock is not None]
         servers = [
             await stream.serve(sock, self._secret.encode(), lambda conn: ControlHandler(self, conn))
@@ -136,7 +135,7 @@ class Supervisor:
             return finish
         finally:
             # The exit code is settled; a further Ctrl-C must not change it while the rest is put in order.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
             for server in servers:
                 server.close()
             self._host.close()

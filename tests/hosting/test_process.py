@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from support.dispositions import blocked_by, ignored_by, ignored_here
 
 from phalanx.hosting.process import LaunchError, LocalProcess, launch
 
@@ -94,6 +95,22 @@ def test_a_child_leads_its_own_session_and_a_terminals_ctrl_c_does_not_reach_it(
         session, mask = all_output(process).splitlines()
         assert session == "True True"
         assert mask == "set()"
+
+
+def test_a_child_ignores_what_its_starter_was_told_to_ignore_and_starts_afresh_otherwise() -> None:
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with ignored_here(signal.SIGHUP, signal.SIGABRT):
+            child = launch(["sleep", "1000"], [], os.environ)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        assert ignored_by(child.pid) == {signal.SIGHUP, signal.SIGINT}
+        assert blocked_by(child.pid) == set()
+    finally:
+        child.kill()
+        assert status(child) == -signal.SIGKILL
+        child.close()
 
 
 def test_the_exit_status_is_the_childs_own() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.dispositions import ignored_by, ignoring
 from support.fake_supervisor import DEADLINE, SECRET, FakeSupervisor, Peer, configuration, rank, supervising, welcome
-from support.nodes import NODE, Program, node, stand_in_node
+from support.nodes import JOIN, NODE, Program, join, node, stand_in_node
 
 import phalanx
 from phalanx.child import EXIT_ORPHANED
@@ -310,6 +311,29 @@ def test_a_node_that_is_stopped_says_so_and_takes_its_children_with_it(
             await peer.ended
             assert await ended(program) == 128 + number
             assert program.stderr.endswith(f"phalanx node: stopped by {number.name}\n")
+
+    run(scene())
+
+
+def test_what_a_node_was_started_to_ignore_it_and_its_children_ignore(checkpoint_folder: Path) -> None:
+    async def scene() -> None:
+        async with supervising() as supervisor:
+            command = ignoring({signal.SIGHUP, signal.SIGCHLD}, JOIN, blocked={signal.SIGTERM})
+            with join(supervisor.address, 0, 1, program=command) as program:
+                peer = await supervisor.peer()
+                await peer.next(NodeHello)
+                peer.send(welcome(configuration(checkpoint_folder)))
+                await peer.next(NodeReady)
+                peer.send(LaunchChild(rank(0), {}))
+                launched = await peer.next(ChildLaunched)
+                program.signal(signal.SIGHUP)
+                assert signal.SIGHUP in ignored_by(launched.pid)
+                peer.send(SignalChild(rank(0), signal.SIGKILL))
+                assert await peer.next(ChildExited) == ChildExited(rank(0), -signal.SIGKILL)
+                program.signal(signal.SIGTERM)
+                assert await peer.next(Failed) == Failed("stopped by SIGTERM")
+                await peer.ended
+                assert await ended(program) == 128 + signal.SIGTERM
 
     run(scene())
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.dispositions import ignored_by, ignored_here
 from support.driver_process import DEADLINE, SECRET, NodeDesk, rank, running
 from support.ray_nodes import ADDRESSES, GPUS, RayCluster, wait_until
 
@@ -85,6 +87,15 @@ def test_a_node_inherits_what_is_meant_for_it_and_nothing_that_is_meant_for_ray(
         # Ray keeps what it was told in files: the secret is in none, and in no command line.
         assert "phalanx-" in ray_cluster.records()
         assert SECRET not in ray_cluster.records()
+
+
+def test_what_the_driver_was_started_to_ignore_it_ignores_whatever_ray_sets(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
+    with ignored_here(signal.SIGTERM, signal.SIGHUP), running(tmp_path, ray_cluster) as driver:
+        driver.ready()
+        assert {signal.SIGTERM, signal.SIGHUP} <= ignored_by(driver.process.pid)
+        assert driver.stop() == (0, "")
 
 
 def test_a_node_that_only_serves_starts_on_the_machine_asked_for(

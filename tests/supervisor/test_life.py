@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.dispositions import blocked_by, ignored_by, ignoring
+from support.service import SERVE, Service
 from support.services import FLEET, SCRIPT, stand_in_service
 
 from phalanx.supervisor.events import ExitCode
@@ -42,6 +44,24 @@ def test_a_signal_ends_everything_with_exit_code_0(number: signal.Signals, check
     with stand_in_service(checkpoint_folder) as service:
         service.wait_ready()
         assert service.stop(number) == ExitCode.OK
+
+
+def test_what_the_service_was_started_to_ignore_every_process_of_it_ignores() -> None:
+    """SIGHUP is what nohup ignores, SIGINT what a script's shell does; the other two nobody can have wanted."""
+    unwanted = {signal.SIGHUP, signal.SIGINT}
+    command = ignoring({*unwanted, signal.SIGCHLD}, SERVE, blocked={signal.SIGTERM})
+    with Service("--engine", "synthetic", command=command) as service:
+        service.wait_ready()
+        for number in unwanted:
+            service.signal(number)
+        for name, pid in service.processes().items():
+            assert unwanted <= ignored_by(pid), name
+            assert signal.SIGCHLD not in ignored_by(pid), name
+            assert not {signal.SIGTERM, signal.SIGCHLD} & blocked_by(pid), name
+        os.kill(service.pid_of("engine 0"), signal.SIGKILL)
+        service.wait_for("failed after serving").wait_for("killed by SIGKILL").wait_for("serves again")
+        assert "stopping" not in service.stderr
+        assert service.stop() == ExitCode.OK
 
 
 def test_a_signal_ends_a_start_that_is_under_way_with_exit_code_0(checkpoint_folder: Path) -> None:
