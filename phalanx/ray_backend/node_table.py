@@ -35,6 +35,8 @@ class _Grip:
 def nodes(resource: Resource, with_holders: bool = True) -> list[ClusterNode]:
     """The nodes that live, with what they have of a resource and, `with_holders` (which takes longer), who holds it."""
     own = own_node_id()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    # Asked for later, so that it has every node that lives; one that it has not has died in between.
     free = available_resources_per_node()
     holders = _holders(resource) if with_holders else {}
     return [
@@ -42,13 +44,13 @@ def nodes(resource: Resource, with_holders: bool = True) -> list[ClusterNode]:
             id=node["NodeID"],
             address=node["NodeManagerAddress"],
             name=node["NodeManagerHostname"],
-            free=free.get(node["NodeID"], {}).get(resource, 0.0),
+            free=free[node["NodeID"]].get(resource, 0.0),
             total=node["Resources"].get(resource, 0.0),
             here=node["NodeID"] == own,
             holders=tuple(holders.get(node["NodeID"], ())),
         )
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in alive
+        if node["NodeID"] in free
     ]
 
 

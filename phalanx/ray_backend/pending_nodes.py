@@ -25,7 +25,7 @@ SEARCH = 0.5
 PATIENCE = 5.0
 """Seconds for a group to come where there was room: after that somebody else was faster, and it is planned anew."""
 SETTLED = 1.0
-"""Seconds until what a group took is surely no longer told as free."""
+"""Seconds from a change of a group until Ray's numbers of what is free hold it for certain."""
 
 Survey: TypeAlias = Callable[[bool], list[ClusterNode]]
 """Gives the nodes that live, and, where asked for, who holds what of them."""
@@ -73,8 +73,8 @@ class PendingNodes:
         self._use = use
         self._ranks: dict[int, _Wait] = {}
         self._hosts: dict[str, _Wait] = {}
-        self._asked: dict[int, float] = {}
-        """When the group of a rank was asked for."""
+        self._changed: dict[int, float] = {}
+        """When the group of a rank was asked for, or, since it is there, has come."""
         self._search_at = 0.0
 
     @property
@@ -106,12 +106,13 @@ class PendingNodes:
         if self.idle:
             return
         for group in self._groups.poll():
-            if now > self._asked[group.rank] + PATIENCE:
+            if now > self._changed[group.rank] + PATIENCE:
                 self._groups.remove(group)
         for rank in list(self._ranks):
             found = self._groups.of(rank)
             if found is not None and found.there:
                 orders = self._ranks.pop(rank).orders
+                self._changed[rank] = now
                 yield from (Placed(order, found.nodes[worker]) for worker, order in orders.items())
         if now >= self._search_at and not self.idle:
             self._search_at = now + SEARCH
@@ -133,35 +134,40 @@ class PendingNodes:
                 yield from self._tell(wait, f"the API servers of {host} wait", f"the Ray node {host} to come back")
 
     def _find_room(self, nodes: list[ClusterNode], now: float) -> Iterator[Answer]:
+        # What a group took may be counted twice: in these numbers already, and below as its claim. A rank that seems to
+        # lack room may then have it. Groups that are asked for below are in no numbers yet.
+        settled = not any(self._is_recent(group, now) for group in self._groups.all)
         for rank, wait in sorted(self._ranks.items()):
-            group = self._groups.of(rank) or self._ask(rank, nodes, now)
+            group = self._groups.of(rank) or self._ask(rank, nodes, now, settled)
             if now > wait.deadline:
                 del self._ranks[rank]
                 yield from _over(wait, f"no placement group for rank {rank} within {self._limit}: {self._why(group)}")
             elif group is not None:
                 yield from self._tell(wait, "", self._groups.lacks(group.nodes))
-            else:
-                yield from self._tell(
-                    wait, f"rank {rank} waits", placement_plan.lacks(nodes, self._demand, *self._rule)
-                )
+            elif settled:
+                lacking = placement_plan.lacks(nodes, self._demand, *self._rule)
+                yield from self._tell(wait, f"rank {rank} waits", lacking)
 
-    def _ask(self, rank: int, nodes: list[ClusterNode], now: float) -> "RankGroup | None":
+    def _ask(self, rank: int, nodes: list[ClusterNode], now: float, settled: bool) -> "RankGroup | None":
         """Ask for the rank's placement group, if there is room for it."""
-        settling = [g for g in self._groups.all if g.there and now < self._asked.get(g.rank, -SETTLED) + SETTLED]
-        claims = [*settling, *(group for group in self._groups.all if not group.there)]
+        claims = [group for group in self._groups.all if not group.there or self._is_recent(group, now)]
         claimed = Counter(node.id for group in claims for node in group.nodes)
         room = [replace(node, free=max(0.0, node.free - claimed[node.id] * self._demand.amount)) for node in nodes]
         try:
             chosen = self._plan(room)
         except DoesNotFit:
             return None
-        if settling and len(set(chosen)) > 1:
+        if len(set(chosen)) > 1 and not settled:
             return None  # What is counted twice for a moment divides no rank that would fit whole.
         for node in chosen:
             self._use(node)
-        self._asked[rank] = now
+        self._changed[rank] = now
         log.info("rank %d is placed on %s", rank, ", ".join(dict.fromkeys(node.address for node in chosen)))
         return self._groups.make(rank, chosen)
+
+    def _is_recent(self, group: "RankGroup", now: float) -> bool:
+        """Whether Ray's numbers may not hold yet what the group took."""
+        return now < self._changed.get(group.rank, -SETTLED) + SETTLED
 
     def _plan(self, nodes: list[ClusterNode]) -> tuple[ClusterNode, ...]:
         holding = Counter(id for group in self._groups.all for id in group.node_ids)

@@ -138,6 +138,44 @@ def test_no_rank_is_divided_because_a_group_is_counted_twice_for_a_moment() -> N
     assert [[each.address for each in group.nodes] for group in cluster.all] == [["10.0.0.2"] * 3] * 2
 
 
+def test_nobody_is_said_to_wait_because_a_group_is_counted_twice_for_a_moment(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster = Cluster([node(1, 0), node(2, 2)])
+    pending = cluster.pending()
+    pending.add(order(3), cluster.now)
+    cluster.after(0, pending)
+    cluster.set_free(n2=1)  # the head tells of it at once, and it is still counted here
+    assert list(found(cluster.after(0.1, pending))) == [(3, 0, "10.0.0.2")]
+    pending.add(order(4), cluster.now)
+    assert cluster.after(0, pending) == []
+    cluster.after(SETTLED, pending)
+    assert list(found(cluster.after(0.1, pending))) == [(4, 0, "10.0.0.2")]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+    # What it lacks indeed is said as soon as that is certain.
+    cluster.set_free(n2=0)
+    pending.add(order(5), cluster.now)
+    assert cluster.after(SETTLED / 2, pending) == []
+    assert waits(cluster.after(SETTLED / 2, pending)) == ["1 GPU on any of 10.0.0.1, 10.0.0.2"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "rank 5 waits for 1 GPU on any of 10.0.0.1, 10.0.0.2"
+    ]
+
+
+def test_a_group_that_came_late_is_not_taken_for_free_room() -> None:
+    """Its resources are taken when it comes, and not when it was asked for."""
+    cluster = Cluster([node(1, 0), node(2, 1)], deliver=False)
+    pending = cluster.pending()
+    pending.add(order(3), cluster.now)
+    cluster.after(0, pending)
+    cluster.deliver = True
+    assert list(found(cluster.after(2 * SETTLED, pending))) == [(3, 0, "10.0.0.2")]
+    pending.add(order(4), cluster.now)  # the head still tells that GPU as free
+    assert cluster.after(SETTLED / 2, pending) == []
+    assert [group.rank for group in cluster.all] == [3]
+
+
 def test_a_group_that_is_still_to_come_keeps_its_room() -> None:
     cluster = Cluster([node(1, 1), node(2, 1)], deliver=False)
     pending = cluster.pending()
