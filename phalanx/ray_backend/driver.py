@@ -7,7 +7,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 from phalanx.child import EXIT_FAILED, Control
@@ -16,7 +15,7 @@ from phalanx.protocol import ClusterPlan, Failed, ReleaseNode, StageName, StartN
 from phalanx.ray_backend import node_table, placement_plan
 from phalanx.ray_backend.cluster_connection import ClusterConnection, connect, loopback_trouble, runtime_environment
 from phalanx.ray_backend.errors import ClusterError, Stopped
-from phalanx.ray_backend.liveness import PATIENCE, ListenerWatch, dial, poll_liveness
+from phalanx.ray_backend.liveness import PATIENCE, ListenerWatch, NodeGone, death_of, no_answer, poll_liveness
 from phalanx.ray_backend.node_actors import ActorFinished, ActorInspected, NodeActors
 from phalanx.ray_backend.pending_nodes import PendingNodes, Placed
 from phalanx.ray_backend.placement_groups import POLL, PlacementGroups
@@ -28,15 +27,6 @@ OWN_RANKS = 1024
 """Ranks for which a private cluster says that it has CPUs: more than a service can be scaled to."""
 TICK = 0.5
 """Seconds between two looks at what no event tells."""
-
-
-@dataclass
-class NodeGone:
-    """A node of the cluster does not answer any more."""
-
-    node: str
-    reason: str
-
 
 Event: TypeAlias = ToChild | ActorInspected | ActorFinished | NodeGone
 
@@ -127,7 +117,7 @@ class Driver:
                     parallel.data_parallel_size_local,
                     parallel.data_parallel_nodes,
                 )
-                if not (dead := {node.id for node in plan.nodes if not _answers(node)}):
+                if not (dead := {node.id for node in plan.nodes if death_of(node)}):
                     return plan
                 self._gone |= dead
                 continue
@@ -143,7 +133,7 @@ class Driver:
         nodes = [n for n in node_table.nodes(demand_of(self._config).resource, with_holders) if n.id not in self._gone]
         # A machine whose node died and came back has two for a while, as Ray sees it.
         count = Counter(node.address for node in nodes)
-        return [node for node in nodes if count[node.address] == 1 or _answers(node)]
+        return [node for node in nodes if count[node.address] == 1 or not death_of(node)]
 
     def _check_address(self, plan: PlacementPlan) -> None:
         assert self._cluster is not None
@@ -246,9 +236,9 @@ class Driver:
         """A group is lost with any of its nodes: what it holds on others is of no use to anybody."""
         assert self._groups is not None
         assert self._actors is not None
-        self._gone.add(event.node)
-        lost = [group for group in self._groups.all if event.node in group.node_ids]
-        for over in self._actors.node_gone(event.node, [group.rank for group in lost], event.reason):
+        self._gone.add(event.node.id)
+        lost = [group for group in self._groups.all if event.node.id in group.node_ids]
+        for over in self._actors.node_gone(event.node.id, [group.rank for group in lost], event.reason):
             self._control.send(over)
         for group in lost:
             self._groups.remove(group)
@@ -257,29 +247,19 @@ class Driver:
         """Have its death told at once."""
         if node.id not in self._watched and not node.here:
             self._watched.add(node.id)
-            ListenerWatch(*node_table.raylets().get(node.id, (node.address, 0)), 0, self._on_node_gone(node))
+            ListenerWatch(node.address, node.raylet_port, 0, lambda why: self._events.put(NodeGone(node, why)))
 
     def _watch_own_node(self) -> None:
         own = node_table.raylets().get(node_table.own_node_id())
         if own is not None:
             ListenerWatch(*own, 0, self._own_node_gone)
 
-    def _on_node_gone(self, node: ClusterNode) -> Callable[[str], None]:
-        def gone(reason: str) -> None:
-            self._events.put(NodeGone(node.id, f"the Ray node {node.address} is gone: {reason}"))
-
-        return gone
-
     def _own_node_gone(self, reason: str) -> None:
         assert self._cluster is not None
-        host, port = self._cluster.head_target
-        try:
-            dial(host, port).close()
-        except OSError as error:
+        head_gone = no_answer(*self._cluster.head_target)
+        if head_gone is not None:
             # The cause, and not its consequence: a node without its head soon ends.
-            self._fail_because_gone("the Ray head")(
-                f"nobody answers at {host}:{port} any more ({error.strerror or error})"
-            )
+            self._fail_because_gone("the Ray head")(head_gone)
         else:
             self._fail_because_gone("this machine's Ray node")(reason)
 
@@ -327,15 +307,6 @@ class Driver:
         """Do what is left to do where leaving takes too long."""
         if self._cluster is not None:
             self._cluster.let_go()
-
-
-def _answers(node: ClusterNode) -> bool:
-    """Whether its raylet listens: one that died a moment ago is told by Ray as living."""
-    try:
-        dial(*node_table.raylets().get(node.id, (node.address, 0))).close()
-    except OSError:
-        return False
-    return True
 
 
 def demand_of(config: Config) -> Demand:

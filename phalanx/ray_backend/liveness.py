@@ -9,7 +9,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from phalanx.ray_backend.placement_plan import ClusterNode
 from phalanx.transport.listener import tune
 
 DIAL_TIMEOUT = 3.0
@@ -24,6 +26,37 @@ def dial(host: str, port: int, timeout: float = DIAL_TIMEOUT) -> socket.socket:
     tune(sock)
     sock.settimeout(None)
     return sock
+
+
+def no_answer(host: str, port: int) -> str | None:
+    """Dial a port of the cluster. Returns why nobody answers there, or None if somebody does."""
+    try:
+        dial(host, port).close()
+    except OSError as error:
+        return _in_words(host, port, error)
+    return None
+
+
+def _in_words(host: str, port: int, error: OSError) -> str:
+    return f"nobody answers at {host}:{port} any more ({error.strerror or error})"
+
+
+@dataclass(frozen=True)
+class NodeGone:
+    """A node of the cluster does not answer any more."""
+
+    node: ClusterNode
+    why: str
+
+    @property
+    def reason(self) -> str:
+        return f"the Ray node {self.node.address} is gone: {self.why}"
+
+
+def death_of(node: ClusterNode) -> NodeGone | None:
+    """Dial a node's raylet. Returns None if it listens: for a while Ray says so of a dead node too."""
+    why = no_answer(node.address, node.raylet_port)
+    return None if why is None else NodeGone(node, why)
 
 
 PERIOD = 5.0
@@ -70,8 +103,7 @@ class ListenerWatch:
                     while sock.recv(4096):
                         pass
             except OSError as error:
-                host, port = self._target
-                self._gone(f"nobody answers at {host}:{port} any more ({error.strerror or error})")
+                self._gone(_in_words(*self._target, error))
                 return
 
     def _redial(self) -> socket.socket:

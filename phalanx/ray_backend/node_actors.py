@@ -18,6 +18,7 @@ from phalanx.protocol import NodeEnded, NodeStarting, ReleaseNode, StartNode
 from phalanx.ray_backend import actor as actor_module
 from phalanx.ray_backend.actor import NodeActor
 from phalanx.ray_backend.errors import in_short
+from phalanx.ray_backend.liveness import NodeGone, death_of
 from phalanx.ray_backend.placement_groups import RankGroup
 from phalanx.ray_backend.placement_plan import ClusterNode, Demand
 from phalanx.transport import tls
@@ -26,8 +27,8 @@ from phalanx.transport import tls
 ray.cloudpickle.register_pickle_by_value(actor_module)
 
 NODE_PROGRAM = ("-m", "phalanx.node")
-WORSE_NEWS = 0.2
-"""Seconds from the end of an actor until it is told: the end of its whole machine may be heard of a moment later."""
+CAUSE = 0.2
+"""Seconds from the end of an actor until its node is dialled: what ended it may still be on its way down."""
 LAST_WORDS = 2
 """Lines of a node's output that go into the reason of its end."""
 
@@ -80,7 +81,7 @@ class NodeActors:
         secret: str,
         kept: Iterable[str],
         startup_timeout: float,
-        report: Callable[[ActorInspected | ActorFinished], None],
+        report: Callable[[ActorInspected | ActorFinished | NodeGone], None],
     ) -> None:
         """`kept` names the environment variables that the user has set for the actors."""
         self._demand = demand
@@ -200,8 +201,12 @@ class NodeActors:
             if outcome.exception() is None:
                 self._report(event(outcome))
             else:
-                timer = threading.Timer(WORSE_NEWS, self._report, [event(outcome)])
+                timer = threading.Timer(CAUSE, self._report_failure, [event(outcome)])
                 timer.daemon = True
                 timer.start()
 
         reference.future().add_done_callback(heard)
+
+    def _report_failure(self, event: ActorInspected | ActorFinished) -> None:
+        """Report the cause, and not its consequence: with a node of the cluster all its actors end."""
+        self._report(death_of(event.record.node) or event)

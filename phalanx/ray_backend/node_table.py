@@ -48,6 +48,7 @@ def nodes(resource: Resource, with_holders: bool = True) -> list[ClusterNode]:
             total=node["Resources"].get(resource, 0.0),
             here=node["NodeID"] == own,
             holders=tuple(holders.get(node["NodeID"], ())),
+            raylet_port=node["NodeManagerPort"],
         )
         for node in alive
         if node["NodeID"] in free

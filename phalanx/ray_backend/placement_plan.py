@@ -41,6 +41,8 @@ class ClusterNode:
     here: bool = False
     """Whether it is the machine that this process runs on."""
     holders: tuple[Holder, ...] = ()
+    raylet_port: int = 0
+    """Where its raylet listens, at `address`."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,12 @@ from phalanx.ray_backend import node_table
 
 
 def ray_node(id: str, alive: bool = True) -> dict[str, Any]:
-    names = {"NodeID": id, "NodeManagerAddress": f"10.0.0.{id}", "NodeManagerHostname": f"node{id}"}
+    names = {
+        "NodeID": id,
+        "NodeManagerAddress": f"10.0.0.{id}",
+        "NodeManagerHostname": f"node{id}",
+        "NodeManagerPort": 7000,
+    }
     return {**names, "Alive": alive, "Resources": {"GPU": 8.0}}
 
 
