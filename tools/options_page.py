@@ -13,9 +13,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 
 HEAD = """# What can be set?
 
-Every option of `phalanx serve`, as `phalanx serve --help` tells them. Each is a flag, and a name in a `--config` file (TOML or
-YAML, flat or by group); names may be written with dashes or underscores. The command line wins over the file, the file over the
-default. This page is written by `make docs` from `phalanx/config.py`.
+Every option of `phalanx serve`, as `phalanx serve --help` tells them. Each is a flag, and a name in a `--config` file
+(TOML or YAML, flat or by group); names may be written with dashes or underscores. The command line wins over the file,
+the file over the default. This page is written by `make docs` from `phalanx/config.py`.
 """
 
 
