@@ -13,7 +13,7 @@ from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
-from phalanx.protocol import MetricsGathered
+from phalanx.protocol import MetricsGathered, RequestLimits
 
 if TYPE_CHECKING:
     from phalanx.api.openai.flight import Flight
@@ -55,12 +55,18 @@ class Service:
         metrics.held_bytes.read = lambda: admission.held.bytes
         metrics.replays.read = lambda: self.engine.replays
 
+    @property
+    def limits(self) -> RequestLimits:
+        """What every attached rank takes."""
+        facts = self.config.facts
+        return RequestLimits(facts.vocab_size, model_tokens=facts.max_model_len, cache_tokens=self.max_model_len)
+
     def ranks_changed(self) -> None:
         """Ranks have come or gone."""
         ranks = self.engine.ranks()
-        self.max_model_len = min([self.config.facts.max_model_len, *(rank.hello.max_model_len for rank in ranks)])
         if ranks:
             # Where none is left, requests wait for the next one in the room there was.
+            self.max_model_len = min(self.config.facts.max_model_len, *(rank.hello.max_model_len for rank in ranks))
             self.admission.bounds = self._bounds(
                 sum(rank.hello.max_num_seqs for rank in ranks), sum(rank.hello.kv_cache_tokens for rank in ranks)
             )

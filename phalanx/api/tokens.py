@@ -10,8 +10,8 @@ from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.chat import Messages, TemplateValues, render
 from phalanx.api.openai.common import TokenId, check_model
-from phalanx.api.openai.completions import check_token_ids
 from phalanx.api.openai.flight import admitted
+from phalanx.api.openai.prompts import check_tokens
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import TooLong
 
@@ -76,6 +76,8 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
             tokens = await service.tokenizer.encode(text, add_special_tokens=add, limit=MOST_TOKENS)
         except TooLong as error:
             raise ApiError(f"The text has {error}; this endpoint takes up to {MOST_TOKENS}.", param="prompt") from None
+        if tokens:
+            check_tokens(tokens, service, "prompt" if request.messages is None else "messages")
         answer = TokenizeResponse(len(tokens), service.max_model_len, tokens)
         if request.return_token_strs:
             answer.token_strs = [service.tokenizer.token_string(token) or "" for token in tokens]
@@ -90,7 +92,7 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
     if len(request.tokens) > MOST_TOKENS:
         raise ApiError(f"{len(request.tokens)} tokens; this endpoint takes up to {MOST_TOKENS}.", param="tokens")
     if request.tokens:
-        check_token_ids(request.tokens, service.config, "tokens")
+        check_tokens(request.tokens, service, "tokens")
     async with admitted(exchange, service, size):
         text = await service.tokenizer.decode(request.tokens, skip_special_tokens=False)
         await exchange.reply_json(DetokenizeResponse(text))

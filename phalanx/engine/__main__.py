@@ -11,14 +11,13 @@ from phalanx.child import EXIT_FAILED, Control, Launch, enlist
 from phalanx.config import Config
 from phalanx.engine.core import Engine
 from phalanx.engine.drills import Drills
-from phalanx.engine.intake import Limits
 from phalanx.engine.kv_cache import KvCache
 from phalanx.engine.peers import Mailbox, Peers
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Runner
 from phalanx.engine.stages import Stages
 from phalanx.engine.workers import PartnerGone, Workers
-from phalanx.protocol import EngineHello, Membership, RankId, Role, StageName, Stop, ToChild, WorkerHello
+from phalanx.protocol import EngineHello, Membership, RankId, RequestLimits, Role, StageName, Stop, ToChild, WorkerHello
 
 STOP_GRACE = 1.0
 """Seconds a stopped rank may take to end its step. Nothing in a step is worth waiting longer for."""
@@ -88,7 +87,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
     if workers is not None:
         workers.wait(lambda share, detail: stages(StageName.ATTACHED, share, detail))
 
-    limits = Limits(
+    limits = RequestLimits(
         vocab_size=runner.vocab_size,
         model_tokens=config.model.max_model_len or config.facts.max_model_len,
         cache_tokens=runner.num_blocks * runner.block_size,

@@ -5,11 +5,23 @@ import logging
 import time
 from collections.abc import Callable
 
-from phalanx.engine.intake import Limits, Rejected, sequence_of
+from phalanx.engine.intake import sequence_of
 from phalanx.engine.peers import Attached, Event, Lost, Peers, Received, Unreachable
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Chunk, RankBroken, RequestKey, Runner, Sampled
-from phalanx.protocol import Abort, Alive, ApiServerId, Load, Membership, Probe, StepOutput, Stop, Submit
+from phalanx.protocol import (
+    Abort,
+    Alive,
+    ApiServerId,
+    Load,
+    Membership,
+    Probe,
+    Rejected,
+    RequestLimits,
+    StepOutput,
+    Stop,
+    Submit,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +43,7 @@ class Engine:
         self,
         runner: Runner,
         scheduler: Scheduler,
-        limits: Limits,
+        limits: RequestLimits,
         peers: Peers,
         attached: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -112,7 +124,7 @@ class Engine:
         try:
             if key in self._scheduler:
                 raise Rejected("its number is in use by another request of the same API server")
-            self._limits.check(submit)
+            self._limits.check(submit.prompt, submit.sampling, submit.generated)
         except Rejected as error:
             self._scheduler.fail(key, str(error))
             return

@@ -59,6 +59,7 @@ from phalanx.protocol.identity import (
     Role,
     StageName,
 )
+from phalanx.protocol.limits import Rejected, RequestLimits
 from phalanx.protocol.moves import (
     AdminAnswer,
     AdminRequest,
@@ -167,8 +168,10 @@ __all__ = [
     "RankState",
     "Ready",
     "Refused",
+    "Rejected",
     "ReleaseNode",
     "RequestId",
+    "RequestLimits",
     "RequestOutput",
     "Role",
     "Roster",

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from phalanx.engine.core import MAX_FAILURES, Engine, keep_collector_out_of_the_way
-from phalanx.engine.intake import Limits
 from phalanx.engine.kv_cache import KvCache
 from phalanx.engine.peers import Mailbox, Peers
 from phalanx.engine.scheduler import Scheduler
@@ -19,6 +18,7 @@ from phalanx.protocol import (
     Incarnation,
     RankId,
     RequestId,
+    RequestLimits,
     RequestOutput,
     SamplingParams,
 )
@@ -54,7 +54,7 @@ class Rank:
         )
         self.mailbox = Mailbox()
         self.peers = Peers(self.mailbox, b"secret", EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
-        self.engine = Engine(self.runner, self.scheduler, Limits(1000, 100, 400), self.peers)
+        self.engine = Engine(self.runner, self.scheduler, RequestLimits(1000, 100, 400), self.peers)
         self.requests = 0
 
     def add(self, prompt: list[int]) -> int:

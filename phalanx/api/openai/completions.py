@@ -15,10 +15,9 @@ from phalanx.api.openai.common import SamplingFields, TokenId, Usage, check_leng
 from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Branch, Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
-from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
+from phalanx.api.openai.prompts import Prompt, branches_for, check_count, check_tokens, encode_prompt
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
-from phalanx.config import Config
 from phalanx.protocol import SamplingParams
 
 DEFAULT_MAX_TOKENS = 16
@@ -229,17 +228,8 @@ async def _encode(service: Service, request: CompletionRequest, prompt: str | li
         add = request.add_special_tokens is not False
         tokens = await encode_prompt(service, prompt, add_special_tokens=add, param="prompt")
         return Prompt(tokens, prompt if request.echo else "", continues=bool(prompt))
-    check_token_ids(prompt, service.config)
+    check_tokens(prompt, service, "prompt")
     # The length is checked before the text is made.
     check_length(service.max_model_len, len(prompt), request.max_tokens, DEFAULT_MAX_TOKENS, "prompt")
     text = await service.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else ""
     return Prompt(prompt, text, continues=True)
-
-
-def check_token_ids(tokens: list[int], config: Config, param: str = "prompt") -> None:
-    """Raises ApiError (400) for an empty list and for ids that the model does not have."""
-    if not tokens:
-        raise ApiError(f"{param} is empty: there is no token to begin from.", param=param)
-    vocabulary = config.facts.vocab_size
-    if max(tokens) >= vocabulary:
-        raise ApiError(f"{param} has token {max(tokens)}; the model's tokens are 0 to {vocabulary - 1}.", param=param)

@@ -11,7 +11,7 @@ from phalanx.api.openai.common import SamplingFields, choice_seed, too_long
 from phalanx.api.openai.generation import Branch
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import TooLong
-from phalanx.protocol import SamplingParams
+from phalanx.protocol import Rejected, SamplingParams
 
 
 class Prompt(NamedTuple):
@@ -30,9 +30,19 @@ async def encode_prompt(service: Service, text: str, *, add_special_tokens: bool
         )
     except TooLong as error:
         raise too_long(service.max_model_len, error.at_least, param, at_least=True) from None
+    check_tokens(tokens, service, param)
+    return tokens
+
+
+def check_tokens(tokens: list[int], service: Service, param: str) -> None:
+    """Raises ApiError (400) for no tokens and for one that the model does not have, though its tokenizer may."""
     if not tokens:
         raise ApiError(f"{param} is empty: there is no token to begin from.", param=param)
-    return tokens
+    vocabulary = service.config.facts.vocab_size
+    if (token := max(tokens)) >= vocabulary:
+        written = service.tokenizer.token_string(token)
+        name = f"token {token}" if written is None else f"token {token} ({written!r})"
+        raise ApiError(f"{param} has {name}; the model's tokens are 0 to {vocabulary - 1}.", param=param)
 
 
 def check_count(service: Service, prompts: int, n: int) -> None:
@@ -56,6 +66,11 @@ def branches_for(
     stops = request.stop_strings()
     branches: list[Branch] = []
     for prompt, sampling in prompts:
+        try:
+            # A rank asks the same, and what it refuses would be an error of the server.
+            service.limits.check(prompt.tokens, sampling)
+        except Rejected as error:
+            raise ApiError(f"This request cannot run: {error}.", param="prompt") from None
         service.metrics.asked_choices.observe(n)
         for choice in range(n):
             branches.append(

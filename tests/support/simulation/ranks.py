@@ -10,7 +10,6 @@ from support.simulation.network import End
 from support.simulation.processes import EOS, VOCABULARY, Process, token_after
 
 from phalanx.engine.core import Engine
-from phalanx.engine.intake import Limits
 from phalanx.engine.kv_cache import KvCache
 from phalanx.engine.peers import DIAL_TIMEOUT, FIRST_RETRY, LAST_RETRY, SHORT_LIVED, Attached, Event, Lost, Received
 from phalanx.engine.scheduler import Scheduler
@@ -23,6 +22,7 @@ from phalanx.protocol import (
     Membership,
     Message,
     RankId,
+    RequestLimits,
     StageName,
     ToEngine,
 )
@@ -199,7 +199,7 @@ class Rank(Process):
             max_model_len=world.max_model_len,
             eos_token_ids=(EOS,),
         )
-        limits = Limits(VOCABULARY, world.max_model_len, self.cache.tokens)
+        limits = RequestLimits(VOCABULARY, world.max_model_len, self.cache.tokens)
         hello = EngineHello(self.rank, child.incarnation, world.max_model_len, world.seats, self.cache.tokens)
         self.peers = Peers(self, hello)
         self.engine = Engine(self, self.scheduler, limits, self.peers, self._attachment)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""A token that the tokenizer knows and the model does not is refused to who wrote it, as a text and as an id."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import write_checkpoint
+from support.fake_engine import FakeRank, ServedApi, answering
+
+from phalanx.protocol import RequestLimits
+
+BEYOND = 260
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApi]:
+    """An API server whose tokenizer was given a token after the model's embedding was made."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    path = folder / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    saved["added_tokens"].append({**saved["added_tokens"][-1], "id": BEYOND, "content": "<|tool|>"})
+    path.write_text(json.dumps(saved))
+    with ServedApi(folder, answering("ok")) as api:
+        yield api
+
+
+CHAT: list[dict[str, str]] = [{"role": "user", "content": "a <|tool|> b"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "a <|tool|> b"}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", "a <|tool|> b"]}, "prompt"),
+        ("/v1/completions", {"prompt": [5, BEYOND]}, "prompt"),
+        ("/v1/completions", {"prompt": [[5], [5, BEYOND]]}, "prompt"),
+        ("/v1/completions", {"prompt": [5, BEYOND], "echo": True, "max_tokens": 0, "logprobs": 1}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {str(BEYOND): 1}}, "logit_bias"),
+        ("/v1/completions", {"prompt": "a", "stop_token_ids": [BEYOND]}, "stop_token_ids"),
+        ("/v1/chat/completions", {"messages": CHAT}, "messages"),
+        ("/v1/chat/completions", {"messages": CHAT, "stream": True}, "messages"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"260": 1}},
+            "logit_bias",
+        ),
+        ("/tokenize", {"prompt": "a <|tool|> b"}, "prompt"),
+        ("/tokenize", {"messages": CHAT}, "messages"),
+        ("/detokenize", {"tokens": [5, BEYOND]}, "tokens"),
+    ],
+    ids=str,
+)
+def test_it_is_refused_to_who_wrote_it(api: ServedApi, path: str, body: dict[str, Any], param: str) -> None:
+    answer = api.http.post(path, json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert "token 260" in error["message"]
+    assert "0 to 259" in error["message"]
+
+
+def test_a_text_s_token_is_named_as_it_is_written(api: ServedApi) -> None:
+    answer = api.http.post("/v1/completions", json={"prompt": "a <|tool|> b"})
+    assert answer.json()["error"]["message"] == "prompt has token 260 ('<|tool|>'); the model's tokens are 0 to 259."
+
+
+def test_what_a_rank_would_refuse_never_reaches_it(api: ServedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the endpoints do not look at themselves, the rank's own check refuses in the API server."""
+    narrow = RequestLimits(vocab_size=60, model_tokens=2048, cache_tokens=2048)
+    monkeypatch.setattr(type(api.service), "limits", narrow)
+    answer = api.http.post("/v1/completions", json={"prompt": [5, 70]})
+    assert answer.status_code == 400
+    assert "prompt has token id 70; the vocabulary ends at 59" in answer.json()["error"]["message"]
+
+
+def test_the_room_that_ranks_had_stays_the_limit_while_none_is_there(checkpoint_folder: Path) -> None:
+    with ServedApi(checkpoint_folder, FakeRank(answering("ok"), max_model_len=64), patience=30.0) as api:
+        api.rank.die()
+        api.wait_ranks(0)
+        answer = api.http.post("/v1/completions", json={"prompt": "a" * 64})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
