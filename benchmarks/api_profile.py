@@ -37,7 +37,8 @@ from phalanx.api.roster import Attendance
 from phalanx.api.server import HttpServer, load_template, settle
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
-from phalanx.checkpoint import DEMO, read
+from phalanx.checkpoint.facts import read
+from phalanx.checkpoint.find import DEMO
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (
     ApiServerId,

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from phalanx.checkpoint.rope import RopeShape
 from phalanx.config import (
     Config,
     EngineOptions,
@@ -35,7 +36,6 @@ from phalanx.kernels.batch import Batch
 from phalanx.kernels.cpu import Choice
 from phalanx.kernels.device import HeadShape, Kernels, LayerCache, Linear, Rotary, kernels_for
 from phalanx.models.rope import rotary_table
-from phalanx.models.shape import RopeShape
 from phalanx.protocol import ApiServerId, RequestId, SamplingParams
 
 SHAPES = {

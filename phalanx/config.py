@@ -284,6 +284,15 @@ class Options(Group, frozen=True):
     http: HttpOptions
     service: ServiceOptions
 
+    @property
+    def runs_model(self) -> bool:
+        """Ranks compute what the checkpoint describes; else only its tokenizer and its numbers count."""
+        return self.engine.engine == "model"
+
+    @property
+    def reads_weights(self) -> bool:
+        return self.runs_model and self.model.load_format != "dummy"
+
 
 class Config(Options, frozen=True):
     """Everything a process of the service needs to know; travels to children in Welcome."""

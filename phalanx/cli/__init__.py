@@ -6,7 +6,7 @@ from typing import Protocol
 
 import phalanx
 from phalanx import signals
-from phalanx.checkpoint import CheckpointError
+from phalanx.checkpoint.errors import CheckpointError
 from phalanx.cli import chaos, join, ranks, scale, serve
 from phalanx.cli.options import UsageError, nearest
 from phalanx.supervisor.events import ExitCode

@@ -16,8 +16,14 @@ from typing import Any, NoReturn
 import msgspec
 import setproctitle
 
-from phalanx import checkpoint, signals
+from phalanx import signals
 from phalanx.api import https
+from phalanx.checkpoint import fingerprints
+from phalanx.checkpoint.errors import CheckpointError
+from phalanx.checkpoint.facts import read
+from phalanx.checkpoint.families import shape_of
+from phalanx.checkpoint.files import read_json
+from phalanx.checkpoint.find import find, find_weights
 from phalanx.cli import cluster_tls, config_file, keys
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, UsageError, build, serve_parser
@@ -36,7 +42,7 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     """Serve until stopped; the exit status. `commands` starts other programs as children.
 
     Raises:
-        UsageError, checkpoint.CheckpointError: nothing was started.
+        UsageError, CheckpointError: nothing was started.
     """
     given = parse(arguments)
     # At once: until here `ps` shows what was typed, and what comes may take minutes.
@@ -108,19 +114,34 @@ def parse(arguments: Sequence[str]) -> Given:
 
 
 def configuration(given: Given) -> Config:
-    """The whole tree, with the checkpoint's facts; fetches the checkpoint where it must.
+    """The whole tree, with the checkpoint's facts; fetches the checkpoint where it must, its weights last.
 
     Raises:
-        UsageError, checkpoint.CheckpointError: says what does not fit.
+        UsageError, CheckpointError: says what does not fit.
     """
-    model, engine = given.options.model, given.options.engine
-    weights = engine.engine == "model" and model.load_format != "dummy"
-    facts = checkpoint.read(checkpoint.find(model, weights=weights), model.max_model_len, weights=weights)
+    options, model = given.options, given.options.model
+    folder = find(model)
+    if options.runs_model:
+        refuse_unsupported(folder, model.model or "the demo model")
+    facts = read(folder, model.max_model_len)
     if model.chat_template is not None:
         facts = msgspec.structs.replace(facts, chat_template=_text(Path(model.chat_template)))
-    config = Config(facts=facts, **msgspec.structs.asdict(given.options))
+    config = Config(facts=facts, **msgspec.structs.asdict(options))
     refuse_unfit(config)
-    return config
+    if not config.reads_weights:
+        return config
+    digests = facts.fingerprints | fingerprints.of_weights(find_weights(model, folder))
+    return msgspec.structs.replace(config, facts=msgspec.structs.replace(facts, fingerprints=digests))
+
+
+def refuse_unsupported(folder: Path, name: str) -> None:
+    """Raises CheckpointError, in two lines, where config.json describes a model that ranks could not run."""
+    try:
+        shape_of(read_json(folder / "config.json"))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{name} cannot be run: nothing was started, no weights were fetched\n  {error}"
+        ) from None
 
 
 def _text(path: Path) -> str:

@@ -81,7 +81,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
     workers = lead(control, launch, mailbox)
     stages = Stages(control.send, Drills(config.engine.synthetic_stage, launch.index))
     stages.begin()
-    runner = make_runner(config, workers)
+    runner = make_runner(config, workers, first=launch.index == 0)
     stages(StageName.IMPORTED)
     runner.load(stages)
     if workers is not None:
@@ -89,7 +89,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
 
     limits = RequestLimits(
         vocab_size=runner.vocab_size,
-        model_tokens=config.model.max_model_len or config.facts.max_model_len,
+        model_tokens=config.facts.max_model_len,
         cache_tokens=runner.num_blocks * runner.block_size,
     )
     cache = KvCache(
@@ -131,15 +131,18 @@ def lead(control: Control, launch: Launch, mailbox: Mailbox) -> Workers | None:
     return Workers(listener, control.secret, hello, size, mailbox.put)
 
 
-def make_runner(config: Config, workers: Workers | None) -> Runner:
-    """Imports only what the chosen engine needs: the synthetic one never loads torch."""
+def make_runner(config: Config, workers: Workers | None, *, first: bool) -> Runner:
+    """Imports only what the chosen engine needs: the synthetic one never loads torch.
+
+    `first`: of all ranks this one says what is true of each.
+    """
     if config.engine.engine == "synthetic":
         from phalanx.engine.synthetic import SyntheticRunner
 
         return SyntheticRunner(config, workers)
     from phalanx.engine.runner import ModelRunner
 
-    return ModelRunner(config)
+    return ModelRunner(config, warns=first)
 
 
 class Attachment:

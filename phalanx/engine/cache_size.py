@@ -2,10 +2,10 @@
 
 import torch
 
+from phalanx.checkpoint.shape import DecoderShape
 from phalanx.config import Config
 from phalanx.kernels.cpu import padded_head_dim
 from phalanx.machine import free_memory
-from phalanx.models.shape import DecoderShape
 
 
 def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype) -> int:
@@ -15,7 +15,7 @@ def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype) -> int
     Raises ValueError where not even one sequence of max_model_len fits.
     """
     block_size = config.engine.block_size
-    longest = config.model.max_model_len or config.facts.max_model_len
+    longest = config.facts.max_model_len
     blocks_a_sequence = -(-longest // block_size)
     values = shape.layers * shape.kv_heads * (shape.head_dim + padded_head_dim(shape.head_dim))
     bytes_a_block = block_size * values * dtype.itemsize

@@ -1,11 +1,15 @@
 """The device's side of a rank: a checkpoint's weights, the KV cache, and one step at a time."""
 
-import json
+import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from phalanx.checkpoint.families import shape_of
+from phalanx.checkpoint.files import read_json
+from phalanx.checkpoint.shape import DecoderShape
+from phalanx.checkpoint.tensors import StoredWeights
 from phalanx.config import Config
 from phalanx.engine.cache_size import cache_blocks
 from phalanx.engine.sampler import Sampler, token_logprobs
@@ -14,11 +18,13 @@ from phalanx.kernels.batch import Batch
 from phalanx.kernels.device import kernels_for
 from phalanx.machine import usable_cpus
 from phalanx.models.dense import DenseDecoder
-from phalanx.models.registry import shape_of
-from phalanx.models.shape import DecoderShape
-from phalanx.models.weights import Checkpoint, DummyWeights
+from phalanx.models.weights import DummyWeights, Weights
 from phalanx.protocol import ApiServerId, RequestId, SamplingParams, StageName
 
+log = logging.getLogger(__name__)
+
+UNUSED_NAMED = 5
+"""Tensors that are named at most, of those that the model has no use for."""
 PROMPT_LOGPROB_ROWS = 64
 """Rows whose logits are held at once for prompt_logprobs: 64 * vocabulary * 4 bytes."""
 WARM_UP_TOKENS = 64
@@ -29,15 +35,19 @@ class ModelRunner:
 
     num_blocks: int
 
-    def __init__(self, config: Config) -> None:
-        """Raises UnsupportedModel or ValueError where config.json asks for what is not implemented."""
+    def __init__(self, config: Config, *, warns: bool = True) -> None:
+        """`warns`: it says what is odd about the checkpoint, in its log.
+
+        Raises UnsupportedModel or CheckpointError where config.json asks for what is not implemented.
+        """
         self.config = config
         self.folder = Path(config.facts.folder)
-        self.shape: DecoderShape = shape_of(json.loads((self.folder / "config.json").read_text()))
+        self.shape: DecoderShape = shape_of(read_json(self.folder / "config.json"))
         self.block_size = config.engine.block_size
         self.vocab_size = self.shape.vocab_size
         self.eos_token_ids = config.facts.eos_token_ids
-        self.max_model_len = config.model.max_model_len or config.facts.max_model_len
+        self.max_model_len = config.facts.max_model_len
+        self._warns = warns
         self.dtype = _dtype(config.model.dtype, self.shape.dtype)
 
     def load(self, progress: Progress) -> None:
@@ -56,14 +66,17 @@ class ModelRunner:
         def report(done: int, total: int) -> None:
             progress(StageName.WEIGHTS, done / total, f"{done} of {total} layers")
 
-        def build(weights: Checkpoint | DummyWeights) -> DenseDecoder:
+        def build(weights: Weights) -> DenseDecoder:
             return DenseDecoder(self.shape, self.kernels, weights, self.dtype, self.max_model_len, report)
 
         if self.config.model.load_format == "dummy":
             self.model = build(DummyWeights(self.config.model.seed, self.dtype))
         else:
-            with Checkpoint(self.folder) as checkpoint:
-                self.model = build(checkpoint)
+            with StoredWeights(self.folder) as stored:
+                self.model = build(stored)
+        if self._warns and (unused := self.model.unused_tensors):
+            named = ", ".join(unused[:UNUSED_NAMED]) + (", ..." if unused[UNUSED_NAMED:] else "")
+            log.warning("%d tensors of the checkpoint are no part of the model and stay unused: %s", len(unused), named)
 
     def _warm_up(self) -> None:
         """One prompt and one decode step: faults in what every step touches. Blocks are free again afterwards."""

@@ -53,7 +53,7 @@ class SyntheticRunner:
         progress(StageName.WEIGHTS, None, "")
         self._words = ordinary_words(self._config)
         progress(StageName.CACHE, None, "")
-        longest = self._config.model.max_model_len or self._config.facts.max_model_len
+        longest = self._config.facts.max_model_len
         tokens = self._config.engine.kv_cache_tokens or max(CACHE_TOKENS, longest)
         self.num_blocks = max(1, tokens // self.block_size)
         progress(StageName.WARM_UP, None, "")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from phalanx.checkpoint.shape import DecoderShape
 from phalanx.kernels.device import HeadShape, Kernels, LayerCache, Linear, Rotary, StagedBatch
 from phalanx.models.rope import rotary_table
-from phalanx.models.shape import DecoderShape
 from phalanx.models.weights import Weights
 
 
@@ -61,7 +61,8 @@ class DenseDecoder:
             self.head = self.embedding
         else:
             self.head = self._linear(("lm_head",), hidden, (shape.vocab_size,), bias=False)
-        weights.check_all_used()
+        self.unused_tensors = weights.unused()
+        """Those of the checkpoint that are no part of this model."""
         progress(steps, steps)
         del self._weights
 

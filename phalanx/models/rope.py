@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from phalanx.models.shape import RopeShape
+from phalanx.checkpoint.rope import RopeShape
 
 
 def rotary_table(rope: RopeShape, head_dim: int, positions: int) -> Tensor:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from phalanx import checkpoint
-from phalanx.checkpoint import CheckpointError
-from phalanx.config import Config
+from phalanx.checkpoint import fingerprints
+from phalanx.checkpoint.errors import CheckpointError
+from phalanx.checkpoint.files import weight_files
+from phalanx.checkpoint.find import find as find_folder
+from phalanx.checkpoint.find import find_weights
+from phalanx.config import Config, ModelOptions
 from phalanx.node.errors import NodeError
 
 
@@ -15,37 +18,57 @@ def find(config: Config, named: str | None, *, holds_ranks: bool) -> Path:
     """The folder of the service's checkpoint on this machine; fetched first where it is a hub name.
 
     Looks at `named` if given, else where the service itself has it, else for what the service was asked to serve.
+    Weights are fetched once everything else is known to be the same.
 
     Raises:
         NodeError: there is none here, or it is another one; says which files differ.
     """
-    weights = holds_ranks and config.engine.engine == "model" and config.model.load_format != "dummy"
-    expected = {
-        name: digest
-        for name, digest in config.facts.fingerprints.items()
-        if weights or not name.endswith(".safetensors")
-    }
+    weights = holds_ranks and config.reads_weights
+    expected = config.facts.fingerprints
+    their_weights = {name: digest for name, digest in expected.items() if name.endswith(".safetensors")}
+    their_metadata = {name: digest for name, digest in expected.items() if name not in their_weights}
     there = Path(config.facts.folder)
     try:
-        if named is None and there.is_dir() and checkpoint.fingerprints(there, weights=weights) == expected:
+        if named is None and _is_whole(there, expected if weights else their_metadata, weights=weights):
             return there
         wanted = config.model if named is None else msgspec.structs.replace(config.model, model=named, revision=None)
-        try:
-            folder = checkpoint.find(wanted, weights=weights)
-        except CheckpointError:
-            if named is not None or not there.is_dir():
-                raise
-            folder = there  # What the service was given means something else here, its own folder nearly the same.
-        found = checkpoint.fingerprints(folder, weights=weights)
+        folder, wanted = _found(wanted, there if named is None else None)
+        _compare(folder, their_metadata, fingerprints.of_metadata(folder))
+        if weights:
+            _compare(folder, their_weights, fingerprints.of_weights(find_weights(wanted, folder)))
     except CheckpointError as error:
         hint = "" if named is not None else "; --model FOLDER says where the model is on this machine"
         raise NodeError(f"no model: {error}{hint}") from None
+    return folder
+
+
+def _is_whole(folder: Path, expected: Mapping[str, str], *, weights: bool) -> bool:
+    """It holds everything that it has to, and nothing else."""
+    try:
+        found = fingerprints.of_metadata(folder)
+        return expected == (found | fingerprints.of_weights(weight_files(folder)) if weights else found)
+    except CheckpointError:
+        return False
+
+
+def _found(wanted: ModelOptions, there: Path | None) -> tuple[Path, ModelOptions]:
+    """The folder of what is wanted, and under which options it was found."""
+    try:
+        return find_folder(wanted), wanted
+    except CheckpointError:
+        if there is None or not there.is_dir():
+            raise
+        # What the service was given means something else here, its own folder nearly the same.
+        return there, msgspec.structs.replace(wanted, model=str(there), revision=None)
+
+
+def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raises NodeError where they are not the same."""
     if wrong := differences(expected, found):
         raise NodeError(
             f"another model than the service's: in {folder} {', '.join(wrong)}; "
             "--model FOLDER says where the right one is on this machine"
         )
-    return folder
 
 
 def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

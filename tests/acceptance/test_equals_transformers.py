@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from phalanx import checkpoint
+from phalanx.checkpoint.facts import read
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.engine.kv_cache import KvCache
 from phalanx.engine.runner import ModelRunner
@@ -88,7 +88,7 @@ class Rank:
             parallel=ParallelOptions(),
             http=HttpOptions(),
             service=ServiceOptions(),
-            facts=checkpoint.read(folder, None),
+            facts=read(folder, None),
             **options,
         )
         self.runner = ModelRunner(config)

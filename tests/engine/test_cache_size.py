@@ -7,10 +7,10 @@ import pytest
 import torch
 from support.reference import make_config
 
+from phalanx.checkpoint.families import shape_of
 from phalanx.config import Config
 from phalanx.engine.cache_size import cache_blocks
 from phalanx.machine import free_memory
-from phalanx.models.registry import shape_of
 
 SHAPE = shape_of(
     {

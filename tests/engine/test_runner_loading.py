@@ -19,9 +19,9 @@ from support.reference import (
     write_reference,
 )
 
+from phalanx.checkpoint.errors import CheckpointError
 from phalanx.engine import runner
 from phalanx.engine.runner import ModelRunner
-from phalanx.models.weights import CheckpointError
 from phalanx.protocol import StageName
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from phalanx.checkpoint.rope import RopeShape
 from phalanx.kernels.batch import Batch
 from phalanx.kernels.cpu import CpuKernels, HeadShape, LayerCache, Linear, Rotary
 from phalanx.models.rope import rotary_table
-from phalanx.models.shape import RopeShape
 
 LEVELS = ("baseline", "avx2", "avx512")
 BEST = CpuKernels(1).level

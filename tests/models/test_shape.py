@@ -8,10 +8,10 @@ import transformers
 from support.reference import FAMILIES
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from phalanx.models.registry import FAMILIES as KNOWN
-from phalanx.models.registry import architecture_of, shape_of
+from phalanx.checkpoint.errors import UnsupportedModel
+from phalanx.checkpoint.families import FAMILIES as KNOWN
+from phalanx.checkpoint.families import architecture_of, shape_of
 from phalanx.models.rope import rotary_table
-from phalanx.models.shape import UnsupportedModel
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from support.checkpoints import write_checkpoint
 from support.fake_supervisor import configuration
 
-from phalanx import checkpoint
+from phalanx.checkpoint import fingerprints
+from phalanx.checkpoint.files import weight_files
+from phalanx.checkpoint.find import DEMO
 from phalanx.node import model
 from phalanx.node.errors import NodeError
 
@@ -22,6 +24,10 @@ def folder(tmp_path: Path) -> Path:
     write_checkpoint(path)
     save_file({"a": torch.arange(2**18, dtype=torch.float32)}, path / "model.safetensors")
     return path
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return fingerprints.of_metadata(folder) | fingerprints.of_weights(weight_files(folder))
 
 
 def changed(folder: Path, name: str) -> Path:
@@ -38,9 +44,9 @@ def changed(folder: Path, name: str) -> Path:
     "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
 )
 def test_every_file_that_decides_an_answer_is_compared(name: str, folder: Path) -> None:
-    before, after = (checkpoint.fingerprints(path, weights=True) for path in (folder, changed(folder, name)))
+    before, after = (digests(path) for path in (folder, changed(folder, name)))
     assert {file for file in before if before[file] != after[file]} == {name}
-    assert before == checkpoint.fingerprints(folder, weights=True)
+    assert before == digests(folder)
     (words,) = model.differences(before, after)
     assert words.startswith(f"{name} differs (")
 
@@ -52,7 +58,7 @@ def test_other_weights_of_the_same_shape_are_told_apart(folder: Path) -> None:
     tuned[2**16 : 2**17] *= 1.01  # One layer; the file begins and ends as before.
     save_file({"a": tuned}, copy / "model.safetensors")
     assert (copy / "model.safetensors").stat().st_size == (folder / "model.safetensors").stat().st_size
-    before, after = (checkpoint.fingerprints(path, weights=True) for path in (folder, copy))
+    before, after = (digests(path) for path in (folder, copy))
     assert [file for file in before if before[file] != after[file]] == ["model.safetensors"]
 
 
@@ -76,13 +82,13 @@ def test_the_services_own_folder_is_taken_where_it_is_the_same(
 
 
 def test_a_hub_name_or_the_demo_model_is_looked_for_here() -> None:
-    config = configuration(checkpoint.DEMO)
+    config = configuration(DEMO)
     demo = msgspec.structs.replace(
         config,
         model=msgspec.structs.replace(config.model, model=None),
         facts=msgspec.structs.replace(config.facts, folder="/not/on/this/machine"),
     )
-    assert model.find(demo, None, holds_ranks=True) == checkpoint.DEMO
+    assert model.find(demo, None, holds_ranks=True) == DEMO
 
 
 def test_a_model_that_is_not_here_is_told_with_the_option_that_helps(folder: Path) -> None:

@@ -25,7 +25,7 @@ from phalanx.api.routes import ROUTES, Route
 from phalanx.api.server import HttpServer, load_template
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
-from phalanx.checkpoint import read
+from phalanx.checkpoint.facts import read
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (
     ApiServerId,

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from phalanx import checkpoint
+from phalanx.checkpoint import fingerprints
+from phalanx.checkpoint.facts import read
+from phalanx.checkpoint.files import weight_files
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import ChildId, Incarnation, Membership, Message, Place, Role, ToSupervisor, Welcome
 from phalanx.transport.frames import FrameError
@@ -96,8 +98,11 @@ def configuration(folder: Path, **options: Any) -> Config:
     for name, group in groups.items():
         known = {field: value for field, value in options.items() if field in group.__struct_fields__}
         groups[name] = msgspec.structs.replace(group, **known)
-    weights = groups["engine"].engine == "model"
-    return Config(facts=checkpoint.read(folder, None, weights=weights), **groups)
+    facts = read(folder, groups["model"].max_model_len)
+    if groups["engine"].engine == "model":
+        digests = facts.fingerprints | fingerprints.of_weights(weight_files(folder))
+        facts = msgspec.structs.replace(facts, fingerprints=digests)
+    return Config(facts=facts, **groups)
 
 
 def welcome(config: Config) -> Welcome:

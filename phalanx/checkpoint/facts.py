@@ -1,0 +1,129 @@
+"""What a checkpoint's own files say about it, as every process of the service is told it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from phalanx.checkpoint import fingerprints
+from phalanx.checkpoint.errors import CheckpointError
+from phalanx.checkpoint.files import read_json, read_json_if_there
+from phalanx.checkpoint.rope import longest_context
+from phalanx.config import ModelFacts
+
+_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Of generation_config.json; those a request may also carry."""
+
+
+def read(folder: Path, max_model_len: int | None) -> ModelFacts:
+    """What config.json, generation_config.json and the tokenizer's settings say.
+
+    `max_model_len` shortens the checkpoint's own length, is refused above it, and stands for it where the checkpoint
+    says none.
+
+    Raises:
+        CheckpointError: a file is broken or lacks what is needed.
+    """
+    config = read_json(folder / "config.json")
+    generation = read_json_if_there(folder / "generation_config.json")
+    longest = longest_context(config)
+    if max_model_len is not None and longest is not None and max_model_len > longest:
+        raise CheckpointError(f"--max-model-len {max_model_len} is above what {folder} can do: {longest}")
+    length = max_model_len or longest
+    if length is None:
+        raise CheckpointError(f"{folder / 'config.json'} has no max_position_embeddings: give --max-model-len")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        raise CheckpointError(f"{folder / 'config.json'} names no architecture")
+    return ModelFacts(
+        folder=str(folder),
+        architecture=architectures[0],
+        vocab_size=_whole(config, "vocab_size", folder),
+        max_model_len=length,
+        eos_token_ids=_eos(generation, config, folder),
+        default_sampling=_default_sampling(generation, folder),
+        fingerprints=fingerprints.of_metadata(folder),
+    )
+
+
+def _eos(generation: dict[str, Any], config: dict[str, Any], folder: Path) -> tuple[int, ...]:
+    """The ids that end an answer: those of generation_config.json, of config.json and of the tokenizer together.
+
+    A chat fine-tune is often saved with the end of its base model in the first two, while its template, and so its
+    answers, end with the tokenizer's. An id that the model has no row for can never come and is left out.
+    """
+    found: dict[int, None] = {}
+    for source in (generation, config):
+        named = source.get("eos_token_id")
+        for token in named if isinstance(named, list) else [named]:
+            if isinstance(token, int) and not isinstance(token, bool):
+                found[token] = None
+    found.update(dict.fromkeys(_tokenizer_eos(folder)))
+    return tuple(token for token in found if 0 <= token < _whole(config, "vocab_size", folder))
+
+
+def _tokenizer_eos(folder: Path) -> tuple[int, ...]:
+    """The id of the eos token that the tokenizer's settings name, wherever the id is written; none without one."""
+    settings = read_json_if_there(folder / "tokenizer_config.json")
+    mapped = read_json_if_there(folder / "special_tokens_map.json")
+    # As transformers reads them: the older file counts, and then more, where the newer one declares no tokens.
+    token = settings.get("eos_token") if "added_tokens_decoder" in settings else (settings | mapped).get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        return ()
+    if (token := _written_id(folder / "tokenizer.json", text)) is not None:
+        return (token,)
+    declared = settings.get("added_tokens_decoder")
+    if isinstance(declared, dict):
+        ids = [number for number, added in declared.items() if isinstance(added, dict) and added.get("content") == text]
+    else:
+        ids = [read_json_if_there(folder / "added_tokens.json").get(text)]
+    return tuple(int(number) for number in ids if str(number).isdecimal())
+
+
+class _AddedToken(msgspec.Struct):
+    id: int
+    content: str
+
+
+class _Model(msgspec.Struct):
+    vocab: Any = None
+
+
+class _TokenizerFile(msgspec.Struct):
+    """What is read of a tokenizer.json, which is megabytes long: its vocabulary is left as it is until it is needed."""
+
+    added_tokens: list[_AddedToken] | None = None
+    model: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def _written_id(path: Path, text: str) -> int | None:
+    """The id of a token that tokenizer.json knows by its text, as an added token or in the model's vocabulary."""
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
+        for added in file.added_tokens or ():
+            if added.content == text:
+                return added.id
+        vocabulary = msgspec.json.decode(file.model, type=_Model).vocab
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if isinstance(vocabulary, list):
+        # Unigram: pairs of a piece and its score, in the order of their ids.
+        vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
+    token = vocabulary.get(text) if isinstance(vocabulary, dict) else None
+    return token if isinstance(token, int) else None
+
+
+def _default_sampling(generation: dict[str, Any], folder: Path) -> dict[str, float]:
+    values = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{folder / 'generation_config.json'}: {key} is {value!r}, not a number")
+    return {key: float(value) for key, value in values.items()}
+
+
+def _whole(config: dict[str, Any], key: str, folder: Path) -> int:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CheckpointError(f"{folder / 'config.json'}: {key} is {value!r}, not a whole number")
+    return value
