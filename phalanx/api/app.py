@@ -6,16 +6,17 @@ import logging
 from collections.abc import Callable
 
 from phalanx.api.errors import ApiError, server_error
-from phalanx.api.http import ClientGone, Exchange, Receive, Scope, Send
+from phalanx.api.http import ClientConnection, ClientGone, Exchange, Receive, Scope, Send
 from phalanx.api.keys import Keys
-from phalanx.api.routes import ROUTES, Access, Place, Route, Routing
+from phalanx.api.route import Access, Place, Route, Routing
+from phalanx.api.routes import ROUTES
 from phalanx.api.service import Service
 
 log = logging.getLogger(__name__)
 
 
 class Application:
-    """Plain ASGI: nothing is wrapped around a request, so a streamed token passes no other layer."""
+    """Plain ASGI and the connection: nothing is wrapped around a request, so a streamed token passes no other layer."""
 
     def __init__(self, service: Service, routes: tuple[Route, ...] = ROUTES) -> None:
         self._service = service
@@ -37,10 +38,8 @@ class Application:
             on_idle, self._on_idle = self._on_idle, None
             on_idle()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise ValueError(f"this server speaks HTTP, not {scope['type']}")
-        exchange = Exchange(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, connection: ClientConnection) -> None:
+        exchange = Exchange(scope, receive, send, connection)
         exchange.signature.append(self._signature)
         place = self._routing.at(exchange.path)
         exchange.parameter = place.parameter

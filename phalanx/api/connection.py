@@ -9,14 +9,20 @@ import logging
 import resource
 import socket
 import struct
+import sys
+from collections.abc import Iterable
+from enum import Enum, auto
+from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from phalanx.api.errors import ApiError, server_error
-from phalanx.api.http import OUTLET
+from phalanx.api.http import AsgiMessage, ClientConnection, Exchange, Receive, Scope, Send
 from phalanx.api.metrics import Metrics
 from phalanx.config import HttpOptions
 
@@ -54,7 +60,8 @@ class Connections(ServerState):
     def interval(self) -> float:
         """Seconds between two looks: a second, or less where a limit is shorter than a few."""
         options = self.options
-        return min(1.0, min(options.header_timeout, options.body_timeout, options.write_timeout) / 4)
+        shortest = min(options.header_timeout, options.body_timeout, options.write_timeout, options.keep_alive_timeout)
+        return min(1.0, shortest / 4)
 
     def look(self, now: float) -> None:
         """End those whose client has let the time for something pass. `now`: on the event loop's clock."""
@@ -62,20 +69,36 @@ class Connections(ServerState):
             cast(BoundedProtocol, connection).look(now)
 
 
+class Reading(Enum):
+    """What of a request a connection is reading."""
+
+    HEAD = auto()
+    """Its address and headers; a new connection owes one from the start."""
+    BODY = auto()
+    NOTHING = auto()
+    """The last request has come whole, and nothing has come of the next."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    _head_bytes: int | None = 0
-    """Read while a request's head is not complete; None once it is."""
     paused = False
     """The client reads more slowly than it is written to."""
+    _reading = Reading.HEAD
+    _endless = 0
+    """Bytes read of what may have no end: of a head, or of chunk extensions and trailers since the last part of a
+    body."""
+    _of_bodies = 0
+    """How many of the bytes that are being parsed belong to bodies."""
+    _deaf = False
+    """A request was refused in a way that says nothing about where the next would begin: nothing more is read."""
+    _upgrade_offered = False
+    """The head that is being read offers to change the protocol."""
     _since = 0.0
-    """When the client began what it has to do now: to send a head, or a body."""
+    """When the client began what it has to do now: to send a head, or a body; or when it had its last answer."""
     _unsent = 0
     """Bytes written and not taken by the client when last looked at, and since when it has taken none."""
     _unsent_since = 0.0
     _receiving = 0
     """This one's part of what all are receiving."""
-    _beside_body = 0
-    """Read since a part of the body came that was not its end: chunk extensions and trailers, which may be endless."""
 
     def __init__(
         self,
@@ -95,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.connections) > self._all.most:
             self._all.metrics.refused.add(1, "connections")
             message = f"This server has {self._all.most} open connections, the most it takes (--max-connections)."
-            self._refuse(b"503 Service Unavailable", server_error(message, status=503, code="overloaded"))
+            self._refuse(server_error(message, status=503, code="overloaded"))
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -136,11 +159,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         waited = now - self._since
-        if self.cycle is None or self.cycle.response_complete:
-            if self._head_bytes is not None and waited >= options.header_timeout:
-                self._too_slow("header_timeout", "headers", options.header_timeout, silent=self._head_bytes == 0)
-        elif self.cycle.more_body and not self.pipeline and waited >= options.body_timeout:
-            self._too_slow("body_timeout", "body", options.body_timeout, silent=self.cycle.response_started)
+        answered = self.cycle is None or self.cycle.response_complete
+        match self._reading:
+            case Reading.HEAD if answered and waited >= options.header_timeout:
+                self._too_slow("header_timeout", "headers", options.header_timeout, silent=self._endless == 0)
+            case Reading.BODY if not self.pipeline and waited >= options.body_timeout:
+                self._too_slow("body_timeout", "body", options.body_timeout, silent=self.cycle.response_started)
+            case Reading.NOTHING if answered and waited >= options.keep_alive_timeout:
+                # uvicorn's own timer ends at the first byte, be it an empty line that begins no request.
+                self.transport.close()
 
     def cut(self, reason: str) -> None:
         """End the connection now; its requests are told as if the client had gone."""
@@ -161,59 +188,89 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         message = f"The request's {what} did not come within {seconds:g} s (--{reason.replace('_', '-')})."
-        self._refuse(b"408 Request Timeout", ApiError(message, status=408, kind="timeout_error", code=reason))
+        self._refuse(ApiError(message, status=408, kind="timeout_error", code=reason))
 
-    # --- the parser's events ---
+    # --- the parser and its events; a request is refused by raising ApiError in one ---
 
     def data_received(self, data: bytes) -> None:
-        self._beside_body += len(data)
-        super().data_received(data)
-        if self._head_bytes is None and self._beside_body > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response("too long")
-        if self._head_bytes is not None and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("too long")
+        if self._deaf or self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self._of_bodies = 0
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError as error:
+            reason = error.__context__
+            self._refuse(reason if isinstance(reason, ApiError) else ApiError("This is not a valid HTTP/1.1 request."))
+            return
+        if self._reading is not Reading.NOTHING:
+            self._endless += len(data) - self._of_bodies
+            if self._endless > MAX_HEAD_BYTES:
+                message = f"The request's address and headers are longer than {MAX_HEAD_BYTES} bytes."
+                self._refuse(ApiError(message, status=431))
+
+    def _parse(self, data: memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # The parser takes what follows for another protocol, and has not looked for a body. A server may
+                # ignore the offer (RFC 9110, 7.8): the same head is read once more as one that makes none.
+                data = data[upgrade.args[0] :]
+                self._upgrade_offered = False
+                head = _head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+
+    def on_message_begin(self) -> None:
+        self._reading = Reading.HEAD
+        self._endless = 0
+        self._since = self.loop.time()
+        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # A trailer is nothing that anybody asks for, and the request's headers have been looked at.
-        if self._head_bytes is not None:
+        if self._reading is Reading.HEAD:
             super().on_header(name, value)
 
-    def on_message_begin(self) -> None:
-        self._head_bytes = 0
-        self._since = self.loop.time()
-        super().on_message_begin()
-        self.scope["extensions"] = {OUTLET: {"connection": self}}
-
     def on_headers_complete(self) -> None:
-        self._head_bytes = None
+        version = self.parser.get_http_version()
+        _check_head(self.parser.get_method(), version, self.headers)
+        if self.parser.should_upgrade():
+            self._upgrade_offered = True
+            return
+        if version == "1.0":
+            # It knows no interim answers, whatever it asks for.
+            self.expect_100_continue = False
+        self._reading = Reading.BODY
+        self._endless = 0
         self._since = self.loop.time()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._beside_body = 0
+        self._endless = 0
+        self._of_bodies += len(body)
         super().on_body(body)
         shared = self._all
-        if self.transport.is_closing():
-            return
         self._receiving += len(body)
         shared.receiving += len(body)
+        too_much = shared.receiving > shared.most_receiving
+        is_alone = shared.receiving == self._receiving
         # One alone may always go on: --max-body-bytes bounds it.
-        if shared.most_receiving < shared.receiving > self._receiving:
+        if too_much and not is_alone:
             # At once: the others must not be refused for what this one leaves.
             self._received()
             shared.metrics.refused.add(1, "receiving")
             message = "The server is receiving as many request bodies as its memory allows (--max-held-bytes)."
-            error = server_error(message, status=503, code="overloaded")
-            if self.cycle.response_started:
-                self.transport.close()
-            else:
-                self._refuse(b"503 Service Unavailable", error)
+            raise server_error(message, status=503, code="overloaded")
 
     def on_message_complete(self) -> None:
+        if self._upgrade_offered:
+            return
         self._received()
-        self._beside_body = 0
+        self._reading = Reading.NOTHING
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -225,19 +282,90 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all.receiving -= self._receiving
         self._receiving = 0
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed in the form of all other errors, and close."""
-        status, reason = b"400 Bad Request", "This is not a valid HTTP/1.1 request."
-        if (self._head_bytes or self._beside_body) > MAX_HEAD_BYTES:
-            status = b"431 Request Header Fields Too Large"
-            reason = f"The request's address and headers are longer than {MAX_HEAD_BYTES} bytes."
-        self._refuse(status, ApiError(reason))
+    # --- answers ---
 
-    def _refuse(self, status: bytes, error: ApiError) -> None:
-        """Answer before there is a request to answer, and close."""
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["http_version"] == "1.1":
+            super()._start_asgi_task(cycle, partial(app, connection=self))
+            return
+
+        async def without_chunks(scope: Scope, receive: Receive, send: Send, connection: ClientConnection) -> None:
+            await app(scope, receive, _until_closed(cycle), connection)
+
+        super()._start_asgi_task(cycle, partial(without_chunks, connection=self))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer a fault in what is being read, and close. Nothing that follows it is read: where it ends is not known.
+
+        Answers keep the order of their requests. Where one is owed that came before the fault, it is given first.
+        """
+        self._deaf = True
+        self.flow.pause_reading()
+        cycle = self.cycle
+        if self._reading is Reading.BODY:
+            if cycle.response_started:
+                # It was answered before its body had come.
+                self.transport.close()
+                return
+            if self.pipeline:
+                # The newest, which is `cycle`, is at its left end.
+                cycle.keep_alive = False
+                self.pipeline[0] = (cycle, partial(_refuse_in_turn, error))
+                return
+        elif cycle is not None and not cycle.response_complete:
+            # The client has no answer to what is at fault, and asks again on a connection of its own.
+            cycle.keep_alive = False
+            return
         body = error.body
         self.transport.write(
-            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (status, len(body), body)
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (error.status, HTTPStatus(error.status).phrase.encode(), len(body), body)
         )
         self.transport.close()
+
+
+async def _refuse_in_turn(
+    error: ApiError, scope: Scope, receive: Receive, send: Send, connection: ClientConnection
+) -> None:
+    await Exchange(scope, receive, send, connection).refuse(error)
+
+
+def _head(method: bytes, target: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A request's head, as it was parsed, without its offer to change the protocol."""
+    lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
+    lines += [b"%b: %b" % (name, value) for name, value in headers if name != b"upgrade"]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _check_head(method: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse what the parser lets pass and this server does not speak.
+
+    Raises:
+        ApiError: says which; the connection cannot be used any further.
+    """
+    if version not in ("1.0", "1.1"):
+        raise ApiError(f"This server speaks HTTP/1.1, not HTTP/{version}.", status=505)
+    if method == b"CONNECT":
+        raise ApiError("CONNECT is for proxies, and this server is none.", status=501)
+    encodings = [value for name, value in headers if name == b"transfer-encoding"]
+    if encodings and version == "1.0":
+        raise ApiError("HTTP/1.0 knows no Transfer-Encoding: declare the body's length.")
+    if any(encoding.strip().lower() != b"chunked" for encoding in encodings):
+        raise ApiError("This server reads no Transfer-Encoding but chunked.", status=501)
+
+
+def _until_closed(cycle: RequestResponseCycle) -> Send:
+    """`cycle.send` for HTTP/1.0, which knows no chunks: a body whose length is not told ends with the connection."""
+    unbounded = False
+
+    async def send(message: AsgiMessage) -> None:
+        nonlocal unbounded
+        if message["type"] == "http.response.start":
+            unbounded = all(name != b"content-length" for name, _ in message["headers"])
+            if unbounded:
+                cycle.chunked_encoding, cycle.expected_content_length = False, sys.maxsize
+        elif unbounded and not message.get("more_body", False):
+            cycle.expected_content_length = len(message["body"])
+        await cycle.send(cast(Any, message))
+
+    return send

@@ -1,4 +1,7 @@
-"""One HTTP exchange over plain ASGI: bounded bodies, whole answers, event streams, and the client's departure."""
+"""One HTTP exchange: bounded bodies, whole answers, event streams, and the client's departure.
+
+Requests and answers go over plain ASGI. What ASGI has no words for goes to the connection itself.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
@@ -11,14 +14,12 @@ import msgspec
 from phalanx.api.errors import ApiError
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+AsgiMessage: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
+Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 JSON = b"application/json"
-
-OUTLET = "phalanx.outlet"
-"""Name of the ASGI extension that carries the connection, so that a stream can write without waiting."""
 
 LINGER = 1.0
 """Seconds for which the rest of a refused body is read and dropped, so that the client gets to read the refusal:
@@ -32,12 +33,19 @@ _STREAM_HEADERS = [
 ]
 
 
-class Outlet(Protocol):
-    """A connection that can be written to without waiting."""
+class ClientConnection(Protocol):
+    """The connection that a request came on."""
 
     paused: bool
+    """The client reads more slowly than it is written to."""
 
-    def write_chunk(self, body: bytes) -> None: ...
+    def write_chunk(self, body: bytes) -> None:
+        """Write a part of an answer that has begun, without waiting. Not while `paused`."""
+        ...
+
+    def cut(self, reason: str) -> None:
+        """End the connection now. `reason` is counted."""
+        ...
 
 
 class ClientGone(Exception):
@@ -56,11 +64,25 @@ class BodyTooLarge(ApiError):
 class Exchange:
     """A request being answered. Handlers read `body()`, then either `reply` once or `begin_events` and `send` on."""
 
-    __slots__ = ("_receive", "arrival", "method", "parameter", "path", "scope", "send", "signature", "status")
+    __slots__ = (
+        "_body_asked_for",
+        "_receive",
+        "arrival",
+        "connection",
+        "method",
+        "parameter",
+        "path",
+        "scope",
+        "send",
+        "signature",
+        "status",
+    )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, connection: ClientConnection) -> None:
         self.scope = scope
+        self.connection = connection
         self._receive = receive
+        self._body_asked_for = False
         self.send = send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -91,6 +113,7 @@ class Exchange:
             raise BodyTooLarge(limit)
         parts: list[bytes] = []
         size = 0
+        self._body_asked_for = True
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -134,13 +157,9 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + self.signature})
 
     @property
-    def outlet(self) -> Outlet | None:
+    def outlet(self) -> ClientConnection | None:
         """The connection, where it takes chunks; HTTP/1.0 knows none."""
-        if self.scope["http_version"] != "1.1":
-            return None
-        extension = self.scope.get("extensions", {}).get(OUTLET)
-        outlet: Outlet | None = extension and extension["connection"]
-        return outlet
+        return self.connection if self.scope["http_version"] == "1.1" else None
 
     async def send_event(self, event: bytes) -> None:
         await self.send({"type": "http.response.body", "body": event, "more_body": True})
@@ -151,6 +170,10 @@ class Exchange:
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]], length: int) -> None:
         headers += [(b"content-length", str(length).encode()), *self.signature]
+        if not self._body_asked_for and self.header(b"expect") is not None:
+            # Whether a client that was to be told to send its body sends it all the same, nobody can tell: what it
+            # sends next on this connection could be either.
+            headers.append((b"connection", b"close"))
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 
 from phalanx.api.errors import ApiError
-from phalanx.api.routes import Access
+from phalanx.api.route import Access
 from phalanx.config import HttpOptions
 
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)

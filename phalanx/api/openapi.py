@@ -1,14 +1,12 @@
 """The OpenAPI document, from the same types that requests are decoded with."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 import phalanx
 from phalanx.api.errors import ErrorResponse
-
-if TYPE_CHECKING:
-    from phalanx.api.routes import Route
+from phalanx.api.route import Access, Route
 
 _ERRORS = {
     "400": "The request is wrong; the message says what and where.",
@@ -25,7 +23,7 @@ _GET_ERRORS = ("401", "404", "500")
 _POST_ERRORS = ("400", "401", "404", "408", "413", "429", "500", "503")
 
 
-def document(routes: "tuple[Route, ...]") -> bytes:
+def document(routes: tuple[Route, ...]) -> bytes:
     """OpenAPI 3.1 as JSON."""
     types: list[type[msgspec.Struct]] = [
         found
@@ -55,7 +53,7 @@ def document(routes: "tuple[Route, ...]") -> bytes:
     )
 
 
-def _operation(route: "Route", schema_of: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
+def _operation(route: Route, schema_of: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
     if isinstance(route.response, str):
         content: dict[str, Any] = {route.response: {}}
     else:
@@ -85,11 +83,11 @@ def _operation(route: "Route", schema_of: dict[type[msgspec.Struct], Any]) -> di
         "summary": route.summary,
         "responses": responses,
     }
-    match route.access.name:
-        case "KEY":
+    match route.access:
+        case Access.KEY:
             # The key is needed only where the service was started with one.
             operation["security"] = [{}, {"key": []}]
-        case "ADMIN":
+        case Access.ADMIN:
             operation["security"] = [{"admin": []}]
             responses["403"] = responses["401"] | {"description": _OFF}
     if route.request is not None:

@@ -12,7 +12,8 @@ from support.fake_engine import ServedApi, answering
 
 from phalanx.api import openapi, status
 from phalanx.api.http import Exchange
-from phalanx.api.routes import ROUTES, Access, Route
+from phalanx.api.route import Access, Route
+from phalanx.api.routes import ROUTES
 from phalanx.api.service import Service
 
 API, ADMIN = "key of a client", "key of an admin"

@@ -17,7 +17,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from support.fake_engine import ServedApi, answering
 
-from phalanx.api.routes import ROUTES, Route
+from phalanx.api.route import Route
+from phalanx.api.routes import ROUTES
 
 EXAMPLES = 40
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -21,7 +21,8 @@ from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
-from phalanx.api.routes import ROUTES, Route
+from phalanx.api.route import Route
+from phalanx.api.routes import ROUTES
 from phalanx.api.server import HttpServer, load_template
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer

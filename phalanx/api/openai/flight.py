@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from phalanx.api.admission import Amount, Reason, Refused, Ticket
 from phalanx.api.errors import ApiError
-from phalanx.api.http import OUTLET, Exchange
+from phalanx.api.http import Exchange
 from phalanx.api.service import Service
 
 if TYPE_CHECKING:
-    from phalanx.api.connection import BoundedProtocol
     from phalanx.api.openai.generation import Branch
 
 log = logging.getLogger(__name__)
@@ -56,8 +55,7 @@ class Flight:
         self._task = asyncio.current_task()
         self._evicted = False
         self._branches: list[Branch] = []
-        extension = exchange.scope.get("extensions", {}).get(OUTLET)
-        self._connection: BoundedProtocol | None = extension and extension["connection"]
+        self._connection = exchange.connection
         # A prompt that fits the model has no more tokens than the model takes, nor than the text has bytes.
         tokens = min(body, service.max_model_len) if completions else 0
         amount = Amount(completions, tokens, body * BODY_BYTE)
@@ -94,7 +92,7 @@ class Flight:
         if amount != self._ticket.amount:
             self._service.admission.grow(self._ticket, amount)
         connection = self._connection
-        if connection is not None and connection.paused:
+        if connection.paused:
             unread = sum(branch.unread * _output_bytes(branch) for branch in branches)
             if unread > MAX_UNREAD:
                 connection.cut("unread")

@@ -13,7 +13,7 @@ import msgspec
 from phalanx.api.choice import Choice, ScoredToken
 from phalanx.api.engine_client import EngineDied, Generation, NoRank
 from phalanx.api.errors import ApiError, server_error
-from phalanx.api.http import Exchange, Outlet
+from phalanx.api.http import ClientConnection, Exchange
 from phalanx.api.metrics import Metrics
 from phalanx.api.openai.common import SamplingFields, StreamOptions, Usage, usage
 from phalanx.api.openai.flight import Flight
@@ -113,7 +113,7 @@ class Branch:
         except (EngineDied, NoRank) as error:
             raise _engine_failed(error) from None
 
-    async def pump(self, sink: Callable[[str], None], outlet: Outlet | None = None) -> str | None:
+    async def pump(self, sink: Callable[[str], None], outlet: ClientConnection | None = None) -> str | None:
         """Give the text of each step to `sink`, in the engine's own turn of the event loop.
 
         There is no task to wake between the rank's message and the client's socket, which is a quarter of the cost
