@@ -194,6 +194,9 @@ class HttpOptions(Group, frozen=True):
     ] = True
     max_body_bytes: Annotated[int, flag("largest request body", ge=1024)] = 16 * 2**20
     max_batch: Annotated[int, flag("most completions one HTTP request may ask for (prompts times n)", ge=1)] = 256
+    strict_fields: Annotated[
+        bool, flag("refuse requests with fields that no endpoint knows, and do not ignore them")
+    ] = False
     max_queued_requests: Annotated[
         Annotated[int, msgspec.Meta(ge=0)] | None,
         flag("completions that may wait beyond what ranks run; then 429; absent: four times --max-num-seqs a rank"),

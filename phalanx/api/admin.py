@@ -83,12 +83,12 @@ async def _leave(exchange: Exchange, service: Service, verb: AdminVerb) -> None:
     name = exchange.parameter
     if not (name.isascii() and name.isdecimal() and len(name) < 10):
         raise ApiError(f"{name[:100]!r} is not the number of a rank.", status=404)
-    request = _leave_decoder.decode(await exchange.body(MOST_BYTES) or b"{}")
+    request = _leave_decoder.decode(await exchange.body(MOST_BYTES) or b"{}", strict=True)
     await _reply(exchange, service, await service.operator.ask(verb, [int(name)], timeout=request.timeout))
 
 
 async def scale(exchange: Exchange, service: Service) -> None:
-    request = _scale_decoder.decode(await exchange.body(MOST_BYTES))
+    request = _scale_decoder.decode(await exchange.body(MOST_BYTES), strict=True)
     if request.data_parallel_size is None and not request.retire:
         raise ApiError("Give data_parallel_size, or the ranks to retire.", param="data_parallel_size")
     answer = await service.operator.ask(

@@ -23,8 +23,8 @@ _GET_ERRORS = ("401", "404", "500")
 _POST_ERRORS = ("400", "401", "404", "408", "413", "429", "500", "503")
 
 
-def document(routes: tuple[Route, ...]) -> bytes:
-    """OpenAPI 3.1 as JSON."""
+def document(routes: tuple[Route, ...], *, strict: bool = False) -> bytes:
+    """OpenAPI 3.1 as JSON. `strict`: requests may have no fields that it does not name."""
     types: list[type[msgspec.Struct]] = [
         found
         for route in routes
@@ -34,6 +34,10 @@ def document(routes: tuple[Route, ...]) -> bytes:
     unique: list[type[msgspec.Struct]] = list(dict.fromkeys([*types, ErrorResponse]))
     schemas, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
     schema_of: dict[type[msgspec.Struct], Any] = dict(zip(unique, schemas, strict=True))
+    if strict:
+        requests = [route.request for route in routes if route.request is not None]
+        for name in msgspec.json.schema_components(requests)[1]:
+            components[name]["additionalProperties"] = False
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)

@@ -10,12 +10,12 @@ from phalanx.api.service import Service
 
 
 async def openapi_json(exchange: Exchange, service: Service) -> None:
-    await exchange.reply(200, _document())
+    await exchange.reply(200, _document(service.config.http.strict_fields))
 
 
 @cache
-def _document() -> bytes:
-    return openapi.document(ROUTES)
+def _document(strict: bool) -> bytes:
+    return openapi.document(ROUTES, strict=strict)
 
 
 ROUTES = (

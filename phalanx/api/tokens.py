@@ -3,14 +3,15 @@
 from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
-from phalanx.api.decoding import ABSENT, BodyDecoder
+from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.openai.chat import Messages, TemplateValues, render
+from phalanx.api.openai.chat import TemplateValues, render
 from phalanx.api.openai.common import TokenId, check_model
 from phalanx.api.openai.flight import admitted
+from phalanx.api.openai.messages import PART_KINDS, Messages
 from phalanx.api.openai.prompts import check_tokens
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import TooLong
@@ -19,7 +20,7 @@ MOST_TOKENS = 2**20
 """Longer texts are refused: counting them would keep a thread busy for many seconds."""
 
 
-class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class TokenizeRequest(msgspec.Struct, kw_only=True):
     """A text as `prompt`, or a chat as `messages`."""
 
     model: str | None = None
@@ -30,6 +31,8 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateValues = ABSENT
+    tools: Annotated[Raw, unsupported([], what="Tools that the model may call.")] = ABSENT
+    chat_template: Annotated[Raw, unsupported(what="A template in place of the server's.")] = ABSENT
 
 
 class TokenizeResponse(msgspec.Struct):
@@ -39,7 +42,7 @@ class TokenizeResponse(msgspec.Struct):
     token_strs: list[str] | UnsetType = UNSET
 
 
-class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
     tokens: list[TokenId]
 
@@ -48,13 +51,13 @@ class DetokenizeResponse(msgspec.Struct):
     prompt: str
 
 
-_tokenize_decoder = BodyDecoder(TokenizeRequest)
+_tokenize_decoder = BodyDecoder(TokenizeRequest, PART_KINDS)
 _detokenize_decoder = BodyDecoder(DetokenizeRequest)
 
 
 async def tokenize(exchange: Exchange, service: Service) -> None:
     body = await exchange.body(service.config.http.max_body_bytes)
-    request, size = _tokenize_decoder.decode(body), len(body)
+    request, size = _tokenize_decoder.decode(body, strict=service.config.http.strict_fields), len(body)
     del body
     check_model(request.model, service.config)
     if (request.prompt is None) == (request.messages is None):
@@ -86,7 +89,7 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
     body = await exchange.body(service.config.http.max_body_bytes)
-    request, size = _detokenize_decoder.decode(body), len(body)
+    request, size = _detokenize_decoder.decode(body, strict=service.config.http.strict_fields), len(body)
     del body
     check_model(request.model, service.config)
     if len(request.tokens) > MOST_TOKENS:

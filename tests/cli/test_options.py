@@ -19,11 +19,11 @@ FLAGS = """
 --header-timeout --help --host --keep-alive-timeout --kv-cache-tokens --load-format --log-level --max-batch
 --max-body-bytes --max-connections --max-failed-starts --max-held-bytes --max-logprobs --max-model-len
 --max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts --min-ranks
---no-enable-prefix-caching --no-enable-ssl-refresh --no-enforce-eager --node-timeout --port --rank-timeout
---ray-address --ray-runtime-env --restart-window --revision --seed --served-model-name --shutdown-timeout
---ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile --ssl-keyfile-password-file --startup-timeout
---step-timeout --synthetic-rate --synthetic-stage --tensor-parallel-size --write-timeout -asc -dp -dpa -dpl -dpp -h
--tp
+--no-enable-prefix-caching --no-enable-ssl-refresh --no-enforce-eager --no-strict-fields --node-timeout --port
+--rank-timeout --ray-address --ray-runtime-env --restart-window --revision --seed --served-model-name
+--shutdown-timeout --ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile --ssl-keyfile-password-file
+--startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage --tensor-parallel-size
+--write-timeout -asc -dp -dpa -dpl -dpp -h -tp
 """
 """All of them. A change here is a change of what people type: say it in the documentation."""
 

@@ -9,48 +9,18 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from phalanx.api.chat_template import RESERVED, NoChatTemplate, TemplateError
 from phalanx.api.choice import FinishName
-from phalanx.api.decoding import ABSENT, BodyDecoder, refuse_unsupported, unsupported
+from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.openai.common import MAX_MESSAGES, SamplingFields, Usage, check_length, check_model
+from phalanx.api.openai.common import SamplingFields, Usage, check_length, check_model
 from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Branch, Collected, run
 from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
+from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_template
 from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer
 
-MAX_PARTS = 1024
-
-
-class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[ContentPart], Meta(min_length=1, max_length=MAX_PARTS)]
-    name: Annotated[str, Meta(max_length=256)] | None = None
-    # Clients send the assistant's message back as they got it, with these as null.
-    refusal: Annotated[Raw, unsupported()] = ABSENT
-    annotations: Annotated[Raw, unsupported([])] = ABSENT
-    audio: Annotated[Raw, unsupported()] = ABSENT
-    function_call: Annotated[Raw, unsupported()] = ABSENT
-    tool_calls: Annotated[Raw, unsupported([])] = ABSENT
-    tool_call_id: Annotated[Raw, unsupported()] = ABSENT
-
-    def for_template(self) -> dict[str, Any]:
-        """As chat templates know messages."""
-        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-        # OpenAI's newer name of the same role, which templates do not know.
-        message = {"role": "system" if self.role == "developer" else self.role, "content": text}
-        if self.name is not None:
-            message["name"] = self.name
-        return message
-
-
-Messages = Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
 TemplateValues = Annotated[
     Raw,
     Meta(
@@ -65,7 +35,7 @@ _LIKE_CHARACTERS = 32
 """A template's work on a message, empty or not, is like that on so many characters."""
 
 
-class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+class ChatRequest(SamplingFields, kw_only=True):
     messages: Messages
     max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
@@ -76,23 +46,22 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     add_special_tokens: Annotated[bool | None, Meta(description="Besides those that the template writes.")] = None
     chat_template_kwargs: TemplateValues = ABSENT
 
-    tools: Annotated[Raw, unsupported([])] = ABSENT
-    tool_choice: Annotated[Raw, unsupported("none", "auto")] = ABSENT
-    parallel_tool_calls: Annotated[Raw, unsupported(True, False)] = ABSENT
-    functions: Annotated[Raw, unsupported([])] = ABSENT
-    function_call: Annotated[Raw, unsupported("none", "auto")] = ABSENT
-    response_format: Annotated[Raw, unsupported({"type": "text"})] = ABSENT
-    modalities: Annotated[Raw, unsupported(["text"])] = ABSENT
-    audio: Annotated[Raw, unsupported()] = ABSENT
-    prediction: Annotated[Raw, unsupported()] = ABSENT
-    web_search_options: Annotated[Raw, unsupported()] = ABSENT
-    reasoning_effort: Annotated[Raw, unsupported("none")] = ABSENT
-    verbosity: Annotated[Raw, unsupported("medium")] = ABSENT
-    store: Annotated[Raw, unsupported(False)] = ABSENT
-    metadata: Annotated[Raw, unsupported({})] = ABSENT
-    prompt_cache_key: Annotated[Raw, unsupported()] = ABSENT
-    chat_template: Annotated[Raw, unsupported()] = ABSENT
-    echo: Annotated[Raw, unsupported(False)] = ABSENT
+    tools: Annotated[Raw, unsupported([], what="Tools that the model may call.")] = ABSENT
+    tool_choice: Annotated[Raw, unsupported("none", "auto", what="Whether it must call one.")] = ABSENT
+    parallel_tool_calls: Annotated[Raw, unsupported(True, False, what="Whether it may call several.")] = ABSENT
+    functions: Annotated[Raw, unsupported([], what="The older form of tools.")] = ABSENT
+    function_call: Annotated[Raw, unsupported("none", "auto", what="The older form of tool_choice.")] = ABSENT
+    modalities: Annotated[Raw, unsupported(["text"], what="Kinds of output.")] = ABSENT
+    audio: Annotated[Raw, unsupported(what="How to speak.")] = ABSENT
+    web_search_options: Annotated[Raw, unsupported(what="How to search the web.")] = ABSENT
+    reasoning_effort: Annotated[Raw, unsupported("none", what="How much to think before the answer.")] = ABSENT
+    include_reasoning: Annotated[Raw, unsupported(True, what="Whether to tell what the model thought.")] = ABSENT
+    thinking_token_budget: Annotated[Raw, unsupported(what="How many tokens to think.")] = ABSENT
+    chat_template: Annotated[Raw, unsupported(what="A template in place of the server's.")] = ABSENT
+    documents: Annotated[Raw, unsupported([], what="Documents for the chat template.")] = ABSENT
+    mm_processor_kwargs: Annotated[Raw, unsupported({}, what="How to read images.")] = ABSENT
+    echo: Annotated[Raw, unsupported(False, what="Whether to begin with the last message.")] = ABSENT
+    best_of: Annotated[Raw, unsupported(1, what="How many answers to choose from.")] = ABSENT
 
 
 class AssistantMessage(msgspec.Struct, kw_only=True):
@@ -215,13 +184,13 @@ class ChatForm:
         )
 
 
-_decoder = BodyDecoder(ChatRequest)
+_decoder = BodyDecoder(ChatRequest, PART_KINDS)
 
 
 async def chat_completions(exchange: Exchange, service: Service) -> None:
     config = service.config
     body = await exchange.body(config.http.max_body_bytes)
-    request, size = _decoder.decode(body), len(body)
+    request, size = _decoder.decode(body, strict=config.http.strict_fields), len(body)
     del body
     model = check_model(request.model, config)
     request.check(config)
@@ -261,7 +230,7 @@ def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
 
 async def render(
     service: Service,
-    messages: list[ChatMessage],
+    messages: list[Message],
     template_values: Raw,
     add_generation_prompt: bool | None,
     continue_final: bool,
@@ -279,10 +248,8 @@ async def render(
         raise ApiError(
             "continue_final_message and add_generation_prompt exclude one another.", param="continue_final_message"
         )
-    for position, message in enumerate(messages):
-        refuse_unsupported(message, f"messages[{position}].")
     values = _values(template_values, service.tokenizer.special)
-    plain = [message.for_template() for message in messages]
+    plain = for_template(messages)
 
     def work() -> str:
         return template.render(
@@ -293,7 +260,7 @@ async def render(
         )
 
     try:
-        if sum(_LIKE_CHARACTERS + len(message["content"]) for message in plain) <= INLINE_CHARACTERS:
+        if sum(_LIKE_CHARACTERS + sum(map(len, message.values())) for message in plain) <= INLINE_CHARACTERS:
             return work()
         return await service.tokenizer.in_thread(work)
     except TemplateError as error:

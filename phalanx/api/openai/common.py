@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Raw
 
-from phalanx.api.decoding import ABSENT, unsupported
+from phalanx.api.decoding import ABSENT, hint, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.config import Config
 from phalanx.protocol import SamplingParams
@@ -15,7 +15,6 @@ MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024
 MAX_STOP_CHARACTERS = 16384
 """Of all stop strings together: what the search for them holds grows with it."""
-MAX_MESSAGES = 4096
 _SEEDS = 2**64
 _SEED_STEP = 0x9E3779B97F4A7C15
 """Odd, from the golden ratio: the seeds of a request's choices are far apart (Knuth, TAOCP 3, 6.4)."""
@@ -24,14 +23,15 @@ StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
-class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class StreamOptions(msgspec.Struct):
     include_usage: Annotated[bool | None, Meta(description="End with one chunk that has `usage` and no choices.")] = (
         None
     )
     continuous_usage_stats: Annotated[bool | None, Meta(description="`usage` so far in every chunk.")] = None
+    include_obfuscation: Annotated[bool | None, Meta(description="Taken and ignored: no chunk is padded.")] = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class SamplingFields(msgspec.Struct, kw_only=True):
     """How to choose tokens and when to stop; null is the same as absent."""
 
     model: Annotated[str | None, Meta(description="One of `/v1/models`; absent: the served model.")] = None
@@ -73,8 +73,31 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     return_token_ids: Annotated[bool | None, Meta(description="Give `prompt_token_ids` and `token_ids`.")] = None
 
-    service_tier: Annotated[Raw, unsupported("auto", "default")] = ABSENT
-    use_beam_search: Annotated[Raw, unsupported(False)] = ABSENT
+    metadata: Annotated[Raw, hint("The caller's own notes.")] = ABSENT
+    store: Annotated[Raw, hint("Whether to keep the answer for later; nothing is kept.")] = ABSENT
+    safety_identifier: Annotated[Raw, hint("Who asks.")] = ABSENT
+    prompt_cache_key: Annotated[Raw, hint("Which requests are alike; every prompt is looked up.")] = ABSENT
+    prompt_cache_retention: Annotated[Raw, hint("How long the prompt is to be cached.")] = ABSENT
+    service_tier: Annotated[Raw, hint("How urgent it is; see priority.")] = ABSENT
+    verbosity: Annotated[Raw, hint("How long the answer should be.")] = ABSENT
+    prediction: Annotated[Raw, hint("What the answer may look like, to be faster.")] = ABSENT
+
+    response_format: Annotated[Raw, unsupported({"type": "text"}, what="The form of the answer.")] = ABSENT
+    structured_outputs: Annotated[Raw, unsupported(what="A grammar that the answer must keep.")] = ABSENT
+    guided_json: Annotated[Raw, unsupported(what="A JSON schema that the answer must keep.")] = ABSENT
+    guided_regex: Annotated[Raw, unsupported(what="A pattern that the answer must match.")] = ABSENT
+    guided_choice: Annotated[Raw, unsupported(what="Texts of which the answer must be one.")] = ABSENT
+    guided_grammar: Annotated[Raw, unsupported(what="A grammar that the answer must keep.")] = ABSENT
+    prompt_logprobs: Annotated[Raw, unsupported(what="Log probabilities of the prompt; see echo.")] = ABSENT
+    truncate_prompt_tokens: Annotated[Raw, unsupported(what="How much of a long prompt to keep.")] = ABSENT
+    use_beam_search: Annotated[Raw, unsupported(False, what="Search instead of sampling.")] = ABSENT
+    length_penalty: Annotated[Raw, unsupported(1, what="Of beam search.")] = ABSENT
+    early_stopping: Annotated[Raw, unsupported(False, what="Of beam search.")] = ABSENT
+    logits_processors: Annotated[Raw, unsupported([], what="Code that changes logits.")] = ABSENT
+    spaces_between_special_tokens: Annotated[Raw, unsupported(True, what="How to write special tokens.")] = ABSENT
+    return_tokens_as_token_ids: Annotated[Raw, unsupported(False, what="Ids in place of texts in logprobs.")] = ABSENT
+    kv_transfer_params: Annotated[Raw, unsupported(what="Where a KV cache comes from.")] = ABSENT
+    vllm_xargs: Annotated[Raw, unsupported({}, what="Values for extensions.")] = ABSENT
 
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []

@@ -24,7 +24,7 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
 
 
-class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+class CompletionRequest(SamplingFields, kw_only=True):
     prompt: Annotated[
         str | list[str | TokenId | list[TokenId]],
         Meta(description="A text, its token ids, or a list of either; all of one kind."),
@@ -35,7 +35,7 @@ class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True
     add_special_tokens: Annotated[bool | None, Meta(description="Such as begin-of-sequence; default true.")] = None
 
     best_of: Annotated[int, Meta(ge=1, description="Not supported yet, but where it equals n.")] | None = None
-    suffix: Annotated[Raw, unsupported("")] = ABSENT
+    suffix: Annotated[Raw, unsupported("", what="Text that comes after the completion.")] = ABSENT
 
     def prompts(self) -> list[str | list[int]]:
         """One or more prompts.
@@ -201,7 +201,7 @@ async def _read(exchange: Exchange, service: Service) -> tuple[CompletionRequest
     body = await exchange.body(service.config.http.max_body_bytes)
     if len(body) > LARGE_BODY:
         _refuse_endless_lists(body, service)
-    return _decoder.decode(body), len(body)
+    return _decoder.decode(body, strict=service.config.http.strict_fields), len(body)
 
 
 async def _sampled_prompts(service: Service, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:
