@@ -166,7 +166,9 @@ class EngineOptions(Group, frozen=True):
 class HttpOptions(Group, frozen=True):
     """HTTP"""
 
-    host: Annotated[str, flag("address to listen on")] = "127.0.0.1"
+    host: Annotated[str, flag("address to listen on, or a name of this machine: then on each of its addresses")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, flag("port to listen on; 0: one that the system picks, printed at start", ge=0, le=65535)] = (
         8000
     )

@@ -33,7 +33,7 @@ from phalanx.hosting.children import Commands
 from phalanx.supervisor import activation
 from phalanx.supervisor.events import ExitCode
 from phalanx.transport import tls
-from phalanx.transport.listener import WILDCARDS, bind_http
+from phalanx.transport.listener import WILDCARDS, HttpSockets, bind_http
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
 
@@ -80,8 +80,8 @@ def with_certificates(given: Given) -> Given:
     return given.with_http(http)
 
 
-def http_sockets(given: Given) -> tuple[Given, list[socket.socket]]:
-    """A listening socket an API server, passed to this process or bound by it; the options say where they listen.
+def http_sockets(given: Given) -> tuple[Given, list[HttpSockets]]:
+    """Listening sockets for each API server, passed to this process or bound by it; the options say where they listen.
 
     Raises:
         OSError: the address cannot be had, or what was passed is not fit to serve on.
@@ -92,7 +92,7 @@ def http_sockets(given: Given) -> tuple[Given, list[socket.socket]]:
         return given, bind_http(http.host, http.port, parallel.own_api_servers)
     asked_host, asked_port = ("host" in given.origins, "port" in given.origins)
     activation.check_address(passed, http.host if asked_host else None, http.port if asked_port else None)
-    sockets = activation.dealt(passed, parallel.own_api_servers)
+    sockets = activation.dealt_by_address(passed, parallel.own_api_servers)
     host, port = passed[0].getsockname()[:2]
     # Nodes on other machines listen at the same port.
     http = msgspec.structs.replace(http, host=host, port=port)
@@ -151,7 +151,7 @@ def _text(path: Path) -> str:
         raise UsageError(f"--chat-template: cannot read {path}: {error}") from None
 
 
-def _serve(config: Config, http: list[socket.socket], commands: Commands | None, secret: str | None) -> int:
+def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, secret: str | None) -> int:
     # Here and not above: what is refused needs no event loop to be told.
     import uvloop
 
@@ -170,7 +170,7 @@ def _serve(config: Config, http: list[socket.socket], commands: Commands | None,
         return _no_address(error.strerror or str(error))
     with contextlib.ExitStack() as stack:
         sockets = stack.enter_context(bound)
-        picture = picture_for(sys.stderr, lambda urls: say(sys.stdout, _announcement(config, urls)))
+        picture = picture_for(sys.stderr, lambda urls: say(sys.stdout, _announcement(config, sockets.urls, urls)))
         logging.basicConfig(level=config.service.log_level.upper(), handlers=[PictureLog(picture)])
         if sockets.remote_control is not None and config.parallel.data_parallel_backend == "mp":
             logging.getLogger(__name__).info("%s", _invitation(config, sockets.remote_control))
@@ -212,12 +212,11 @@ def _invitation(config: Config, control: socket.socket) -> str:
     )
 
 
-def _announcement(config: Config, urls: list[str]) -> str:
-    """The address, for a person and for a script; a request to paste."""
-    url, *further = urls
+def _announcement(config: Config, urls: list[str], elsewhere: list[str]) -> str:
+    """The address or addresses, for a person and for a script; a request to paste."""
     name = config.served_names[0]
     ranks, servers = config.parallel.data_parallel_size, config.parallel.own_api_servers
-    also = "".join(f"\nand at {other} ({_count(servers, 'API server')})" for other in further)
+    also = "".join(f"\nand at {other} ({_count(servers, 'API server')})" for other in elsewhere)
     path = "chat/completions"
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
     if config.parallel.frontend_command is not None:
@@ -225,10 +224,11 @@ def _announcement(config: Config, urls: list[str]) -> str:
         path, asked = "completions", {"prompt": [1, 2, 3], "max_tokens": 16}
     body = json.dumps({"model": name, **asked})
     # 0.0.0.0 and [::] are where to listen, not where to connect.
-    reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    reachable = urls[0].replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     key = ' -H "Authorization: Bearer $PHALANX_API_KEY"' if config.http.api_key else ""
+    at = " and ".join(urls)
     return (
-        f"\nPhalanx serves {name} at {url} ({_count(servers, 'API server')}, {_count(ranks, 'rank')}){also}\n\n"
+        f"\nPhalanx serves {name} at {at} ({_count(servers, 'API server')}, {_count(ranks, 'rank')}){also}\n\n"
         f"    curl {reachable}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
         f"        -d {shlex.quote(body)}\n"
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import itertools
 import logging
 import socket
 from collections.abc import Collection
@@ -38,7 +39,9 @@ class Sockets:
         leads = [p.index for p in places if p.worker == 0] if config.parallel.tensor_parallel_size > 1 else []
         try:
             http = bind_http(http_host(config.http.host, host), config.http.port, count) if count else []
-            self._http = [self._stack.enter_context(sock) for sock in http]
+            for sock in itertools.chain.from_iterable(http):
+                self._stack.enter_context(sock)
+            self._http = http
             self._engine = [self._stack.enter_context(bind_tcp(host)) for _ in http]
             self._workers = {RankId(rank): self._stack.enter_context(bind_tcp(host)) for rank in leads}
         except BaseException:
@@ -48,7 +51,7 @@ class Sockets:
     @property
     def api_servers(self) -> tuple[ServedAt, ...]:
         return tuple(
-            ServedAt(f"{self._scheme}://{self._told(http).partition(':')[2]}", self._told(engine))
+            ServedAt(f"{self._scheme}://{self._told(http[0]).partition(':')[2]}", self._told(engine))
             for http, engine in zip(self._http, self._engine, strict=True)
         )
 
@@ -69,7 +72,7 @@ class Sockets:
             if seat >= len(self._http):
                 raise LookupError(f"this node has sockets for {len(self._http)} API servers, and {place} is one more")
             self._seat[place.index] = seat
-            return [("http", self._http[seat]), ("engine", self._engine[seat])]
+            return [*(("http", sock) for sock in self._http[seat]), ("engine", self._engine[seat])]
         if place.worker == 0 and place.index in self._workers:
             return [("workers", self._workers[RankId(place.index)])]
         return []
@@ -93,11 +96,12 @@ def http_host(wanted: str, own: str) -> str:
     if not _is_loopback(wanted) or _is_loopback(own):
         return own
     log.warning("the service's --host is %s: this machine's API servers can be reached from this machine only", wanted)
-    return "127.0.0.1"
+    return wanted
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(socket.getaddrinfo(host, None)[0][4][0]).is_loopback
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
     except (OSError, ValueError):
         return False  # A name that only the service's own machine knows.

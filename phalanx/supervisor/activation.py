@@ -10,7 +10,7 @@ import socket
 from collections.abc import MutableMapping, Sequence
 
 from phalanx.child import FIRST_INHERITED
-from phalanx.transport.listener import BACKLOG, WILDCARDS
+from phalanx.transport.listener import BACKLOG, WILDCARDS, HttpSockets, spelt
 
 NAME = "http"
 """FileDescriptorName= of the sockets: a descriptor meant for something else is never taken for one."""
@@ -42,11 +42,10 @@ def passed_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]
         )
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_taken(number, name)) for number, name in zip(descriptors, named, strict=True)]
-        if len({sock.getsockname()[:2] for sock in sockets}) > 1:
-            addresses = " and ".join(sorted({_spelt(sock) for sock in sockets}))
+        if len({sock.getsockname()[1] for sock in sockets}) > 1:
             raise UnfitSockets(
-                f"the sockets passed listen at {addresses}, and a service has one HTTP address: name one "
-                "ListenStream=, several times with ReusePort=yes for several API servers"
+                f"the sockets passed listen at {_listed(sockets)}, and a service has one HTTP address, or several with "
+                "one port: let every ListenStream= have the same"
             )
         stack.pop_all()
     return sockets
@@ -60,21 +59,32 @@ def check_address(sockets: Sequence[socket.socket], host: str | None, port: int 
     Raises:
         UnfitSockets: they name another address.
     """
-    bound_host, bound_port = sockets[0].getsockname()[:2]
+    bound_port = sockets[0].getsockname()[1]
     if port and port != bound_port:
         wanted = f"--port {port}"
-    elif host is not None and bound_host not in _addresses(host):
+    elif host is not None and not {sock.getsockname()[0] for sock in sockets} <= _addresses(host):
         wanted = f"--host {host}"
     else:
         return
     raise UnfitSockets(
-        f"{wanted} contradicts the sockets that the service manager passed, which listen at {_spelt(sockets[0])}: "
+        f"{wanted} contradicts the sockets that the service manager passed, which listen at {_listed(sockets)}: "
         "leave --host and --port out, or change ListenStream= in the socket unit"
     )
 
 
+def dealt_by_address(sockets: Sequence[socket.socket], api_servers: int) -> list[HttpSockets]:
+    """For each API server one of the sockets at each address.
+
+    Raises:
+        UnfitSockets: nobody would accept from some of them.
+    """
+    addresses = dict.fromkeys(sock.getsockname() for sock in sockets)
+    at_each = [[sock for sock in sockets if sock.getsockname() == address] for address in addresses]
+    return list(zip(*(dealt(some, api_servers) for some in at_each), strict=True))
+
+
 def dealt(sockets: Sequence[socket.socket], api_servers: int) -> list[socket.socket]:
-    """One for each API server: server i has socket i mod k, so with k below their number some share one.
+    """Of one address, one for each API server: server i has socket i mod k. With k below their number some share one.
 
     Raises:
         UnfitSockets: nobody would accept from some of them.
@@ -136,6 +146,5 @@ def _addresses(host: str) -> set[str]:
     return found | set(WILDCARDS) if found & set(WILDCARDS) else found
 
 
-def _spelt(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _listed(sockets: Sequence[socket.socket]) -> str:
+    return " and ".join(sorted({spelt(*sock.getsockname()[:2]) for sock in sockets}))

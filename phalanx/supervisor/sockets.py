@@ -1,13 +1,14 @@
 """Every listening socket of a service on the supervisor's machine: bound first, held until all have ended (law 1)."""
 
 import contextlib
+import itertools
 import os
 import socket
 from types import TracebackType
 
 from phalanx.config import ParallelOptions
 from phalanx.protocol import ApiServerId, Endpoint, Place, Role
-from phalanx.transport.listener import PrivateFolder, address_of, bind_tcp, bind_unix
+from phalanx.transport.listener import HttpSockets, PrivateFolder, address_of, bind_tcp, bind_unix, spelt
 
 ANYWHERE = "0.0.0.0"
 """Which of this machine's addresses the others reach is seen when they do. They prove the secret first."""
@@ -19,8 +20,8 @@ Named = list[tuple[str, socket.socket]]
 class Sockets:
     """A context manager; leaving it closes everything and removes the private folder."""
 
-    def __init__(self, http: list[socket.socket], parallel: ParallelOptions, scheme: str = "http") -> None:
-        """Bind all others, one for the engine plane beside each of `http`, which this owns from now on.
+    def __init__(self, http: list[HttpSockets], parallel: ParallelOptions, scheme: str = "http") -> None:
+        """Bind all others, one for the engine plane for each API server of `http`, which this owns from now on.
 
         Where ranks live on other machines, control and engine plane listen on TCP too.
 
@@ -29,11 +30,12 @@ class Sockets:
             OSError: no private folder can be made, or --data-parallel-address is not this machine's.
         """
         self.http = http
-        self.url = _url(http[0], scheme)
+        self.urls = [f"{scheme}://{spelt(*sock.getsockname()[:2])}" for sock in http[0]]
+        """Where clients find the service: one an address."""
         self._retired: set[int] = set()
         self._stack = contextlib.ExitStack()
         try:
-            for sock in http:
+            for sock in itertools.chain.from_iterable(http):
                 self._stack.enter_context(sock)
             folder = PrivateFolder()
             self._stack.callback(folder.close)
@@ -64,11 +66,13 @@ class Sockets:
     def retire(self, index: int) -> None:
         """An API server will not come back: nobody shall wait for it in a backlog any more."""
         self._retired.add(index)
-        if not any(_same(self.http[index], sock) for other, sock in enumerate(self.http) if other not in self._retired):
-            # A service manager that passed it holds it as well: closing our copy would let the kernel go on filling it.
-            with contextlib.suppress(OSError):
-                self.http[index].shutdown(socket.SHUT_RDWR)
-        for sock in (self.http[index], *self._engine[index]):
+        served = [sock for other, http in enumerate(self.http) if other not in self._retired for sock in http]
+        for sock in self.http[index]:
+            if not any(_same(sock, other) for other in served):
+                # A service manager that passed it holds it as well: the kernel would go on filling what we only close.
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        for sock in (*self.http[index], *self._engine[index]):
             sock.close()
 
     def lead(self, rank: int) -> None:
@@ -97,7 +101,8 @@ class Sockets:
     def of(self, place: Place) -> Named:
         """What the child in a place on this machine inherits, each incarnation the same."""
         if place.role is Role.API:
-            return [("http", self.http[place.index]), *(("engine", sock) for sock in self._engine[place.index])]
+            http, engine = self.http[place.index], self._engine[place.index]
+            return [*(("http", sock) for sock in http), *(("engine", sock) for sock in engine)]
         if place.role is Role.ENGINE and place.worker == 0 and place.index in self._workers:
             return [("workers", self._workers[place.index])]
         return []
@@ -114,9 +119,3 @@ class Sockets:
 def _same(one: socket.socket, other: socket.socket) -> bool:
     """Whether two descriptors are of one socket: API servers may share one that was passed to the service."""
     return os.path.sameopenfile(one.fileno(), other.fileno())
-
-
-def _url(sock: socket.socket, scheme: str) -> str:
-    """Where clients find the service."""
-    host, port = sock.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -56,7 +56,7 @@ class Watcher(Protocol):
         """A child printed a line."""
 
     def ready(self, fleet: Fleet, urls: list[str]) -> None:
-        """The service serves: behind its own HTTP port, the first, and behind those of other machines."""
+        """The service serves: behind its own HTTP port, and at these URLs on other machines."""
 
 
 class Supervisor:
@@ -185,7 +185,7 @@ class Supervisor:
             case events.Kill(child):
                 self._signal(child, signal.SIGKILL)
             case events.AnnounceReady():
-                self._watcher.ready(self._fleet, [self._sockets.url, *self._nodes.urls])
+                self._watcher.ready(self._fleet, self._nodes.urls)
             case events.AnnounceDegraded(failure):
                 place = failure.child.place
                 if place.role is Role.API and not self._nodes.bring(place):

@@ -22,6 +22,15 @@ BACKLOG = 2048
 
 WILDCARDS = ("0.0.0.0", "::")
 
+PORTS_TRIED = 16
+"""Of those that the kernel chooses, until one is free on every address of a name."""
+
+SocketAddress = tuple[socket.AddressFamily, Any]
+"""What `socket` and `bind` or `connect` take."""
+
+HttpSockets = tuple[socket.socket, ...]
+"""What one API server accepts clients from: a listening socket an address."""
+
 _FOLDER_PREFIX = "phalanx-"
 
 
@@ -61,42 +70,87 @@ def bind_tcp(host: str, port: int = 0) -> socket.socket:
     return sock
 
 
-def bind_http(host: str, port: int, count: int) -> list[socket.socket]:
-    """`count` listening sockets on one port, one an API server: the kernel spreads connections over them.
+def bind_http(host: str, port: int, count: int) -> list[HttpSockets]:
+    """Listening sockets for `count` API servers, all on one port, on every address that the host has.
+
+    Port 0 lets the kernel choose one, the same on each address. Of a name with several addresses, those that this
+    machine does not have are left out, such as ::1 where there is no IPv6.
+
+    Raises:
+        AddressInUse: the port is taken, on one address at least.
+        OSError: the host is not an address of this machine, or the port needs privileges.
+    """
+    addresses = _resolve_all(host)
+    for further in range(PORTS_TRIED if port == 0 else 1, 0, -1):
+        try:
+            return _bind_addresses(addresses, port, count)
+        except AddressInUse:
+            # What the kernel chose on one address may be taken on another.
+            if further == 1:
+                raise
+    raise AssertionError("a port is tried at least once")
+
+
+def _bind_addresses(addresses: list[SocketAddress], port: int, count: int) -> list[HttpSockets]:
+    bound: list[list[socket.socket]] = []
+    absent: OSError | None = None
+    with contextlib.ExitStack() as stack:
+        for family, target in addresses:
+            try:
+                sockets = _bind_shared(family, (target[0], port, *target[2:]), count, alone=len(addresses) == 1)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                absent = absent or error
+                continue
+            bound.append([stack.enter_context(sock) for sock in sockets])
+            port = sockets[0].getsockname()[1]
+        if absent is not None and not bound:
+            raise absent
+        stack.pop_all()
+    return list(zip(*bound, strict=True))
+
+
+def _bind_shared(family: socket.AddressFamily, target: Any, count: int, alone: bool) -> list[socket.socket]:
+    """`count` listening sockets at one address: the kernel spreads connections over them.
 
     The first is bound without SO_REUSEPORT, so it fails where anybody listens already, another service of the
     same user included; only then is the option set, which lets our own further sockets join.
-
-    Raises:
-        AddressInUse: the port is taken.
-        OSError: the host is not an address of this machine, or the port needs privileges.
     """
-    family, target = _resolve(host, port)
-    sockets: list[socket.socket] = []
-    try:
-        for index in range(count):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if index > 0:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(target)
-            if index == 0:
-                target = sock.getsockname()
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.listen(BACKLOG)
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise _refusal(error, host, target[1]) from None
+    with contextlib.ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        try:
+            for index in range(count):
+                sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                sockets.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6 and not alone:
+                    # [::] would take the port of 0.0.0.0 as well.
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if index > 0:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.bind(target)
+                if index == 0:
+                    target = sock.getsockname()
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.listen(BACKLOG)
+        except OSError as error:
+            raise _refusal(error, *target[:2]) from None
+        stack.pop_all()
     return sockets
 
 
 def _refusal(error: OSError, host: str, port: int) -> OSError:
+    where = spelt(host, port)
     if error.errno == errno.EADDRINUSE:
         holder = _holder_of_port(port) or "another process"
-        return AddressInUse(errno.EADDRINUSE, f"{host}:{port} is in use by {holder}")
-    return OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}")
+        return AddressInUse(errno.EADDRINUSE, f"{where} is in use by {holder}")
+    return OSError(error.errno, f"cannot listen on {where}: {error.strerror}")
+
+
+def spelt(host: str, port: int) -> str:
+    """As in a URL: `127.0.0.1:8000`, `[::1]:8000`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address_of(sock: socket.socket, reached_at: str = "") -> str:
@@ -116,7 +170,7 @@ def address_of(sock: socket.socket, reached_at: str = "") -> str:
             raise ValueError(f"{host} is where to listen, not where to dial")
         host = reached_at
     scheme = "tls" if tls.is_spoken() else "tcp"
-    return f"{scheme}:[{host}]:{port}" if ":" in host else f"{scheme}:{host}:{port}"
+    return f"{scheme}:{spelt(host, port)}"
 
 
 def host_of(name: Any) -> str:
@@ -124,7 +178,7 @@ def host_of(name: Any) -> str:
     return str(name[0]) if isinstance(name, tuple) else ""
 
 
-def connect_target(address: str) -> tuple[socket.AddressFamily, Any]:
+def connect_target(address: str) -> SocketAddress:
     """Family and `connect()` argument of an address.
 
     Raises:
@@ -198,10 +252,17 @@ def _sweep(base: Path) -> None:
                 os.close(lock)
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+def _resolve(host: str, port: int) -> SocketAddress:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, target = found[0]
     return family, target
+
+
+def _resolve_all(host: str) -> list[SocketAddress]:
+    """Each address once, those of IPv4 first: their URLs can be pasted anywhere."""
+    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = dict.fromkeys((family, target) for family, _, _, _, target in found)
+    return sorted(addresses, key=lambda address: address[0] != socket.AF_INET)
 
 
 def _holder_of_port(port: int) -> str | None:

@@ -72,6 +72,20 @@ def ends_of(service: Service) -> Iterator[Callable[[float], list[str]]]:
         yield left
 
 
+def test_a_service_serves_at_every_address_that_it_was_passed(tmp_path: Path) -> None:
+    with Systemd(tmp_path, listen=1, hosts=("127.0.0.1", "127.0.0.2")) as systemd, systemd.start(*SYNTHETIC) as service:
+        service.wait_ready()
+        port = systemd.address[1]
+        assert f" at http://127.0.0.1:{port} and http://127.0.0.2:{port} (2 API servers, 2 ranks)" in service.stdout
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert answer(client((host, port)))[0] == 200
+        for name in ("api 0", "api 1"):
+            os.kill(service.pid_of(name), signal.SIGKILL)
+        # The connections wait for the successors, which inherit both sockets again.
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert answer(client((host, port)))[0] == 200
+
+
 def ready(systemd: Systemd) -> str:
     """Until it says so; all the patience that it asked for on its way."""
     return " ".join(state.get("EXTEND_TIMEOUT_USEC", "") for state in systemd.hears(lambda state: "READY" in state))

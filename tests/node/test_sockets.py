@@ -1,11 +1,15 @@
 """Where a node's sockets listen."""
 
 import logging
+import socket
+from pathlib import Path
 
+import msgspec
 import pytest
+from support.fake_supervisor import configuration
 
 from phalanx.hosting.words import spell
-from phalanx.node.sockets import http_host
+from phalanx.node.sockets import Sockets, http_host
 from phalanx.protocol import Place, Role
 
 
@@ -28,6 +32,24 @@ def test_a_service_for_its_own_machine_stays_so_on_every_machine(caplog: pytest.
     with caplog.at_level(logging.WARNING):
         assert http_host("127.0.0.1", "192.0.2.7") == "127.0.0.1"
     assert "from this machine only" in caplog.text
+
+
+def test_a_name_of_this_machine_alone_means_all_its_addresses_on_a_node_too(
+    monkeypatch: pytest.MonkeyPatch, checkpoint_folder: Path
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.1", "127.0.0.2")]
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        "socket.getaddrinfo", lambda host, *rest, **more: found if host == "both" else resolve(host, *rest, **more)
+    )
+    assert http_host("both", "192.0.2.7") == "both"
+    config = configuration(checkpoint_folder, api_servers_per_node=1)
+    config = msgspec.structs.replace(config, http=msgspec.structs.replace(config.http, host="127.0.0.1"))
+    monkeypatch.setattr("phalanx.node.sockets.http_host", lambda *_: "both")
+    with Sockets(config, (), True, "127.0.0.1") as sockets:
+        inherited = sockets.of(Place(Role.API, 0))
+        assert [name for name, _ in inherited] == ["http", "http", "engine"]
+        assert len({sock.getsockname()[1] for name, sock in inherited if name == "http"}) == 1
 
 
 def test_places_are_spelt_for_people() -> None:

@@ -11,7 +11,7 @@ import pytest
 from phalanx.cli.serve import http_sockets, parse
 from phalanx.config import ParallelOptions
 from phalanx.supervisor import activation
-from phalanx.supervisor.activation import UnfitSockets, check_address, dealt, passed_sockets
+from phalanx.supervisor.activation import UnfitSockets, check_address, dealt, dealt_by_address, passed_sockets
 from phalanx.supervisor.sockets import Sockets
 
 FIRST = 200
@@ -122,6 +122,20 @@ def test_each_api_server_has_its_own_or_shares_one(bound: Bind, stack: contextli
         dealt(sockets, 1)
 
 
+def test_sockets_at_several_addresses_are_dealt_address_by_address(
+    passed: Pass, bound: Bind, stack: contextlib.ExitStack
+) -> None:
+    first = bound()
+    second = stack.enter_context(socket.create_server(("127.0.0.2", port_of(first))))
+    taken = passed([first, second])
+    dealt_out = dealt_by_address(taken, 2)
+    for sock in dealt_out[1]:
+        stack.enter_context(sock)
+    assert [[sock.getsockname()[0] for sock in sockets] for sockets in dealt_out] == [["127.0.0.1", "127.0.0.2"]] * 2
+    with pytest.raises(UnfitSockets, match=r"--host 127\.0\.0\.1 contradicts .* at 127.0.0.1:\d+ and 127.0.0.2:\d+"):
+        check_address(taken, "127.0.0.1", None)
+
+
 def test_an_address_that_is_asked_for_as_well_must_be_the_same(bound: Bind) -> None:
     sock = bound()
     port = port_of(sock)
@@ -148,7 +162,7 @@ def test_one_that_was_given_up_is_shut_for_all_and_listens_again_at_the_next_sta
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     held = bound()
     parallel = ParallelOptions(api_server_count=2)
-    with Sockets(dealt(passed([held]), 2), parallel) as service:
+    with Sockets(dealt_by_address(passed([held]), 2), parallel) as service:
         service.retire(0)
         socket.create_connection(held.getsockname()).close()  # the other one still accepts from it
         service.retire(1)
@@ -170,7 +184,7 @@ def test_the_options_say_where_the_passed_sockets_listen(
     for name, value in (("LISTEN_PID", str(os.getpid())), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")):
         monkeypatch.setenv(name, value)
     given, sockets = http_sockets(parse(["--api-server-count", "3"]))
-    for sock in sockets:
+    for (sock,) in sockets:
         stack.enter_context(sock)
     assert len(sockets) == 3
     assert (given.options.http.host, given.options.http.port) == ("127.0.0.1", port_of(held))

@@ -319,8 +319,8 @@ def main(arguments: list[str]) -> None:
     Handler.launch, Handler.ranks = launch, Ranks(launch.key)
     for listener in launch.sockets["engine"]:
         threading.Thread(target=Handler.ranks.accept, args=(listener,), daemon=True).start()
-    http = Http(launch.sockets["http"][0])
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    for listener in launch.sockets["http"]:
+        threading.Thread(target=Http(listener).serve_forever, daemon=True).start()
     control.send(STAGE, "attached")
     control.send(READY, f"{len(launch.sockets['engine'])} engine listeners, {config['facts']['vocab_size']} tokens")
     while True:

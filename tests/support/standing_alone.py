@@ -149,7 +149,7 @@ class FrontEnd:
         self._folder = tempfile.TemporaryDirectory(prefix="ph-", dir="/tmp")
         folder = Path(self._folder.name)
         self.config = a_config(checkpoint, **http)
-        (self._http_socket,) = bind_http("127.0.0.1", 0, 1)
+        ((self._http_socket,),) = bind_http("127.0.0.1", 0, 1)
         self._engine_sockets = [bind_unix(folder / "api-0"), bind_tcp("127.0.0.1")]
         self.url = f"http://127.0.0.1:{self._http_socket.getsockname()[1]}"
         self.engine_addresses = [address_of(sock) for sock in self._engine_sockets]

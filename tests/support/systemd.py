@@ -4,7 +4,7 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -31,14 +31,16 @@ State = dict[str, str]
 class Systemd:
     """A context manager; it owns the sockets, as systemd does, while services come and go."""
 
-    def __init__(self, folder: Path, listen: int = 0, abstract: bool = False) -> None:
-        """`listen`: how many times ListenStream= names the address, with ReusePort=yes."""
+    def __init__(
+        self, folder: Path, listen: int = 0, abstract: bool = False, hosts: Sequence[str] = ("127.0.0.1",)
+    ) -> None:
+        """`listen`: how many times ListenStream= names each of the hosts, all with one port and ReusePort=yes."""
         self._stack = contextlib.ExitStack()
         self.sockets: list[socket.socket] = []
-        for _ in range(listen):
+        for host in (host for host in hosts for _ in range(listen)):
             sock = self._stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(self.address if self.sockets else ("127.0.0.1", 0))
+            sock.bind((host, self.address[1] if self.sockets else 0))
             sock.listen(64)
             self.sockets.append(sock)
         self._notify = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
