@@ -145,13 +145,21 @@ class ChatForm:
             part.logprobs = chat_logprobs(choice.scores or [], self._tokenizer, self._top)
         if self._with_ids:
             part.token_ids = choice.token_ids or []
-        if choice.finish_reason is not None:
-            part.finish_reason = choice.finish_reason
-            part.stop_reason = choice.stop_reason
         chunk = self._chunk([part], self._no_usage if spent is None else spent)
         if first and self._with_ids:
             chunk.prompt_token_ids = branch.prompt
         return chunk
+
+    def last_chunk(self, branch: Branch, spent: Usage | None) -> ChatChunk:
+        part = ChatChunkChoice(branch.index, ChatDelta(content=""))
+        part.finish_reason = branch.choice.finish_reason
+        part.stop_reason = branch.choice.stop_reason
+        # Of what was asked for there is none left, which clients who go through all chunks read as an empty list.
+        if self._scored:
+            part.logprobs = chat_logprobs([], self._tokenizer, self._top)
+        if self._with_ids:
+            part.token_ids = []
+        return self._chunk([part], self._no_usage if spent is None else spent)
 
     def usage_chunk(self, spent: Usage) -> ChatChunk:
         return self._chunk([], spent)

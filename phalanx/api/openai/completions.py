@@ -104,32 +104,34 @@ class CompletionForm:
         choice = self._choice(branch, text, self._scored(branch, scores, first), branch.choice.token_ids, first)
         return self._response([choice], self._no_usage if spent is None else spent)
 
+    def last_chunk(self, branch: Branch, spent: Usage | None) -> CompletionResponse:
+        choice = branch.choice
+        last = CompletionChoice(branch.index, "", None, choice.finish_reason, choice.stop_reason)
+        # Of what was asked for there is none left, which clients who go through all chunks read as empty lists.
+        if self._top is not None:
+            last.logprobs = completion_logprobs([], self._tokenizer, self._top)
+        if self._with_ids:
+            last.token_ids = []
+        return self._response([last], self._no_usage if spent is None else spent)
+
     def usage_chunk(self, spent: Usage) -> CompletionResponse:
         return self._response([], spent)
 
     def response(self, branches: list[Collected], spent: Usage) -> CompletionResponse:
-        choices = [
-            self._choice(
-                collected.branch,
-                collected.text,
-                self._scored(collected.branch, collected.scores, True),
-                collected.token_ids,
-                True,
-            )
-            for collected in branches
-        ]
+        choices = []
+        for collected in branches:
+            branch = collected.branch
+            scored = self._scored(branch, collected.scores, True)
+            choice = self._choice(branch, collected.text, scored, collected.token_ids, True)
+            choice.finish_reason, choice.stop_reason = branch.choice.finish_reason, branch.choice.stop_reason
+            choices.append(choice)
         return self._response(choices, spent)
 
     def _choice(
         self, branch: Branch, text: str, logprobs: CompletionLogprobs | None, ids: list[int] | None, first: bool
     ) -> CompletionChoice:
-        choice = CompletionChoice(
-            branch.index,
-            branch.prompt_text + text if first and self._echo else text,
-            logprobs,
-            branch.choice.finish_reason,
-            branch.choice.stop_reason,
-        )
+        text = branch.prompt_text + text if first and self._echo else text
+        choice = CompletionChoice(branch.index, text, logprobs, None)
         if self._with_ids:
             choice.token_ids = ids or []
             if first:

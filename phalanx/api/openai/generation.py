@@ -220,6 +220,10 @@ class Form(Protocol):
         """A chunk of the stream; `branch.choice` tells what else became due with the text."""
         ...
 
+    def last_chunk(self, branch: Branch, spent: Usage | None) -> Any:
+        """The chunk that says why the completion ended, and nothing else."""
+        ...
+
     def usage_chunk(self, spent: Usage) -> Any: ...
 
     def response(self, branches: list["Collected"], spent: Usage) -> Any: ...
@@ -334,16 +338,23 @@ async def _stream(
 
 
 async def _stream_branch(exchange: Exchange, branch: Branch, form: Form, continuous: bool) -> bytes:
-    """Stream a branch but for its last chunk, which is returned: the caller knows what goes with it."""
+    """Stream a branch but for what is due when it has ended, which is returned: the caller knows what goes with it.
+
+    The last text has a chunk of its own before the one with the finish reason, as clients expect who read either the
+    text of a chunk or its finish reason.
+    """
     choice, outlet = branch.choice, exchange.outlet
     splice = None if continuous else form.splice(branch)
 
+    def spent() -> Usage | None:
+        return _spent([branch], 1) if continuous else None
+
     def chunk(text: str, first: bool = False) -> bytes:
         """Empty where nothing is due."""
-        if splice is not None and not first and choice.finish_reason is None:
+        if splice is not None and not first:
             return splice[0] + _encode(text) + splice[1] if text else b""
-        if text or first or choice.scores or choice.token_ids or choice.finish_reason is not None:
-            return _event(form.chunk(branch, text, first, _spent([branch], 1) if continuous else None))
+        if text or first or choice.scores or choice.token_ids:
+            return _event(form.chunk(branch, text, first, spent()))
         return b""
 
     def sink(text: str) -> None:
@@ -362,7 +373,7 @@ async def _stream_branch(exchange: Exchange, branch: Branch, form: Form, continu
             await exchange.send_event(body)
         text = None if outlet is None else await branch.pump(sink, outlet)
         body = chunk(await branch.advance() if text is None else text)
-    return body
+    return body + _event(form.last_chunk(branch, spent()))
 
 
 def _engine_failed(error: EngineDied | NoRank) -> ApiError:
