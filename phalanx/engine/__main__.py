@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from typing import NoReturn
 
 from phalanx.child import EXIT_FAILED, Control, Launch, enlist
@@ -140,6 +141,8 @@ def make_runner(config: Config, workers: Workers | None, *, first: bool) -> Runn
         from phalanx.engine.synthetic import SyntheticRunner
 
         return SyntheticRunner(config, workers)
+    # torch warns, as it is imported, that there is no numpy; nothing here needs it.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     from phalanx.engine.runner import ModelRunner
 
     return ModelRunner(config, warns=first)

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +184,21 @@ def test_threads_are_what_the_machine_allows_unless_the_option_says(
     monkeypatch.setattr(runner, "usable_cpus", lambda: 3)
     assert load_runner(folder, cpu_threads=None).describe().endswith(" 3 threads")
     assert load_runner(folder, cpu_threads=2).describe().endswith(" 2 threads")
+
+
+def test_torch_is_imported_without_a_word_where_there_is_no_numpy(tmp_path: Path) -> None:
+    """An install brings none; torch says so by a warning at import, which would stand in every rank's output."""
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')\n")
+    script = f"""
+import sys; sys.path.insert(0, {str(tmp_path)!r})
+from phalanx.engine.__main__ import make_runner
+from support.rank_process import config
+try:
+    make_runner(config(engine="model", folder={str(tmp_path)!r}), None, first=True)
+except OSError:
+    pass  # there is no checkpoint
+print("torch" in sys.modules)
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env)
+    assert (found.stdout.split(), found.stderr) == (["True"], "")
