@@ -54,13 +54,14 @@ from phalanx.protocol import (
 )
 from phalanx.transport.channel import dial
 from phalanx.transport.listener import address_of, bind_unix
+from phalanx.transport.security import Security
 
-SECRET = b"only for this benchmark"
+SECURITY = Security(b"only for this benchmark")
 
 
 def rank(address: str, rate: float) -> None:
     """One token a step for every live request."""
-    channel = dial(address, SECRET, 10)
+    channel = dial(address, SECURITY, 10)
     channel.send(EngineHello(RankId(0), Incarnation(1), 4096, 256, 65536))
     channel.setblocking(False)
     decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
@@ -142,7 +143,7 @@ async def measure(arguments: argparse.Namespace) -> None:
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as private:
         engine_socket = bind_unix(Path(private) / "engine")
-        await engine.listen([engine_socket], SECRET)
+        await engine.listen([engine_socket], SECURITY)
         server = HttpServer(Application(service), service)
         serving = asyncio.create_task(server.serve([sock]))
         stand_in = processes.Process(target=rank, args=(address_of(engine_socket), arguments.rate), daemon=True)

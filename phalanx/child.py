@@ -35,8 +35,9 @@ from phalanx.protocol import (
     Welcome,
 )
 from phalanx.transport.channel import Channel, dial
+from phalanx.transport.security import SECRET_VARIABLE, Security
+from phalanx.transport.tls import FilesError
 
-SECRET_VARIABLE = "PHALANX_SECRET"
 FIRST_INHERITED = 3
 """Inherited sockets start at this descriptor, by the systemd convention (sd_listen_fds(3))."""
 
@@ -56,7 +57,7 @@ class Launch:
     control: str
     index: int
     incarnation: Incarnation
-    secret: bytes = field(repr=False)
+    security: Security = field(repr=False)
     sockets: Mapping[str, Sequence[socket.socket]]
     """By name. `engine` may be several: a socket file, and TCP where ranks are on other machines."""
     worker: int = 0
@@ -73,14 +74,17 @@ class Launch:
         parser.add_argument("--incarnation", type=int, default=0)
         parser.add_argument("--worker", type=int, default=0, help="tensor-parallel worker of the rank")
         options = parser.parse_args(arguments)
-        secret = os.environ.pop(SECRET_VARIABLE, "")
-        if not secret:
+        try:
+            security = Security.taken_from(os.environ)
+        except FilesError as error:
+            parser.error(str(error))
+        if security is None:
             parser.error(f"{SECRET_VARIABLE} is not set: this program is started by `phalanx serve`")
         return Launch(
             options.control,
             options.index,
             Incarnation(options.incarnation),
-            secret.encode(),
+            security,
             _inherited_sockets(),
             options.worker,
         )
@@ -109,7 +113,7 @@ class Control:
         """As of Welcome; changes arrive as messages."""
         self.leader = welcome.leader
         self.counted = welcome.counted
-        self.secret = launch.secret
+        self.security = launch.security
 
     def send(self, message: ToSupervisor) -> None:
         """Tell the supervisor something, from any thread.
@@ -154,7 +158,7 @@ def enlist(launch: Launch, role: Role, on_message: Callable[[ToChild], None]) ->
     """
     faulthandler.enable()
     setproctitle.setproctitle(f"phalanx {Place(role, launch.index, launch.worker)}")
-    channel = dial(launch.control, launch.secret, DIAL_TIMEOUT)
+    channel = dial(launch.control, launch.security, DIAL_TIMEOUT)
     channel.send(Hello(role, launch.index, launch.incarnation, os.getpid(), launch.worker))
     decoder: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
     welcome = channel.receive(decoder)

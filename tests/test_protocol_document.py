@@ -10,9 +10,10 @@ import pytest
 from msgspec import inspect
 
 from phalanx import config, protocol
-from phalanx.child import DIAL_TIMEOUT, EXIT_FAILED, EXIT_ORPHANED, FIRST_INHERITED, SECRET_VARIABLE
+from phalanx.child import DIAL_TIMEOUT, EXIT_FAILED, EXIT_ORPHANED, FIRST_INHERITED
 from phalanx.protocol import PROTOCOL_VERSION, Message
 from phalanx.transport import frames, handshake
+from phalanx.transport.security import SECRET_VARIABLE
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
 STRUCTS = {

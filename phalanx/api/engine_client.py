@@ -26,6 +26,7 @@ from phalanx.protocol import (
     ToApi,
 )
 from phalanx.transport.frames import FrameError
+from phalanx.transport.security import Security
 from phalanx.transport.stream import Connection, serve
 
 __all__ = ["EngineClient", "EngineDied", "Generation", "NoRank", "RankStatus"]
@@ -87,9 +88,9 @@ class EngineClient:
         self._on_change = on_change
         self._servers: list[asyncio.AbstractServer] = []
 
-    async def listen(self, sockets: Sequence[socket.socket], secret: bytes) -> None:
+    async def listen(self, sockets: Sequence[socket.socket], security: Security) -> None:
         """Serve ranks on the inherited listeners; those that dialled early wait in their backlogs."""
-        self._servers += [await serve(sock, secret, self._accept) for sock in sockets]
+        self._servers += [await serve(sock, security, self._accept) for sock in sockets]
 
     def close(self) -> None:
         for server in self._servers:

@@ -215,7 +215,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
     mailbox.open(handle)
     settle()
     beat()
-    await engine.listen(launch.sockets["engine"], control.secret)
+    await engine.listen(launch.sockets["engine"], control.security)
     try:
         await server.serve(sockets=[*launch.sockets["http"]])
     finally:

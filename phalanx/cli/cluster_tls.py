@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.cli.options import UsageError
-from phalanx.transport import tls
+from phalanx.transport.tls import FLAGS, VARIABLES, Files, FilesError, Tls
 
-NAMES = tuple(flag.removeprefix("--").replace("-", "_") for flag in tls.FLAGS)
+NAMES = tuple(flag.removeprefix("--").replace("-", "_") for flag in FLAGS)
 
 
-def adopt(named: Mapping[str, Any], *, spans_machines: bool) -> bool:
-    """What this process and its children speak with other machines from now on; whether that is TLS.
+def cluster_files(named: Mapping[str, Any], *, spans_machines: bool) -> Files | None:
+    """The files by which this machine is known to the others, tried; None: connections are not encrypted.
 
     Args:
         named: holds the files by name of their option.
@@ -20,17 +20,20 @@ def adopt(named: Mapping[str, Any], *, spans_machines: bool) -> bool:
     Raises:
         UsageError: only some of them are named, or they cannot be used; says which and why.
     """
-    found = {flag: named[name] for flag, name in zip(tls.FLAGS, NAMES, strict=True) if named.get(name) is not None}
-    missing = [flag for flag in tls.FLAGS if flag not in found]
+    found = {flag: named[name] for flag, name in zip(FLAGS, NAMES, strict=True) if named.get(name) is not None}
+    missing = [flag for flag in FLAGS if flag not in found]
     if found and missing:
         raise UsageError(f"{next(iter(found))} needs {' and '.join(missing)} too")
     if not found and spans_machines:
         # Who set them believes that connections are encrypted.
-        for variable, flag in zip(tls.VARIABLES, tls.FLAGS, strict=True):
+        for variable, flag in zip(VARIABLES, FLAGS, strict=True):
             if os.environ.get(variable):
                 raise UsageError(f"{variable} is set, which is for nodes on Ray: give {flag} here, or unset it")
+    if not found:
+        return None
+    files = Files(*map(Path, found.values()))
     try:
-        tls.adopt(tls.Files(*map(Path, found.values())) if found else None)
-    except tls.FilesError as error:
-        raise UsageError(f"{' / '.join(tls.FLAGS)}: {error}") from None
-    return bool(found)
+        Tls(files)
+    except FilesError as error:
+        raise UsageError(f"{' / '.join(FLAGS)}: {error}") from None
+    return files

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import NoReturn
 
-from phalanx.cli import cluster_tls
+from phalanx.cli.cluster_tls import cluster_files
 from phalanx.cli.numbers import above_zero, whole
 from phalanx.cli.options import Parser, UsageError
 from phalanx.transport import tls
@@ -28,8 +28,8 @@ def run(arguments: Sequence[str]) -> NoReturn:
         UsageError: nothing was started.
     """
     given = _parser().parse(arguments)
-    encrypted = cluster_tls.adopt(given, spans_machines=True)
-    control = address(given["control"], "tls" if encrypted else "tcp")
+    files = cluster_files(given, spans_machines=True)
+    control = address(given["control"], "tls" if files else "tcp")
     first = whole(given["data_parallel_start_rank"], "--data-parallel-start-rank", 0, 1023)
     count = whole(given["data_parallel_size_local"], "--data-parallel-size-local", 1, 1024)
     patience = above_zero(given["timeout"], "--timeout", "a number of seconds")
@@ -39,13 +39,16 @@ def run(arguments: Sequence[str]) -> NoReturn:
     from phalanx.node import node
     from phalanx.node.ending import leave
     from phalanx.protocol import Place, Role
+    from phalanx.transport.security import Security
 
     secret = given_secret()
     if secret is None:
         raise UsageError("PHALANX_SECRET is not set: it must hold the same text here as for `phalanx serve`")
     logging.basicConfig(level=given["log_level"].upper(), format="%(message)s")
     places = tuple(Place(Role.ENGINE, rank) for rank in range(first, first + count))
-    orders = node.Orders(control, secret, places, given["api_servers"], given.get("model"), patience)
+    orders = node.Orders(
+        control, Security(secret.encode(), files), places, given["api_servers"], given.get("model"), patience
+    )
     leave("phalanx join", node.run(orders))
 
 

@@ -2,16 +2,16 @@
 
 import os
 
-from phalanx.child import SECRET_VARIABLE
 from phalanx.cli.options import UsageError
 from phalanx.config import ParallelOptions
+from phalanx.transport.security import SECRET_VARIABLE
 
 SHORTEST = 16
 """Characters. It is all that keeps strangers out of the control port."""
 
 
 def given_secret() -> str | None:
-    """PHALANX_SECRET; leaves the environment here, so nothing this process starts or prints inherits it.
+    """Take PHALANX_SECRET. It leaves the environment here, so nothing this process starts or prints inherits it.
 
     Raises:
         UsageError: it is too short to be one.
@@ -26,7 +26,7 @@ def given_secret() -> str | None:
 
 
 def service_secret(parallel: ParallelOptions) -> str | None:
-    """Of a service; None: it makes its own, since nobody else needs to know it.
+    """The secret that was given to a service; None: it makes its own, since nobody else needs to know it.
 
     Raises:
         UsageError: others are to join and could not know it.

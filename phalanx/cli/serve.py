@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -24,7 +25,8 @@ from phalanx.checkpoint.facts import read
 from phalanx.checkpoint.families import shape_of
 from phalanx.checkpoint.files import read_json
 from phalanx.checkpoint.find import find, find_weights
-from phalanx.cli import cluster_tls, config_file, keys
+from phalanx.cli import config_file, keys
+from phalanx.cli.cluster_tls import cluster_files
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, UsageError, build, serve_parser
 from phalanx.cli.secret import service_secret
@@ -32,8 +34,9 @@ from phalanx.config import Config
 from phalanx.hosting.children import Commands
 from phalanx.supervisor import activation
 from phalanx.supervisor.events import ExitCode
-from phalanx.transport import tls
 from phalanx.transport.listener import WILDCARDS, HttpSockets, bind_http
+from phalanx.transport.security import Security
+from phalanx.transport.tls import FLAGS
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
 
@@ -51,19 +54,19 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         print(f"phalanx serve: warning: {warning}", file=sys.stderr)
     given = with_certificates(given)
     parallel = given.options.parallel
-    cluster_tls.adopt(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
+    files = cluster_files(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
     for number in signals.heeded():
         signal.signal(number, _end_at_once)
     http = given.options.http
-    secret = service_secret(parallel)
+    secret = service_secret(parallel) or secrets.token_hex(32)
     try:
         # Before the checkpoint, which may have to be fetched: a port in use is told at once.
         given, sockets = http_sockets(given)
     except OSError as error:
         what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
         return _no_address(f"{what}{error.strerror or error}")
-    return _serve(configuration(given), sockets, commands, secret)
+    return _serve(configuration(given), sockets, commands, Security(secret.encode(), files))
 
 
 def with_certificates(given: Given) -> Given:
@@ -151,7 +154,7 @@ def _text(path: Path) -> str:
         raise UsageError(f"--chat-template: cannot read {path}: {error}") from None
 
 
-def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, secret: str | None) -> int:
+def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, security: Security) -> int:
     # Here and not above: what is refused needs no event loop to be told.
     import uvloop
 
@@ -165,7 +168,7 @@ def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, s
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     try:
-        bound = Sockets(http, config.parallel, config.http.scheme)
+        bound = Sockets(http, config.parallel, config.http.scheme, encrypted=security.encrypts)
     except OSError as error:
         return _no_address(error.strerror or str(error))
     with contextlib.ExitStack() as stack:
@@ -173,7 +176,7 @@ def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, s
         picture = picture_for(sys.stderr, lambda urls: say(sys.stdout, _announcement(config, sockets.urls, urls)))
         logging.basicConfig(level=config.service.log_level.upper(), handlers=[PictureLog(picture)])
         if sockets.remote_control is not None and config.parallel.data_parallel_backend == "mp":
-            logging.getLogger(__name__).info("%s", _invitation(config, sockets.remote_control))
+            logging.getLogger(__name__).info("%s", _invitation(config, sockets.remote_control, security))
         stack.callback(picture.close)
         watcher: Watcher = picture
         try:
@@ -182,7 +185,7 @@ def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, s
             raise UsageError(str(error)) from None
         if manager is not None:
             watcher = stack.enter_context(contextlib.closing(Notifications(manager, picture)))
-        supervisor = Supervisor(config, sockets, watcher, commands, secret)
+        supervisor = Supervisor(config, sockets, watcher, security, commands)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             finish = runner.run(supervisor.run())
     if finish.failure is not None:
@@ -200,11 +203,11 @@ def _no_address(reason: str) -> ExitCode:
     return ExitCode.ADDRESS
 
 
-def _invitation(config: Config, control: socket.socket) -> str:
+def _invitation(config: Config, control: socket.socket, security: Security) -> str:
     """What to type on the other machines."""
     host, port = control.getsockname()[:2]
     first, missing = config.parallel.local_ranks, config.parallel.data_parallel_size - config.parallel.local_ranks
-    files = f" {' ... '.join(tls.FLAGS)} ..." if tls.is_spoken() else ""
+    files = f" {' ... '.join(FLAGS)} ..." if security.encrypts else ""
     return (
         f"ranks {first} to {first + missing - 1} come from other machines, with the same PHALANX_SECRET: phalanx join "
         f"--control {'THIS-MACHINE' if host in WILDCARDS else host}:{port} --data-parallel-start-rank {first} "

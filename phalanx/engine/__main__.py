@@ -97,7 +97,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
         runner.num_blocks,
         runner.block_size,
         prefix_caching=config.engine.enable_prefix_caching,
-        key=control.secret[:64],
+        key=control.security.secret[:64],
     )
     scheduler = Scheduler(
         cache,
@@ -113,7 +113,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
         config.engine.max_num_seqs,
         limits.cache_tokens,
     )
-    peers = Peers(mailbox, control.secret, hello)
+    peers = Peers(mailbox, control.security, hello)
     attachment = Attachment(stages, peers, runner.describe())
     engine = Engine(runner, scheduler, limits, peers, attachment)
     control.pulse(engine.pulse)
@@ -129,7 +129,7 @@ def lead(control: Control, launch: Launch, mailbox: Mailbox) -> Workers | None:
         return None
     [listener] = launch.sockets["workers"]
     hello = WorkerHello(RankId(launch.index), 0, launch.incarnation)
-    return Workers(listener, control.secret, hello, size, mailbox.put)
+    return Workers(listener, control.security, hello, size, mailbox.put)
 
 
 def make_runner(config: Config, workers: Workers | None, *, first: bool) -> Runner:

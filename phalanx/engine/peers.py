@@ -25,6 +25,7 @@ from phalanx.protocol import (
     ToEngine,
 )
 from phalanx.transport.channel import Channel, Closed, FrameError, dial
+from phalanx.transport.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +100,10 @@ class Mailbox:
 class Dial(threading.Thread):
     """Dials one API server until it accepts, or until `cancel`."""
 
-    def __init__(self, endpoint: Endpoint, secret: bytes, mailbox: Mailbox, pause: float) -> None:
+    def __init__(self, endpoint: Endpoint, security: Security, mailbox: Mailbox, pause: float) -> None:
         super().__init__(name=f"dial api {endpoint.index}", daemon=True)
         self.endpoint = endpoint
-        self._secret = secret
+        self._security = security
         self._mailbox = mailbox
         self._pause = pause
         self._cancelled = threading.Event()
@@ -116,7 +117,7 @@ class Dial(threading.Thread):
         retry = FIRST_RETRY
         while not self._cancelled.wait(self._pause):
             try:
-                channel = dial(self.endpoint.address, self._secret, DIAL_TIMEOUT)
+                channel = dial(self.endpoint.address, self._security, DIAL_TIMEOUT)
             except (OSError, ValueError) as error:
                 if str(error) not in told:
                     told.add(str(error))
@@ -141,9 +142,9 @@ class _Peer:
 class Peers:
     """The API servers of the membership, as far as this rank reaches them."""
 
-    def __init__(self, mailbox: Mailbox, secret: bytes, hello: EngineHello) -> None:
+    def __init__(self, mailbox: Mailbox, security: Security, hello: EngineHello) -> None:
         self._mailbox = mailbox
-        self._secret = secret
+        self._security = security
         self._hello = hello
         self._decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
         self._selector = selectors.DefaultSelector()
@@ -216,7 +217,7 @@ class Peers:
     # --- inside ---
 
     def _dial(self, endpoint: Endpoint, pause: float = 0.0) -> None:
-        self._dials[endpoint.index] = Dial(endpoint, self._secret, self._mailbox, pause)
+        self._dials[endpoint.index] = Dial(endpoint, self._security, self._mailbox, pause)
 
     def _notice(self, notice: Notice, events: list[Event]) -> None:
         if not isinstance(notice, Dialled):

@@ -42,7 +42,7 @@ def work(control: Control, launch: Launch) -> None:
 def _join(control: Control, launch: Launch, leader: str) -> Channel:
     """Waits in the backlog of a leader that is starting as we are."""
     try:
-        channel = dial(control.leader, control.secret, control.config.service.startup_timeout)
+        channel = dial(control.leader, control.security, control.config.service.startup_timeout)
     except (Closed, handshake.Refused):
         raise
     except OSError as error:

@@ -29,6 +29,7 @@ from phalanx.protocol import (
 )
 from phalanx.transport import handshake
 from phalanx.transport.channel import Channel, Closed, FrameError, accept
+from phalanx.transport.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Workers:
     def __init__(
         self,
         listener: socket.socket,
-        secret: bytes,
+        security: Security,
         hello: WorkerHello,
         size: int,
         lost: Callable[[RankBroken], None],
@@ -88,7 +89,7 @@ class Workers:
         """
         self.size = size
         self._listener = listener
-        self._secret = secret
+        self._security = security
         self._hello = hello
         self._lost = lost
         self._answer_timeout = answer_timeout
@@ -195,7 +196,7 @@ class Workers:
         """The whole life of one connection."""
         decoder: msgspec.msgpack.Decoder[ToLeader] = msgspec.msgpack.Decoder(ToLeader)
         try:
-            channel = accept(sock, self._secret, handshake.TIMEOUT, "its end")
+            channel = accept(sock, self._security, handshake.TIMEOUT, "its end")
             hello = channel.receive(decoder)
             if refusal := self._claim(hello):
                 log.warning("refused a worker: %s", refusal)

@@ -5,9 +5,9 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from phalanx.child import SECRET_VARIABLE
 from phalanx.protocol import ChildId, Role
 from phalanx.transport.audit import audited
+from phalanx.transport.security import Security
 
 MODULES: Mapping[Role, str] = {
     Role.API: "phalanx.api",
@@ -47,13 +47,11 @@ def arguments(control: str, child: ChildId) -> list[str]:
     ]
 
 
-def environment(secret: str, further: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A child's whole environment: this process's, `further`, and the launch secret."""
+def environment(security: Security, further: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A child's whole environment: this process's, `further`, and what proves that it belongs to the service."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_THEIRS}
     return {
-        **kept,
-        **(further or {}),
-        SECRET_VARIABLE: secret,
+        **security.handed_on({**kept, **(further or {})}),
         # Last words must not sit in a buffer when the process dies, nor a native crash die silently.
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",

@@ -7,13 +7,14 @@ from typing import NoReturn
 
 import msgspec
 
-from phalanx.child import EXIT_FAILED, SECRET_VARIABLE
+from phalanx.child import EXIT_FAILED
 from phalanx.hosting.process import die_with_parent
 from phalanx.node.ending import Ending, leave
 from phalanx.node.node import Orders, run
 from phalanx.protocol import Place
 from phalanx.signals import hear_of_children
 from phalanx.transport import tls
+from phalanx.transport.security import SECRET_VARIABLE, Security
 
 
 def main() -> NoReturn:
@@ -40,16 +41,18 @@ def main() -> NoReturn:
     if not secret:
         parser.error(f"{SECRET_VARIABLE} is not set: who starts a node hands it the service's")
     try:
-        tls.adopt(_files(options) if options.control.startswith("tls:") else None)
+        security = Security(secret.encode(), _files(options) if options.control.startswith("tls:") else None)
+        _ = security.tls  # What is wrong with the files is said before anything is dialled.
     except tls.FilesError as error:
         leave("phalanx node", Ending(EXIT_FAILED, f"no TLS with the service: {error}"))
     leave(
-        "phalanx node", run(Orders(options.control, secret, places, options.serve, options.model, 0.0, options.address))
+        "phalanx node",
+        run(Orders(options.control, security, places, options.serve, options.model, 0.0, options.address)),
     )
 
 
 def _files(options: argparse.Namespace) -> tls.Files | None:
-    """Where this machine says that they are, else where the service has them."""
+    """The files that this machine's environment names, else those that the flags name, as the service does."""
     flags = (options.cluster_ssl_certfile, options.cluster_ssl_keyfile, options.cluster_ssl_ca_certs)
     return tls.Files.named_by({**dict(zip(tls.VARIABLES, flags, strict=True)), **os.environ})
 

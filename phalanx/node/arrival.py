@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from phalanx.node.errors import NodeError
 from phalanx.transport.channel import Channel, FrameError, Refused, Untrusted, dial
+from phalanx.transport.security import Security
 
 ATTEMPT = 10.0
 """Seconds one attempt may take: a machine that is down does not answer, and may be up a moment later."""
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 async def reach(
-    control: str, secret: bytes, patience: float, waiting: Callable[[str], None], source: str = ""
+    control: str, security: Security, patience: float, waiting: Callable[[str], None], source: str = ""
 ) -> tuple[Channel, str]:
     """Dial until the supervisor has accepted us, for `patience` seconds and at least once.
 
@@ -41,7 +42,7 @@ async def reach(
         try:
             # A name that does not resolve keeps its thread longer than any socket's timeout.
             async with asyncio.timeout(allowed + 1.0):
-                return await in_thread(partial(_dial_each, control, secret, allowed, source))
+                return await in_thread(partial(_dial_each, control, security, allowed, source))
         except Untrusted as error:
             raise NodeError(f"{control}: {error}") from None
         except Refused as refused:
@@ -63,7 +64,7 @@ async def reach(
         await asyncio.sleep(PAUSE)
 
 
-def _dial_each(control: str, secret: bytes, timeout: float, source: str) -> tuple[Channel, str]:
+def _dial_each(control: str, security: Security, timeout: float, source: str) -> tuple[Channel, str]:
     """A name may have addresses of both families while the service listens on one."""
     scheme, _, rest = control.partition(":")
     host, _, port = rest.rpartition(":")
@@ -72,7 +73,7 @@ def _dial_each(control: str, secret: bytes, timeout: float, source: str) -> tupl
         found = f"[{target[0]}]" if family == socket.AF_INET6 else target[0]
         address = f"{scheme}:{found}:{port}"
         try:
-            return dial(address, secret, timeout, source), address
+            return dial(address, security, timeout, source), address
         except (Refused, FrameError):
             raise
         except OSError as error:

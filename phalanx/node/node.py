@@ -25,7 +25,7 @@ from phalanx.node.errors import NodeError
 from phalanx.node.link import Link
 from phalanx.node.sockets import Sockets
 from phalanx.protocol import ChildId, Failed, NodeHello, NodeReady, Place, Role, ToNode, Welcome
-from phalanx.transport import tls
+from phalanx.transport.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ LAST_WORDS = 1.0
 UNSENT = 4 * 2**20
 """Bytes that may wait for a supervisor that does not read; beyond that the children's output is not kept for it."""
 
-OWN = ("CUDA_VISIBLE_DEVICES", *tls.VARIABLES)
+OWN = ("CUDA_VISIBLE_DEVICES",)
 """Variables of which a machine's own value is the right one."""
 
 
@@ -48,7 +48,7 @@ class Orders:
 
     control: str
     """Where the supervisor listens."""
-    secret: str = field(repr=False)
+    security: Security = field(repr=False)
     places: tuple[Place, ...]
     """The ranks, or workers of ranks, that it brings."""
     serves: bool
@@ -125,7 +125,7 @@ class Node:
         orders, machine = self._orders, socket.gethostname()
         channel, self._control = await reach(
             orders.control,
-            orders.secret.encode(),
+            orders.security,
             orders.patience,
             lambda trouble: log.info("waiting up to %g s for %s: %s", orders.patience, orders.control, trouble),
             orders.address,
@@ -144,7 +144,7 @@ class Node:
         log.info("the service at %s knows us; checking the model", orders.control)
         folder = await in_thread(lambda: model.find(config, orders.model, holds_ranks=bool(orders.places)))
         try:
-            self._sockets = Sockets(config, orders.places, orders.serves, link.host)
+            self._sockets = Sockets(config, orders.places, orders.serves, link.host, encrypted=orders.security.encrypts)
         except OSError as error:
             raise NodeError(f"no place for API servers: {error.strerror or error}") from None
         ready = NodeReady(str(folder), self._sockets.api_servers, self._sockets.leaders)
@@ -197,7 +197,7 @@ class Node:
             return
         command = [*self._commands[place.role], *arguments(self._control, child)]
         own = {name: os.environ[name] for name in OWN if name in os.environ}
-        self._host.start(child, command, sockets, environment(self._orders.secret, {**further, **own}))
+        self._host.start(child, command, sockets, environment(self._orders.security, {**further, **own}))
 
     # --- what becomes of the children ---
 

@@ -19,18 +19,22 @@ log = logging.getLogger(__name__)
 class Sockets:
     """A context manager; leaving it closes everything."""
 
-    def __init__(self, config: Config, places: Collection[Place], serves: bool, host: str) -> None:
+    def __init__(
+        self, config: Config, places: Collection[Place], serves: bool, host: str, *, encrypted: bool = False
+    ) -> None:
         """Bind everything.
 
         Args:
             places: the ranks and workers of this node.
             serves: it holds API servers, as many as the service wants on a node.
             host: the address of this machine that the others reach.
+            encrypted: whether connections between machines speak TLS.
 
         Raises:
             OSError: the HTTP port is taken here, by whom, or the HTTP host cannot be listened on.
         """
         self.host = host
+        self._encrypted = encrypted
         self._scheme = config.http.scheme
         self._stack = contextlib.ExitStack()
         self._seat: dict[int, int] = {}
@@ -78,7 +82,7 @@ class Sockets:
         return []
 
     def _told(self, sock: socket.socket) -> str:
-        return audited(address_of(sock, self.host))
+        return audited(address_of(sock, self.host, encrypted=self._encrypted))
 
     def __enter__(self) -> "Sockets":
         return self

@@ -81,7 +81,7 @@ class Driver:
         self._pending = PendingNodes(self._groups, self._survey, demand, parallel, self._watch)
         self._actors = NodeActors(
             demand,
-            self._control.secret.decode(),
+            self._control.security,
             environment.get("env_vars", ()),
             self._config.service.startup_timeout,
             self._events.put,

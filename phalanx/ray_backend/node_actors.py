@@ -1,7 +1,6 @@
 """The actors that run nodes: started in their placement group's bundle, watched, ended."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -21,7 +20,8 @@ from phalanx.ray_backend.errors import in_short
 from phalanx.ray_backend.liveness import NodeGone, death_of
 from phalanx.ray_backend.placement_groups import RankGroup
 from phalanx.ray_backend.placement_plan import ClusterNode, Demand
-from phalanx.transport import tls
+from phalanx.transport.security import Security
+from phalanx.transport.tls import FLAGS
 
 # By value: the other machine may have no phalanx, or another one, and must be able to say so.
 ray.cloudpickle.register_pickle_by_value(actor_module)
@@ -78,14 +78,14 @@ class NodeActors:
     def __init__(
         self,
         demand: Demand,
-        secret: str,
+        security: Security,
         kept: Iterable[str],
         startup_timeout: float,
         report: Callable[[ActorInspected | ActorFinished | NodeGone], None],
     ) -> None:
         """`kept` names the environment variables that the user has set for the actors."""
         self._demand = demand
-        self._secret = secret
+        self._security = security
         self._kept = list(kept)
         self._startup_timeout = startup_timeout
         self._report = report
@@ -125,7 +125,7 @@ class NodeActors:
             return self._over(record, f"{record.node.address} cannot run a node: {trouble}, {ship}")
         record.deadline = float("inf")
         self._hear(
-            record.actor.run.remote(self._command(record), self._secret, self._kept),
+            record.actor.run.remote(self._command(record), self._security.secret.decode(), self._kept),
             lambda outcome: ActorFinished(record, outcome),
         )
         return record.starting(f"its node on {record.node.address} to dial us")
@@ -188,12 +188,12 @@ class NodeActors:
     def _command(self, record: ActorRecord) -> list[str]:
         order = record.order
         places = msgspec.json.encode(order.places).decode()
-        files = tls.Files.named_by(os.environ) or ()
+        files = self._security.files or ()
         return [
             *NODE_PROGRAM,
             *("--control", order.control, "--places", places, "--address", record.node.address),
             *(() if order.places else ("--serve",)),
-            *(f"{flag}={path}" for flag, path in zip(tls.FLAGS, files, strict=False)),
+            *(f"{flag}={path}" for flag, path in zip(FLAGS, files, strict=False)),
         ]
 
     def _hear(self, reference: Any, event: Callable[[Any], ActorInspected | ActorFinished]) -> None:

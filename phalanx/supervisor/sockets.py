@@ -20,16 +20,20 @@ Named = list[tuple[str, socket.socket]]
 class Sockets:
     """A context manager; leaving it closes everything and removes the private folder."""
 
-    def __init__(self, http: list[HttpSockets], parallel: ParallelOptions, scheme: str = "http") -> None:
+    def __init__(
+        self, http: list[HttpSockets], parallel: ParallelOptions, scheme: str = "http", *, encrypted: bool = False
+    ) -> None:
         """Bind all others, one for the engine plane for each API server of `http`, which this owns from now on.
 
-        Where ranks live on other machines, control and engine plane listen on TCP too.
+        Where ranks live on other machines, control and engine plane listen on TCP too. `encrypted` says that
+        connections between machines speak TLS.
 
         Raises:
             AddressInUse: the control port is taken.
             OSError: no private folder can be made, or --data-parallel-address is not this machine's.
         """
         self.http = http
+        self._encrypted = encrypted
         self.urls = [f"{scheme}://{spelt(*sock.getsockname()[:2])}" for sock in http[0]]
         """Where clients find the service: one an address."""
         self._retired: set[int] = set()
@@ -89,7 +93,7 @@ class Sockets:
         """The API servers here, for a child on this machine, or for one that reached us at an address of ours."""
         which = -1 if reached_at else 0
         return tuple(
-            Endpoint(ApiServerId(index), address_of(sockets[which], reached_at))
+            Endpoint(ApiServerId(index), address_of(sockets[which], reached_at, encrypted=self._encrypted))
             for index, sockets in enumerate(self._engine)
             if index not in self._retired
         )

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import logging
 import resource
-import secrets
 import signal
 import time
 from collections import deque
@@ -31,6 +30,7 @@ from phalanx.transport import stream
 from phalanx.transport.audit import audited
 from phalanx.transport.frames import FrameError
 from phalanx.transport.listener import address_of
+from phalanx.transport.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +67,10 @@ class Supervisor:
         config: Config,
         sockets: Sockets,
         watcher: Watcher,
+        security: Security,
         commands: children.Commands | None = None,
-        secret: str | None = None,
     ) -> None:
-        """`secret`: what nodes prove that they know; absent: one of the service's own, which nobody else learns."""
+        """`security` is what children and nodes prove that they have."""
         parallel = config.parallel
         self._config = config
         self._keyless = msgspec.structs.replace(config, http=config.http.without_keys())
@@ -78,7 +78,7 @@ class Supervisor:
         self._sockets = sockets
         self._watcher = watcher
         self._commands = commands or children.own_commands(parallel.frontend_command)
-        self._secret = secret or secrets.token_hex(32)
+        self._security = security
         api_servers = [Place(Role.API, index) for index in range(parallel.own_api_servers)]
         workers = [
             Place(Role.ENGINE, rank, worker)
@@ -125,8 +125,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP_SIGNALS)
         listeners = [sock for sock in (self._sockets.control, self._sockets.remote_control) if sock is not None]
         servers = [
-            await stream.serve(sock, self._secret.encode(), lambda conn: ControlHandler(self, conn))
-            for sock in listeners
+            await stream.serve(sock, self._security, lambda conn: ControlHandler(self, conn)) for sock in listeners
         ]
         try:
             self.take(events.Begin(time.monotonic()))
@@ -210,7 +209,7 @@ class Supervisor:
             self._nodes.start(child)
             return
         command = [*self._commands[place.role], *children.arguments(self._sockets.control_address, child)]
-        self._host.start(child, command, self._sockets.of(place), children.environment(self._secret))
+        self._host.start(child, command, self._sockets.of(place), children.environment(self._security))
 
     def _signal(self, child: ChildId, number: signal.Signals) -> None:
         if self._nodes.bring(child.place):
@@ -323,7 +322,9 @@ class Supervisor:
                 self.take(events.BecameReady(now, child, detail, drains))
                 if child.place == RAY:
                     assert self._sockets.remote_control is not None
-                    control = address_of(self._sockets.remote_control, self._reached_at)
+                    control = address_of(
+                        self._sockets.remote_control, self._reached_at, encrypted=self._security.encrypts
+                    )
                     self._nodes.driver_ready(control, self._connections[child].send)
             case protocol.Failed(reason, traceback):
                 self.take(events.Reported(now, child, reason, traceback))

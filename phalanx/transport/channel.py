@@ -11,11 +11,11 @@ import msgspec
 
 from phalanx.protocol import Message
 from phalanx.transport import frames
-from phalanx.transport import tls as tls_
 from phalanx.transport.frames import FrameError, FrameReader
 from phalanx.transport.handshake import NEEDS_TLS, Dialer, Handshake, Listener, Refusal, Refused, Untrusted
 from phalanx.transport.listener import connect_target, host_of, tune
-from phalanx.transport.tls import Session, Tls, TlsError
+from phalanx.transport.security import Security
+from phalanx.transport.tls import Session, TlsError
 
 __all__ = ["Channel", "Closed", "FrameError", "Refused", "Untrusted", "accept", "dial"]
 
@@ -28,22 +28,23 @@ class Closed(ConnectionError):
     """The peer has gone: end-of-file or a reset."""
 
 
-def dial(address: str, secret: bytes, timeout: float, source: str = "", tls: Tls | None = None) -> "Channel":
+def dial(address: str, security: Security, timeout: float, source: str = "") -> "Channel":
     """Connect and prove ourselves; blocks until the peer has accepted us.
 
     A listener that nobody serves yet keeps us waiting in its backlog, up to `timeout` seconds: a caller that
     has other work dials from a thread. `source` is the address of this machine to dial from; empty: the
-    system's choice. `tls`: who we are at a `tls:` address; absent: what this process is.
+    system's choice.
 
     Raises:
         ConnectionError, FileNotFoundError: nothing listens there.
         Refused: the secret or the protocol version differ; says at which end.
         Untrusted: only one end speaks TLS, or does not accept the other's certificate; says which.
+        FilesError: our own certificate cannot be used; says why.
         TimeoutError: the peer did not answer in time.
     """
     deadline = time.monotonic() + timeout
     family, target = connect_target(address)
-    session = _session(address, tls)
+    session = _session(address, security)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
@@ -55,7 +56,7 @@ def dial(address: str, secret: bytes, timeout: float, source: str = "", tls: Tls
         tune(sock)
         channel = Channel(sock, address, session)
         _secure(channel, deadline)
-        handshake = Dialer(secret)
+        handshake = Dialer(security.secret)
         channel.send(handshake.opening())
         _prove(channel, handshake, deadline)
         return channel
@@ -70,20 +71,19 @@ def dial(address: str, secret: bytes, timeout: float, source: str = "", tls: Tls
         raise
 
 
-def _session(address: str, tls: Tls | None) -> Session | None:
+def _session(address: str, security: Security) -> Session | None:
     if not address.startswith("tls:"):
         return None
-    tls = tls or tls_.of_process()
-    if tls is None:
+    if security.tls is None:
         raise Untrusted(f"{address} is reached over TLS: {NEEDS_TLS}")
-    return tls.session(server_side=False)
+    return security.tls.session(server_side=False)
 
 
-def accept(sock: socket.socket, secret: bytes, timeout: float, peer: str, tls: Tls | None = None) -> "Channel":
+def accept(sock: socket.socket, security: Security, timeout: float, peer: str) -> "Channel":
     """The other end of `dial`, for a connection that a listener has just accepted; blocks until both are proven.
 
-    The socket is closed where this raises. `peer` is what the channel's errors call the other end. `tls` is what a
-    connection from another machine must speak; absent: what this process speaks.
+    The socket is closed where this raises. `peer` is what the channel's errors call the other end. A connection from
+    another machine must speak TLS where `security` has it.
 
     Raises:
         Refused: the secret or the protocol version differ; says at which end.
@@ -93,11 +93,10 @@ def accept(sock: socket.socket, secret: bytes, timeout: float, peer: str, tls: T
     deadline = time.monotonic() + timeout
     try:
         tune(sock)
-        if sock.family != socket.AF_UNIX:
-            tls = tls or tls_.of_process()
+        tls = None if sock.family == socket.AF_UNIX else security.tls
         channel = Channel(sock, peer, None if tls is None else tls.session(server_side=True))
         _secure(channel, deadline)
-        _prove(channel, Listener(secret), deadline)
+        _prove(channel, Listener(security.secret), deadline)
         return channel
     except TimeoutError:
         sock.close()

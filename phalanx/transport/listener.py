@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from phalanx.transport import tls
-
 BACKLOG = 2048
 """The kernel cuts it to net.core.somaxconn. A dead server's connections wait here for its successor."""
 
@@ -153,10 +151,11 @@ def spelt(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def address_of(sock: socket.socket, reached_at: str = "") -> str:
+def address_of(sock: socket.socket, reached_at: str = "", *, encrypted: bool = False) -> str:
     """How to dial a listening socket.
 
-    One that listens on every address of this machine is dialled at `reached_at`, an address of it.
+    One that listens on every address of this machine is dialled at `reached_at`, an address of it. `encrypted` says
+    that those who dial a TCP socket must speak TLS.
 
     Raises:
         ValueError: it listens on every address, and none is named.
@@ -169,8 +168,7 @@ def address_of(sock: socket.socket, reached_at: str = "") -> str:
         if not reached_at or reached_at in WILDCARDS:
             raise ValueError(f"{host} is where to listen, not where to dial")
         host = reached_at
-    scheme = "tls" if tls.is_spoken() else "tcp"
-    return f"{scheme}:{spelt(host, port)}"
+    return f"{'tls' if encrypted else 'tcp'}:{spelt(host, port)}"
 
 
 def host_of(name: Any) -> str:

@@ -11,7 +11,8 @@ from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
 from phalanx.transport.handshake import TIMEOUT, Listener, Refusal, Refused
 from phalanx.transport.listener import host_of, tune
-from phalanx.transport.tls import Session, Tls, is_hello, of_process
+from phalanx.transport.security import Security
+from phalanx.transport.tls import Session, is_hello
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +28,21 @@ class Handler(Protocol):
 
 
 async def serve(
-    sock: socket.socket, secret: bytes, accept: Callable[["Connection"], Handler], tls: Tls | None = None
+    sock: socket.socket, security: Security, accept: Callable[["Connection"], Handler]
 ) -> asyncio.AbstractServer:
     """Accept connections on a listening socket; `accept` is called for each peer that has proved the secret.
 
     A peer that fails, stalls or speaks another version is told why, dropped and logged; `accept` never sees it.
-    `tls` is what connections from other machines must speak; absent: what this process speaks.
+    Connections from other machines must speak TLS where `security` has it.
 
     Raises:
         FilesError: the certificate that this process is to show cannot be used; says why.
     """
     loop = asyncio.get_running_loop()
-    if sock.family != socket.AF_UNIX:
-        tls = tls or of_process()
+    tls = None if sock.family == socket.AF_UNIX else security.tls
 
     def connection() -> Connection:
-        return Connection(secret, accept, None if tls is None else tls.session(server_side=True))
+        return Connection(security.secret, accept, None if tls is None else tls.session(server_side=True))
 
     if sock.family == socket.AF_UNIX:
         return await loop.create_unix_server(connection, sock=sock)

@@ -4,14 +4,10 @@ Each end shows a certificate and checks the other's against the cluster's own au
 addresses vary, and nobody outside the cluster has a certificate of that authority. TLS 1.3 and nothing older. The
 proof of the launch secret (`handshake`) goes on inside.
 
-What a process speaks is in its environment, as its launch secret is: whoever starts a service or a node puts it there
-(`adopt`), children inherit it, and other machines have files of their own.
-
 No I/O here: bytes in, bytes out; `channel` and `stream` are the shells.
 """
 
 import contextlib
-import functools
 import logging
 import os
 import ssl
@@ -47,17 +43,17 @@ class FilesError(OSError):
 
 
 class Files(NamedTuple):
-    """PEM files."""
+    """The PEM files by which one machine is known to the others."""
 
     certificate: Path
-    """With what lies between it and the authority, if anything does."""
+    """The certificate, with those between it and the authority, if there are any."""
     key: Path
     authority: Path
-    """Whose certificates are accepted."""
+    """The authority whose certificates are accepted."""
 
     @staticmethod
     def named_by(variables: Mapping[str, str]) -> "Files | None":
-        """As an environment names them; None: it names none.
+        """The files that an environment names; None: it names none.
 
         Raises:
             FilesError: it names some of them.
@@ -69,34 +65,9 @@ class Files(NamedTuple):
             raise FilesError(f"{' and '.join(VARIABLES)} belong together: set all three or none")
         return Files(*map(Path, named))
 
-
-def adopt(files: Files | None) -> None:
-    """From now on this process, and what it starts, speaks TLS with other machines; None: it does not.
-
-    Raises:
-        FilesError: they do not fit one another, or the certificate has expired; says which.
-    """
-    for index, name in enumerate(VARIABLES):
-        if files is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = str(files[index].absolute())
-    of_process()
-
-
-def is_spoken() -> bool:
-    """Whether this process speaks TLS with other machines."""
-    return Files.named_by(os.environ) is not None
-
-
-def of_process() -> "Tls | None":
-    """What this process speaks with other machines; None: plain frames.
-
-    Raises:
-        FilesError: as `adopt`.
-    """
-    files = Files.named_by(os.environ)
-    return None if files is None else _loaded(files)
+    def absolute(self) -> "Files":
+        """The same files by whole paths."""
+        return Files(*(path.absolute() for path in self))
 
 
 _Stamps: TypeAlias = tuple[tuple[int, int], ...]
@@ -107,7 +78,7 @@ class Tls:
     """One identity in the cluster. Files that are renewed count from the next connection on."""
 
     def __init__(self, files: Files) -> None:
-        """Load them, and see that one end that has them would accept another that has.
+        """Load the files, and see that one end that has them would accept another that has.
 
         Raises:
             FilesError: it would not; says why.
@@ -117,7 +88,7 @@ class Tls:
         self._contexts = _contexts(files)
 
     def session(self, *, server_side: bool) -> "Session":
-        """For one new connection."""
+        """TLS for one new connection."""
         stamps = _stamps(self.files)
         if stamps != self._stamps:
             self._stamps = stamps
@@ -128,11 +99,6 @@ class Tls:
         return Session(self._contexts[server_side], server_side=server_side)
 
 
-@functools.lru_cache(maxsize=1)
-def _loaded(files: Files) -> Tls:
-    return Tls(files)
-
-
 def _stamps(files: Files) -> _Stamps:
     with contextlib.suppress(OSError):
         return tuple((info.st_ino, info.st_mtime_ns) for info in (os.stat(path) for path in files))
@@ -140,7 +106,7 @@ def _stamps(files: Files) -> _Stamps:
 
 
 def _contexts(files: Files) -> _Contexts:
-    """For dialling and for listening, tried against one another."""
+    """The contexts for dialling and for listening, tried against one another."""
     for path in files:
         try:
             path.read_bytes()
@@ -206,12 +172,12 @@ class Session:
                 self._tls.do_handshake()
 
     def outgoing(self) -> bytes:
-        """What TLS itself has to say."""
+        """Take the bytes that TLS itself has to send."""
         with self._lock:
             return self._sent.read()
 
     def open(self, data: bytes) -> bytes:
-        """What the peer's bytes hold; may be nothing.
+        """Decrypt the peer's bytes; the result may be empty.
 
         Raises:
             TlsError: the peer does not speak TLS, one end does not accept the other, or what came was forged.
@@ -234,7 +200,7 @@ class Session:
                 raise TlsError(_in_words(error)) from error
 
     def seal(self, data: bytes | bytearray) -> bytearray:
-        """The bytes to send for these. Of two sealed one after the other the first must be sent first."""
+        """Encrypt bytes for the peer. Of two results the one that was sealed first must be sent first."""
         with self._lock:
             rest = memoryview(data)
             while rest:
@@ -254,7 +220,7 @@ class Session:
         )
 
     def _read(self) -> bytes:
-        """All there is: nothing may wait here that no selector tells of."""
+        """Read all there is: nothing may wait here that no selector tells of."""
         pieces = []
         try:
             while piece := self._tls.read(_READ_SIZE):

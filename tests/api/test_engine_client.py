@@ -30,8 +30,9 @@ from phalanx.protocol import (
 )
 from phalanx.transport.channel import Channel, Closed, dial
 from phalanx.transport.listener import address_of, bind_unix
+from phalanx.transport.security import Security
 
-SECRET = b"a launch secret"
+SECURITY = Security(b"a launch secret")
 LOAD = Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 SAMPLING = SamplingParams(max_tokens=100)
 TO_ENGINE: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
@@ -47,7 +48,7 @@ class Scene:
     async def rank(self, number: int, incarnation: int = 0) -> "Rank":
         """A rank that has said hello and is attached."""
         self.changed.clear()
-        channel = await asyncio.to_thread(dial, address_of(self.listener), SECRET, 10)
+        channel = await asyncio.to_thread(dial, address_of(self.listener), SECURITY, 10)
         self.channels.append(channel)
         rank = Rank(channel)
         await rank.say(EngineHello(RankId(number), Incarnation(incarnation), 2048, 16, 65536))
@@ -83,7 +84,7 @@ class Rank:
 @contextlib.asynccontextmanager
 async def scene(tmp_path: Path, patience: float) -> AsyncIterator[Scene]:
     stage = Scene(bind_unix(tmp_path / "engine"), patience)
-    await stage.client.listen([stage.listener], SECRET)
+    await stage.client.listen([stage.listener], SECURITY)
     try:
         yield stage
     finally:
@@ -411,7 +412,7 @@ def test_a_rank_that_talks_nonsense_loses_its_connection_and_its_requests_go_els
 
 def test_a_connection_that_does_not_begin_with_hello_is_dropped(tmp_path: Path) -> None:
     async def play(stage: Scene) -> None:
-        channel = await asyncio.to_thread(dial, address_of(stage.listener), SECRET, 10)
+        channel = await asyncio.to_thread(dial, address_of(stage.listener), SECURITY, 10)
         stage.channels.append(channel)
         rank = Rank(channel)
         await rank.step()

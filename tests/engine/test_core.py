@@ -22,6 +22,7 @@ from phalanx.protocol import (
     RequestOutput,
     SamplingParams,
 )
+from phalanx.transport.security import Security
 
 API = ApiServerId(0)
 POISON = 13
@@ -53,7 +54,7 @@ class Rank:
             KvCache(100, 4), max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100, eos_token_ids=(0,)
         )
         self.mailbox = Mailbox()
-        self.peers = Peers(self.mailbox, b"secret", EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
+        self.peers = Peers(self.mailbox, Security(b"secret"), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
         self.engine = Engine(self.runner, self.scheduler, RequestLimits(1000, 100, 400), self.peers)
         self.requests = 0
 

@@ -29,6 +29,7 @@ from phalanx.protocol import (
     ToApi,
 )
 from phalanx.transport.channel import Channel, Closed
+from phalanx.transport.security import Security
 
 T = TypeVar("T")
 LOAD = Load(*[0] * 11)
@@ -41,7 +42,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.mailbox = Mailbox()
-        self.peers = Peers(self.mailbox, SECRET, EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
+        self.peers = Peers(self.mailbox, Security(SECRET), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
         self.api = PlayedApiServer(0, folder)
         self.channels: list[Channel] = []
 

@@ -42,6 +42,7 @@ from phalanx.protocol import (
 from phalanx.transport import handshake
 from phalanx.transport.channel import Channel, Closed, dial
 from phalanx.transport.listener import address_of, bind_tcp, bind_unix
+from phalanx.transport.security import Security
 
 LOADING = [StageName.IMPORTED, StageName.WEIGHTS, StageName.CACHE, StageName.WARM_UP, StageName.ATTACHED]
 
@@ -79,7 +80,7 @@ class PlayedWorker:
     """A worker that the test plays."""
 
     def __init__(self, listener: socket.socket, worker: int, rank: int = 0, incarnation: int = INCARNATION) -> None:
-        self.channel = dial(address_of(listener), SECRET, DEADLINE)
+        self.channel = dial(address_of(listener), Security(SECRET), DEADLINE)
         self.decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
         self.channel.send(WorkerHello(RankId(rank), worker, Incarnation(incarnation)))
 
@@ -109,7 +110,7 @@ class Leader:
         self.listener = listener
         self.lost: SimpleQueue[RankBroken] = SimpleQueue()
         hello = WorkerHello(RankId(0), 0, Incarnation(INCARNATION))
-        self.workers = Workers(listener, SECRET, hello, size, self.lost.put, answer_timeout)
+        self.workers = Workers(listener, Security(SECRET), hello, size, self.lost.put, answer_timeout)
 
     def with_all(self, *answers: Places) -> Workers:
         """All others attached, and answering so."""
@@ -269,7 +270,7 @@ def test_who_does_not_know_the_secret_is_refused_and_who_says_nothing_keeps_nobo
 ) -> None:
     leader = Leader(listener, 2)
     with pytest.raises(handshake.Refused, match="does not know the launch secret"):
-        dial(address_of(listener), b"another secret", DEADLINE)
+        dial(address_of(listener), Security(b"another secret"), DEADLINE)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(listener.getsockname())
         leader.with_all(lambda draws: [])

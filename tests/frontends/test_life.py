@@ -41,6 +41,7 @@ from phalanx.transport import frames
 from phalanx.transport.channel import Refused as SecretRefused
 from phalanx.transport.channel import dial
 from phalanx.transport.handshake import Dialer, Proof
+from phalanx.transport.security import Security
 
 Start = Callable[..., FrontEnd]
 LONG = {"prompt": [1], "max_tokens": 500}
@@ -118,13 +119,13 @@ def test_a_rank_that_comes_again_takes_its_predecessors_place(serve: Start) -> N
         old.wait_asked(1)
         new = NumberedRank(lambda prompt, sampling: [an_output([9], FinishReason.LENGTH)], incarnation=2)
         front_end.ranks.append(new)
-        new.attach(front_end.engine_addresses[1], SECRET.encode())
+        new.attach(front_end.engine_addresses[1], Security(SECRET.encode()))
         assert lost.result().status_code == 500
     assert [rank["incarnation"] for rank in front_end.wait_ranks(1)] == [2]
     answer = front_end.http.post("/v1/completions", json={"prompt": [1]}).json()
     assert answer["choices"][0]["token_ids"] == [9]
     # A predecessor that dials again has come too late.
-    late = dial(front_end.engine_addresses[0], SECRET.encode(), DEADLINE)
+    late = dial(front_end.engine_addresses[0], Security(SECRET.encode()), DEADLINE)
     with contextlib.closing(late), socket.socket(fileno=os.dup(late.fileno())) as connection:
         late.send(EngineHello(RankId(0), Incarnation(1), 2048, 64, 65536))
         connection.settimeout(DEADLINE)
@@ -149,7 +150,7 @@ def test_who_does_not_know_the_secret_is_not_heard(serve: Start) -> None:
     front_end = serve()
     for address in front_end.engine_addresses:
         with pytest.raises(SecretRefused, match="does not know the launch secret"):
-            dial(address, b"another secret", DEADLINE)
+            dial(address, Security(b"another secret"), DEADLINE)
     assert len(front_end.wait_ranks(1)) == 1
 
 

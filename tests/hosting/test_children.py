@@ -2,8 +2,8 @@
 
 import pytest
 
-from phalanx.child import SECRET_VARIABLE
 from phalanx.hosting.children import environment
+from phalanx.transport.security import SECRET_VARIABLE, Security
 
 
 def test_a_child_inherits_the_environment_with_the_launch_secret_and_without_keys(
@@ -11,7 +11,7 @@ def test_a_child_inherits_the_environment_with_the_launch_secret_and_without_key
 ) -> None:
     for name in ("PHALANX_API_KEY", "PHALANX_ADMIN_KEY", "PHALANX_SOMETHING_ELSE"):
         monkeypatch.setenv(name, f"value of {name}")
-    found = environment("the secret", {"FURTHER": "1"})
+    found = environment(Security(b"the secret"), {"FURTHER": "1"})
     assert found[SECRET_VARIABLE] == "the secret"
     assert found["FURTHER"] == "1"
     assert found["PHALANX_SOMETHING_ELSE"] == "value of PHALANX_SOMETHING_ELSE"

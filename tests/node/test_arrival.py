@@ -15,6 +15,7 @@ from phalanx.node.arrival import reach
 from phalanx.protocol import NodeHello, NodeReady, Place, Role, Stop
 from phalanx.transport import handshake
 from phalanx.transport.listener import address_of, bind_tcp
+from phalanx.transport.security import Security
 
 
 def test_who_comes_early_says_what_it_waits_for_once_and_is_served_later(checkpoint_folder: Path) -> None:
@@ -67,7 +68,7 @@ def test_every_address_of_a_name_is_tried_and_the_one_that_answers_is_told_to_th
     async def scene() -> None:
         async with supervising() as supervisor:
             port = supervisor.address.rpartition(":")[2]
-            channel, address = await reach(f"tcp:a-name:{port}", SECRET.encode(), 0.0, pytest.fail)
+            channel, address = await reach(f"tcp:a-name:{port}", Security(SECRET.encode()), 0.0, pytest.fail)
             assert address == supervisor.address
             channel.close()
 

@@ -13,8 +13,9 @@ from support.nodes import node, stand_in_node
 from phalanx.protocol import LaunchChild, NodeHello, NodeReady, Stop
 from phalanx.transport import tls
 from phalanx.transport.listener import address_of, bind_tcp
+from phalanx.transport.security import Security
 from phalanx.transport.stream import serve
-from phalanx.transport.tls import Files, Tls
+from phalanx.transport.tls import Files
 
 
 @pytest.fixture
@@ -32,10 +33,10 @@ def variables(files: Files) -> dict[str, str]:
 
 def test_a_node_shows_this_machines_certificate_or_else_that_of_its_flags(authority: Authority) -> None:
     async def scene() -> None:
-        supervisor, identity = FakeSupervisor(), Tls(Files(*authority.issue("head")))
-        nowhere = Files(*(path.with_name("nowhere") for path in identity.files))
+        supervisor, identity = FakeSupervisor(), Files(*authority.issue("head"))
+        nowhere = Files(*(path.with_name("nowhere") for path in identity))
         sock = bind_tcp("127.0.0.1")
-        server = await serve(sock, SECRET.encode(), supervisor.accept, identity)
+        server = await serve(sock, Security(SECRET.encode(), identity), supervisor.accept)
         address = address_of(sock).replace("tcp:", "tls:")
         own = Files(*authority.issue("node"))
         for flags, environment in ((options(own), {}), (options(nowhere), variables(own))):
@@ -63,15 +64,15 @@ def test_children_get_this_machines_files_whatever_the_services_are(
     authority: Authority, checkpoint_folder: Path
 ) -> None:
     async def scene() -> None:
-        supervisor, identity = FakeSupervisor(), Tls(Files(*authority.issue("head")))
+        supervisor, identity = FakeSupervisor(), Files(*authority.issue("head"))
         sock = bind_tcp("127.0.0.1")
-        server = await serve(sock, SECRET.encode(), supervisor.accept, identity)
+        server = await serve(sock, Security(SECRET.encode(), identity), supervisor.accept)
         own = variables(Files(*authority.issue("node")))
         with stand_in_node(address_of(sock).replace("tcp:", "tls:"), 0, env=own) as program:
             peer = await supervisor.peer()
             peer.send(welcome(configuration(checkpoint_folder)))
             await peer.next(NodeReady)
-            peer.send(LaunchChild(rank(0), {"DEED": "tell", **variables(identity.files)}))
+            peer.send(LaunchChild(rank(0), {"DEED": "tell", **variables(identity)}))
             told = json.loads(await output_of(peer, rank(0)))
             assert {name: told["environment"][name] for name in tls.VARIABLES} == own
             assert told["arguments"][1].startswith("tls:127.0.0.1:")
@@ -86,7 +87,7 @@ def test_a_service_without_tls_is_dialled_in_the_clear_whatever_this_machine_has
     async def scene() -> None:
         supervisor = FakeSupervisor()
         sock = bind_tcp("127.0.0.1")
-        server = await serve(sock, SECRET.encode(), supervisor.accept)
+        server = await serve(sock, Security(SECRET.encode()), supervisor.accept)
         with node(address_of(sock), 0, env=variables(Files(*authority.issue("node")))) as program:
             peer = await supervisor.peer()
             hello = await peer.next(NodeHello)

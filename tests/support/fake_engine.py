@@ -46,8 +46,9 @@ from phalanx.protocol import (
 )
 from phalanx.transport.channel import Channel, dial
 from phalanx.transport.listener import address_of, bind_unix
+from phalanx.transport.security import Security
 
-SECRET = b"secret of the tests"
+SECURITY = Security(b"secret of the tests")
 DEADLINE = 30.0
 """Seconds a wait may take before the test fails; nothing here asserts on speed."""
 
@@ -87,8 +88,8 @@ class FakeRank:
         self._channel: Channel | None = None
         self._thread = threading.Thread(target=self._serve)
 
-    def attach(self, address: str, secret: bytes) -> None:
-        self._channel = dial(address, secret, DEADLINE)
+    def attach(self, address: str, security: Security) -> None:
+        self._channel = dial(address, security, DEADLINE)
         self._channel.send(EngineHello(RankId(0), Incarnation(1), self._max_model_len, 64, 65536))
         self._channel.send(StepOutput([], LOAD))
         self._thread.start()
@@ -264,7 +265,7 @@ class ServedApi:
             max_model_len=self.config.facts.max_model_len,
         )
         self.server = HttpServer(Application(self.service, self._routes), self.service, on_start=self._started.set)
-        await self.engine.listen([self._engine_socket], SECRET)
+        await self.engine.listen([self._engine_socket], SECURITY)
         try:
             await self.server.serve(sockets=[self._socket])
         finally:
@@ -280,7 +281,7 @@ class ServedApi:
         return self
 
     def attach(self) -> None:
-        self.rank.attach(address_of(self._engine_socket), SECRET)
+        self.rank.attach(address_of(self._engine_socket), SECURITY)
         self.wait_ranks(1)
 
     def wait_ranks(self, count: int) -> None:

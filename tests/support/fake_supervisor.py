@@ -16,6 +16,7 @@ from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, Par
 from phalanx.protocol import ChildId, Incarnation, Membership, Message, Place, Role, ToSupervisor, Welcome
 from phalanx.transport.frames import FrameError
 from phalanx.transport.listener import address_of, bind_tcp
+from phalanx.transport.security import Security
 from phalanx.transport.stream import Connection, serve
 
 SECRET = "a launch secret of some length"
@@ -79,7 +80,7 @@ async def supervising(secret: str = SECRET, sock: socket.socket | None = None) -
     supervisor = FakeSupervisor()
     sock = sock or bind_tcp("127.0.0.1")
     supervisor.address = address_of(sock)
-    server = await serve(sock, secret.encode(), supervisor.accept)
+    server = await serve(sock, Security(secret.encode()), supervisor.accept)
     try:
         yield supervisor
     finally:

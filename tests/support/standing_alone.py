@@ -36,6 +36,7 @@ from phalanx.protocol import (
 )
 from phalanx.transport.channel import dial
 from phalanx.transport.listener import address_of, bind_http, bind_tcp, bind_unix
+from phalanx.transport.security import Security
 from phalanx.transport.stream import Connection, serve
 
 SECRET = "secret of the tests"
@@ -67,7 +68,7 @@ class StandInSupervisor:
             self._connection = connection
             return self
 
-        server = self._loop.run_until_complete(serve(self._socket, SECRET.encode(), accept))
+        server = self._loop.run_until_complete(serve(self._socket, Security(SECRET.encode()), accept))
         self._loop.run_forever()
         server.close()
         if self._connection is not None:
@@ -125,8 +126,8 @@ class NumberedRank(FakeRank):
         super().__init__(script, **further)
         self._number, self._incarnation = RankId(rank), Incarnation(incarnation)
 
-    def attach(self, address: str, secret: bytes) -> None:
-        self._channel = dial(address, secret, DEADLINE)
+    def attach(self, address: str, security: Security) -> None:
+        self._channel = dial(address, security, DEADLINE)
         self._channel.send(EngineHello(self._number, self._incarnation, self._max_model_len, 64, 65536))
         self._channel.send(StepOutput([], LOAD))
         self._thread.start()
@@ -174,7 +175,7 @@ class FrontEnd:
     def attach(self, rank: FakeRank, listener: int = 0, count: int = 1) -> FakeRank:
         """Until so many ranks are attached."""
         self.ranks.append(rank)
-        rank.attach(self.engine_addresses[listener], SECRET.encode())
+        rank.attach(self.engine_addresses[listener], Security(SECRET.encode()))
         self.wait_ranks(count)
         return rank
 

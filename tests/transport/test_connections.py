@@ -15,9 +15,11 @@ from phalanx.transport import frames, stream
 from phalanx.transport.channel import Closed, FrameError, Refused, dial
 from phalanx.transport.handshake import Opening, Proof
 from phalanx.transport.listener import address_of, bind_tcp, bind_unix
+from phalanx.transport.security import Security
 from phalanx.transport.stream import Connection, serve
 
 SECRET = b"a launch secret"
+SECURITY = Security(SECRET)
 HELLO = Hello(Role.ENGINE, 3, Incarnation(1), 4711)
 TO_SUPERVISOR: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
 TO_ENGINE: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
@@ -48,7 +50,7 @@ class Peer:
 @contextlib.asynccontextmanager
 async def listening(sock: socket.socket) -> AsyncIterator[Peer]:
     peer = Peer()
-    server = await serve(sock, SECRET, peer.accept)
+    server = await serve(sock, SECURITY, peer.accept)
     try:
         yield peer
     finally:
@@ -67,7 +69,7 @@ def run(coroutine: object) -> None:
 def test_messages_cross_in_both_directions_and_the_end_is_noticed(listener: socket.socket) -> None:
     async def scene() -> None:
         async with listening(listener) as peer:
-            channel = await asyncio.to_thread(dial, address_of(listener), SECRET, 10)
+            channel = await asyncio.to_thread(dial, address_of(listener), SECURITY, 10)
             await asyncio.to_thread(channel.send, HELLO)
             assert await peer.messages.get() == HELLO
             connection = await peer.connections.get()
@@ -84,7 +86,7 @@ def test_messages_cross_in_both_directions_and_the_end_is_noticed(listener: sock
 def test_a_dialer_learns_of_the_listeners_end_as_an_error(listener: socket.socket) -> None:
     async def scene() -> None:
         async with listening(listener) as peer:
-            channel = await asyncio.to_thread(dial, address_of(listener), SECRET, 10)
+            channel = await asyncio.to_thread(dial, address_of(listener), SECURITY, 10)
             (await peer.connections.get()).abort("no more")
             with pytest.raises(Closed):
                 await asyncio.to_thread(channel.receive, TO_ENGINE)
@@ -102,7 +104,7 @@ def test_a_peer_with_another_secret_is_refused_with_a_reason_at_both_ends(
         monkeypatch.setattr(stream.log, "warning", lambda text, *args: warnings.put_nowait(text % args))
         async with listening(listener) as peer:
             with pytest.raises(Refused, match="does not know the launch secret"):
-                await asyncio.to_thread(dial, address_of(listener), b"another", 10)
+                await asyncio.to_thread(dial, address_of(listener), Security(b"another"), 10)
             assert "does not know the launch secret" in await warnings.get()
             assert peer.connections.empty()
 
@@ -158,8 +160,8 @@ def test_a_stranger_is_dropped_before_anything_it_says_is_a_message(listener: so
 def test_an_authenticated_peer_that_sends_nonsense_loses_its_connection_only(listener: socket.socket) -> None:
     async def scene() -> None:
         async with listening(listener) as peer:
-            good = await asyncio.to_thread(dial, address_of(listener), SECRET, 10)
-            bad = await asyncio.to_thread(dial, address_of(listener), SECRET, 10)
+            good = await asyncio.to_thread(dial, address_of(listener), SECURITY, 10)
+            bad = await asyncio.to_thread(dial, address_of(listener), SECURITY, 10)
             await asyncio.to_thread(bad.send, Abort([RequestId(1)]))
             assert "does not decode" in await peer.endings.get()
             await asyncio.to_thread(good.send, HELLO)
@@ -173,7 +175,7 @@ def test_an_authenticated_peer_that_sends_nonsense_loses_its_connection_only(lis
 def test_posting_never_blocks_on_a_peer_that_does_not_read(listener: socket.socket) -> None:
     async def scene() -> None:
         async with listening(listener) as peer:
-            channel = await asyncio.to_thread(dial, address_of(listener), SECRET, 10)
+            channel = await asyncio.to_thread(dial, address_of(listener), SECURITY, 10)
             connection = await peer.connections.get()
             connection._transport.pause_reading()
             channel.setblocking(False)
@@ -197,27 +199,27 @@ def test_dialling_where_nobody_listens_fails_at_once(tmp_path: Path) -> None:
     address = address_of(sock)
     sock.close()
     with pytest.raises(ConnectionRefusedError):
-        dial(address, SECRET, 10)
+        dial(address, SECURITY, 10)
     with pytest.raises(FileNotFoundError):
-        dial(f"unix:{tmp_path}/nowhere", SECRET, 10)
+        dial(f"unix:{tmp_path}/nowhere", SECURITY, 10)
 
 
 @pytest.mark.parametrize("address", ["tcp:127.0.0.1:0", "tcp:host", "unix:", "127.0.0.1:80", "tcp:h:99999"])
 def test_an_address_that_cannot_be_dialled_is_refused_by_name(address: str) -> None:
     with pytest.raises(ValueError, match="not an address"):
-        dial(address, SECRET, 1)
+        dial(address, SECURITY, 1)
 
 
 def test_a_listener_that_never_answers_ends_in_a_timeout_that_names_it(listener: socket.socket) -> None:
     with pytest.raises(TimeoutError, match="did not answer"):
-        dial(address_of(listener), SECRET, 0.05)
+        dial(address_of(listener), SECURITY, 0.05)
     listener.close()
 
 
 def test_threads_may_send_at_once_without_mixing_frames(listener: socket.socket) -> None:
     async def scene() -> None:
         async with listening(listener) as peer:
-            channel = await asyncio.to_thread(dial, address_of(listener), SECRET, 10)
+            channel = await asyncio.to_thread(dial, address_of(listener), SECURITY, 10)
 
             def speak(speaker: int) -> None:
                 for number in range(200):

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import select
 import shutil
 import socket
@@ -22,6 +21,7 @@ from phalanx.protocol import Abort, Failed, Hello, Incarnation, RequestId, Role,
 from phalanx.transport import channel, handshake, stream, tls
 from phalanx.transport.channel import Channel, Closed, Untrusted, dial
 from phalanx.transport.listener import address_of, bind_tcp, bind_unix
+from phalanx.transport.security import SECRET_VARIABLE, Security
 from phalanx.transport.stream import serve
 from phalanx.transport.tls import Files, FilesError, Tls, TlsError
 
@@ -57,13 +57,19 @@ def listener() -> Iterator[socket.socket]:
 
 
 def at(listener: socket.socket) -> str:
-    return address_of(listener).replace("tcp:", "tls:")
+    return address_of(listener, encrypted=True)
+
+
+def secured(tls: Tls | None = None, secret: bytes = SECRET) -> Security:
+    security = Security(secret, None if tls is None else tls.files)
+    security.tls = tls  # this one, and not what its files give now
+    return security
 
 
 @contextlib.asynccontextmanager
 async def listening(sock: socket.socket, tls: Tls | None) -> AsyncIterator[Peer]:
     peer = Peer()
-    server = await serve(sock, SECRET, peer.accept, tls)
+    server = await serve(sock, secured(tls), peer.accept)
     try:
         yield peer
     finally:
@@ -111,7 +117,7 @@ def test_what_two_ends_say_is_seen_by_nobody_between_them(listener: socket.socke
     async def scene() -> None:
         async with listening(listener, ours if encrypted else None) as peer, Tap(listener) as tap:
             address = f"{'tls' if encrypted else 'tcp'}:{tap.host}"
-            channel = await asyncio.to_thread(dial, address, SECRET, DEADLINE, tls=ours)
+            channel = await asyncio.to_thread(dial, address, secured(ours), DEADLINE)
             await asyncio.to_thread(channel.send, Hello(Role.ENGINE, 0xABCDEF, Incarnation(1), 0x123456))
             message = await peer.messages.get()
             assert message == Hello(Role.ENGINE, 0xABCDEF, Incarnation(1), 0x123456)
@@ -132,7 +138,7 @@ def test_many_messages_cross_in_both_directions_at_once_from_several_threads(
 
     async def scene() -> None:
         async with listening(listener, ours) as peer:
-            channel = await asyncio.to_thread(dial, at(listener), SECRET, DEADLINE, tls=ours)
+            channel = await asyncio.to_thread(dial, at(listener), secured(ours), DEADLINE)
             connection = await peer.connections.get()
             aborts = [Abort([RequestId(n) for n in range(number * 50)]) for number in range(300)]
 
@@ -165,7 +171,7 @@ def test_a_selector_is_told_of_every_message(listener: socket.socket, ours: Tls)
 
     async def scene() -> None:
         async with listening(listener, ours) as peer:
-            channel = await asyncio.to_thread(dial, at(listener), SECRET, DEADLINE, tls=ours)
+            channel = await asyncio.to_thread(dial, at(listener), secured(ours), DEADLINE)
             connection = await peer.connections.get()
             channel.setblocking(False)
             assert channel.drain(TO_ENGINE) == []
@@ -211,7 +217,7 @@ def test_the_launch_secret_still_counts_inside(
     async def scene() -> None:
         async with listening(listener, ours) as peer:
             with pytest.raises(channel.Refused, match="does not know the launch secret") as refused:
-                await asyncio.to_thread(dial, at(listener), b"another", DEADLINE, tls=ours)
+                await asyncio.to_thread(dial, at(listener), secured(ours, b"another"), DEADLINE)
             assert not isinstance(refused.value, Untrusted)
             assert "does not know the launch secret" in await warnings.get()
             assert peer.connections.empty()
@@ -234,14 +240,14 @@ def both_say(
     async def scene() -> None:
         async with listening(listener, there) as peer:
             with pytest.raises(Untrusted) as turned_away:
-                await asyncio.to_thread(dial, address or at(listener), SECRET, DEADLINE, tls=here)
+                await asyncio.to_thread(dial, address or at(listener), secured(here), DEADLINE)
             assert dialer_says in str(turned_away.value)
             said = await warnings.get()
             assert said.startswith("dropped a connection from 127.0.0.1: ")
             assert listener_says in said
             assert peer.connections.empty()
             good = address_of(listener) if there is None else at(listener)
-            (await asyncio.to_thread(dial, good, SECRET, DEADLINE, tls=there)).close()
+            (await asyncio.to_thread(dial, good, secured(there), DEADLINE)).close()
             await peer.endings.get()
             assert warnings.empty()
 
@@ -337,7 +343,7 @@ def test_a_certificate_that_has_run_out_is_named_at_both_ends(
     async def scene() -> None:
         async with listening(listener, old):
             with pytest.raises(Untrusted, match=not_its):
-                await asyncio.to_thread(dial, at(listener), SECRET, DEADLINE, tls=ours)
+                await asyncio.to_thread(dial, at(listener), secured(ours), DEADLINE)
             assert not_ours in await warnings.get()
 
     run(scene())
@@ -366,7 +372,7 @@ def test_who_stalls_holds_up_nobody_and_is_dropped(
             stalled = [await asyncio.open_connection(*listener.getsockname()) for _ in range(5)]
             for _, writer in stalled:
                 writer.write(b"\x16\x03\x01")  # the first bytes of a ClientHello
-            (await asyncio.to_thread(dial, at(listener), SECRET, DEADLINE, tls=ours)).close()
+            (await asyncio.to_thread(dial, at(listener), secured(ours), DEADLINE)).close()
             await peer.connections.get()
             for reader, writer in stalled:
                 assert await reader.read() == b""
@@ -409,12 +415,12 @@ def test_older_versions_of_tls_are_not_spoken(
 
 def test_a_listener_that_says_nothing_ends_in_a_timeout_that_names_it(listener: socket.socket, ours: Tls) -> None:
     with pytest.raises(TimeoutError, match=rf"{at(listener)} did not answer within 0\.05 s"):
-        dial(at(listener), SECRET, 0.05, tls=ours)
+        dial(at(listener), secured(ours), 0.05)
 
 
 def test_a_tls_address_is_not_dialled_in_the_clear(listener: socket.socket) -> None:
     with pytest.raises(Untrusted, match=r"is reached over TLS: .* give --cluster-ssl-certfile"):
-        dial(at(listener), SECRET, DEADLINE)
+        dial(at(listener), secured(), DEADLINE)
     listener.setblocking(False)
     with pytest.raises(BlockingIOError):
         listener.accept()
@@ -430,7 +436,7 @@ def accepting(listener: socket.socket, tls: Tls | None, timeout: float = DEADLIN
 
     def take() -> None:
         try:
-            outcome.append(channel.accept(listener.accept()[0], SECRET, timeout, "a worker", tls))
+            outcome.append(channel.accept(listener.accept()[0], secured(tls), timeout, "a worker"))
         except OSError as error:
             outcome.append(error)
 
@@ -443,7 +449,7 @@ def accepting(listener: socket.socket, tls: Tls | None, timeout: float = DEADLIN
 
 def test_a_leader_takes_its_workers_in_over_tls(listener: socket.socket, ours: Tls) -> None:
     with accepting(listener, ours) as outcome:
-        worker = dial(at(listener), SECRET, DEADLINE, tls=ours)
+        worker = dial(at(listener), secured(ours), DEADLINE)
     (leader,) = outcome
     assert isinstance(leader, Channel)
     worker.send(HELLO)
@@ -459,7 +465,7 @@ def test_a_leader_takes_its_workers_in_over_tls(listener: socket.socket, ours: T
 
 def test_a_leader_turns_away_who_speaks_no_tls_and_who_stalls(listener: socket.socket, ours: Tls) -> None:
     with accepting(listener, ours) as outcome, pytest.raises(Untrusted, match="TLS is needed here"):
-        dial(address_of(listener), SECRET, DEADLINE)
+        dial(address_of(listener), secured(), DEADLINE)
     assert isinstance(outcome[0], TlsError)
     with (
         accepting(listener, ours, timeout=0.1) as outcome,
@@ -504,27 +510,36 @@ def test_what_was_changed_on_its_way_ends_the_connection(ours: Tls) -> None:
 def test_a_process_speaks_tls_as_its_environment_says(
     listener: socket.socket, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in tls.VARIABLES:
-        monkeypatch.setenv(name, "")
     monkeypatch.chdir(files.certificate.parent)
-    assert address_of(listener).startswith("tcp:127.0.0.1:")
-    tls.adopt(Files(*(Path(path.name) for path in files)))
-    assert [os.environ[name] for name in tls.VARIABLES] == [str(path) for path in files]
-    assert address_of(listener) == at(listener)
+    started = Security(SECRET, Files(*(Path(path.name) for path in files)))
+    environment = started.handed_on({"PATH": "/bin"})
+    assert [environment[name] for name in tls.VARIABLES] == [str(path) for path in files]
+    child = Security.taken_from(environment)
+    assert child is not None
+    assert child.secret == SECRET
+    assert SECRET_VARIABLE not in environment  # nor will it be in that of what the child starts
+    assert address_of(listener, encrypted=child.encrypts) == at(listener)
     own = bind_unix(tmp_path / "s")
-    assert address_of(own) == f"unix:{tmp_path}/s"
+    assert address_of(own, encrypted=child.encrypts) == f"unix:{tmp_path}/s"
 
     async def scene() -> None:
-        async with Tap(listener) as tap, listening(listener, None) as peer, listening(own, None) as neighbour:
+        async with Tap(listener) as tap, listening(listener, child.tls) as peer, listening(own, child.tls) as neighbour:
             for address, ended in ((f"tls:{tap.host}", peer.endings), (address_of(own), neighbour.endings)):
-                (await asyncio.to_thread(dial, address, SECRET, DEADLINE)).close()
+                (await asyncio.to_thread(dial, address, child, DEADLINE)).close()
                 await ended.get()
             assert tap.seen
             assert b"phalanx" not in tap.seen
-            tls.adopt(None)
-            assert address_of(listener).startswith("tcp:127.0.0.1:")
 
     run(scene())
+
+
+def test_a_process_without_files_speaks_in_the_clear_and_so_do_its_children(listener: socket.socket) -> None:
+    security = Security(SECRET)
+    environment = security.handed_on(dict.fromkeys(tls.VARIABLES, "/somewhere"))
+    assert environment == {SECRET_VARIABLE: SECRET.decode()}
+    assert security.tls is None
+    assert address_of(listener, encrypted=security.encrypts).startswith("tcp:127.0.0.1:")
+    assert Security.taken_from({}) is None
 
 
 def test_files_that_do_not_do_are_named_before_anything_is_dialled(
@@ -589,13 +604,13 @@ def test_renewed_files_count_from_the_next_connection_on(
         renewed = Tls(mine)
         async with listening(listener, renewed) as peer:
             with pytest.raises(Untrusted):
-                await asyncio.to_thread(dial, at(listener), SECRET, DEADLINE, tls=ours)
+                await asyncio.to_thread(dial, at(listener), secured(ours), DEADLINE)
             install(Files(*authority.issue("machine-5")))
-            (await asyncio.to_thread(dial, at(listener), SECRET, DEADLINE, tls=ours)).close()
+            (await asyncio.to_thread(dial, at(listener), secured(ours), DEADLINE)).close()
             await peer.endings.get()
             mine.key.unlink()  # half of a renewal: the former pair still counts
             with caplog.at_level(logging.WARNING):
-                (await asyncio.to_thread(dial, at(listener), SECRET, DEADLINE, tls=ours)).close()
+                (await asyncio.to_thread(dial, at(listener), secured(ours), DEADLINE)).close()
             await peer.endings.get()
             assert "goes on with the certificate that it has: cannot read " in caplog.text
 
