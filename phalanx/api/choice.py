@@ -28,6 +28,7 @@ class Choice:
 
     __slots__ = (
         "_detokenizer",
+        "_generated",
         "_held_scores",
         "_keep_ids",
         "_keep_stop",
@@ -46,15 +47,24 @@ class Choice:
         self,
         detokenizer: Detokenizer,
         *,
+        generated: Detokenizer | None = None,
         stops: list[str],
         keep_stop: bool = False,
         min_tokens: int = 0,
         scored: bool = False,
         keep_ids: bool = False,
     ) -> None:
-        """`keep_stop`: what stopped it stays in the text. `scored`: logprobs are asked for. `keep_ids`: token ids are,
-        and then there is a score for each of them."""
+        """One completion's text.
+
+        Args:
+            detokenizer: gives the text that is shown.
+            generated: gives the text that stop strings are looked for in, special tokens included; None: what is shown.
+            keep_stop: what stopped it stays in the text.
+            scored: logprobs are asked for.
+            keep_ids: token ids are asked for, and then there is a score for each of them.
+        """
         self._detokenizer = detokenizer
+        self._generated = generated if stops else None
         self._stops = StopMatcher(stops, keep_stop) if stops else None
         self._keep_stop = keep_stop
         self._keep_ids = keep_ids
@@ -86,44 +96,49 @@ class Choice:
 
     def _feed_carefully(self, output: RequestOutput) -> str:
         tokens, finish = output.tokens, output.finish
-        textless = len(tokens) - 1 if finish is FinishReason.STOP and not self._keep_stop else -1
+        last_is_unseen = finish is FinishReason.STOP and not self._keep_stop
         if self.token_ids is not None:
             self.token_ids = []
         parts = []
         for position, token in enumerate(tokens):
+            unseen = last_is_unseen and position == len(tokens) - 1
             self.tokens += 1
             if self.token_ids is not None:
                 self.token_ids.append(token)
-            if self._held_scores is not None and output.logprobs and (position != textless or self._keep_ids):
+            if self._held_scores is not None and output.logprobs and (not unseen or self._keep_ids):
                 self._held_scores.append(ScoredToken(token, self._text_length, output.logprobs[position]))
-            if position == textless:
-                continue
-            text = self._detokenizer.push(token)
-            self._text_length += len(text)
-            parts.append(self._match(text))
+            if unseen:
+                break
+            shown = self._detokenizer.push(token)
+            self._text_length += len(shown)
+            parts.append(self._match(shown if self._generated is None else self._generated.push(token), shown))
             if self.finish_reason is not None:
                 break
         if finish is not None and self.finish_reason is None:
             self.finish_reason = _REASONS[finish]
             self.stop_reason = output.stop_token
-            parts.append(self._match(self._detokenizer.finish()))
+            rest = self._detokenizer.finish()
+            parts.append(self._match(rest if self._generated is None else self._generated.finish(), rest))
             if self._stops is not None and self._stops.found is None:
                 parts.append(self._stops.finish())
-        shown = "".join(parts)
-        self._shown += len(shown)
+        due = "".join(parts)
+        self._shown += len(due)
         self._release_scores()
-        return shown
+        return due
 
-    def _match(self, text: str) -> str:
-        """Look for stop strings in the next piece of text; what comes before `min_tokens` cannot stop it."""
+    def _match(self, generated: str, shown: str) -> str:
+        """Look for stop strings in the next piece of text; what comes before `min_tokens` cannot stop it.
+
+        Returns what can be shown now.
+        """
         stops = self._stops
-        if stops is None or self.tokens <= self._min_tokens or not text:
-            return text
-        shown = stops.push(text)
+        if stops is None or self.tokens <= self._min_tokens:
+            return shown
+        due = stops.push(generated, shown)
         if stops.found is not None:
             self.finish_reason = "stop"
             self.stop_reason = stops.found
-        return shown
+        return due
 
     def _release_scores(self) -> None:
         held = self._held_scores

@@ -58,41 +58,66 @@ def stop_automaton(stops: tuple[str, ...]) -> StopAutomaton:
 
 
 class StopMatcher:
-    """One text. The stop that is completed first ends it; of several completed at once, the longest."""
+    """One text. The stop that is completed first ends it; of several completed at once, the longest.
 
-    __slots__ = ("_automaton", "_held", "_keep", "_state", "found")
+    What is looked through is what was generated; what is shown may be less, where special tokens are left out.
+    """
+
+    __slots__ = ("_automaton", "_held", "_keep", "_state", "found", "held")
 
     def __init__(self, stops: list[str], keep: bool = False) -> None:
         """`keep`: the stop string stays in the text."""
         self._automaton = stop_automaton(tuple(stops))
         self._keep = keep
         self._state = 0
-        self._held = ""
+        self._held: deque[tuple[str, str]] = deque()
+        """Pieces not yet released: what was generated, and what is shown of it."""
+        self.held = 0
+        """Characters pushed and not yet released."""
         self.found: str | None = None
 
-    @property
-    def held(self) -> int:
-        """Characters pushed and not yet released."""
-        return len(self._held)
+    def push(self, text: str, shown: str | None = None) -> str:
+        """Take the next piece; give what can be shown of the text so far. Not to be called once `found` is set.
 
-    def push(self, text: str) -> str:
-        """Take the next piece; give what can be shown of the text so far. Not to be called once `found` is set."""
+        `shown`: what is shown of the piece: its end, or nothing. None: all of it.
+        """
         automaton = self._automaton
         state, step, match = self._state, automaton.step, automaton.match
-        buffer = self._held + text
-        for end, character in enumerate(text, len(self._held) + 1):
+        for end, character in enumerate(text, self.held + 1):
             state = step(state, character)
             if match[state]:
-                start = end - match[state]
-                self.found = buffer[start:end]
-                self._held = ""
-                return buffer[: end if self._keep else start]
+                self._hold(text, shown)
+                before = self._release(end - match[state])
+                generated = "".join([text for text, _ in self._held])
+                self.found = generated[: match[state]]
+                self._held.clear()
+                self.held = 0
+                return before + self.found if self._keep else before
         self._state = state
-        shown = len(buffer) - automaton.depth[state]
-        self._held = buffer[shown:]
-        return buffer[:shown]
+        if not self.held and not automaton.depth[state]:
+            return text if shown is None else shown
+        self._hold(text, shown)
+        return self._release(self.held - automaton.depth[state])
 
     def finish(self) -> str:
         """The text ends here: give what was held back."""
-        held, self._held = self._held, ""
-        return held
+        return self._release(self.held)
+
+    def _hold(self, text: str, shown: str | None) -> None:
+        self._held.append((text, text if shown is None else shown))
+        self.held += len(text)
+
+    def _release(self, count: int) -> str:
+        """What is shown of the next `count` characters."""
+        released = []
+        self.held -= count
+        while self._held and len(self._held[0][0]) <= count:
+            text, shown = self._held.popleft()
+            count -= len(text)
+            released.append(shown)
+        if count:
+            text, shown = self._held[0]
+            cut = max(count - len(text) + len(shown), 0)
+            self._held[0] = text[count:], shown[cut:]
+            released.append(shown[:cut])
+        return "".join(released)

@@ -21,8 +21,8 @@ def make_choice(checkpoint_folder: Path) -> MakeChoice:
     tokenizer = ModelTokenizer.load(checkpoint_folder)
 
     def make(*stops: str, **options: bool | int) -> Choice:
-        detokenizer = tokenizer.detokenizer(skip_special_tokens=True, context=[])
-        return Choice(detokenizer, stops=list(stops), **options)  # type: ignore[arg-type]
+        shown, generated = (tokenizer.detokenizer(skip_special_tokens=skip, context=[]) for skip in (True, False))
+        return Choice(shown, generated=generated, stops=list(stops), **options)  # type: ignore[arg-type]
 
     return make
 
@@ -131,3 +131,63 @@ def test_with_token_ids_every_token_is_there_and_has_its_score(make_choice: Make
     choice = make_choice(scored=True, keep_ids=True)
     _, scores, ids = feed(choice, steps_of("a", FinishReason.STOP, [1], scores=True))
     assert scores == ids == [byte_token(ord("a")), END]
+
+
+USER = 258
+
+
+def said(text: str, *more: int | str) -> list[RequestOutput]:
+    """A token a step: the bytes of texts, and tokens by their ids; the end comes with the last."""
+    tokens = [
+        token
+        for part in (text, *more)
+        for token in ([part] if isinstance(part, int) else map(byte_token, part.encode()))
+    ]
+    return [
+        an_output([token], FinishReason.LENGTH if token is tokens[-1] else None, logprobs=[scored(token, 1)])
+        for token in tokens
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stop", "keep", "text"),
+    [
+        ("<|user|>", False, "ab"),
+        ("<|user|>", True, "ab<|user|>"),
+        ("b<|us", False, "a"),
+        ("b<|us", True, "ab<|us"),
+        ("<|user|>c", False, "ab"),
+        ("r|>cd", True, "abr|>cd"),
+        ("bc", False, "abcde"),
+        ("de", False, "abc"),
+    ],
+)
+def test_a_special_token_that_is_not_shown_is_still_part_of_what_stops_it(
+    make_choice: MakeChoice, stop: str, keep: bool, text: str
+) -> None:
+    choice = make_choice(stop, keep_stop=keep)
+    assert feed(choice, said("ab", USER, "cde"))[0] == text
+    found = text != "abcde"
+    assert (choice.finish_reason, choice.stop_reason) == (("stop", stop) if found else ("length", None))
+
+
+def test_a_special_token_that_stops_it_has_no_score_where_it_is_cut_off_and_one_where_it_is_kept(
+    make_choice: MakeChoice,
+) -> None:
+    letters = [byte_token(ord(letter)) for letter in "ab"]
+    cut = make_choice("<|user|>", scored=True)
+    assert feed(cut, said("ab", USER, "cd"))[1] == letters
+    kept = make_choice("<|user|>", scored=True, keep_stop=True)
+    assert feed(kept, said("ab", USER, "cd"))[1] == [*letters, USER]
+
+
+def test_a_special_token_that_is_no_stop_leaves_the_text_around_it_whole(make_choice: MakeChoice) -> None:
+    choice = make_choice("never")
+    half = [byte_token(byte) for byte in "é".encode()]
+    assert feed(choice, said("a", USER, "b", half[0], USER, half[1], "n"))[0] == "abén"
+
+
+def test_a_special_token_does_not_stop_it_before_min_tokens(make_choice: MakeChoice) -> None:
+    choice = make_choice("<|user|>", min_tokens=2)
+    assert feed(choice, said("a", USER, "b", USER, "c"))[0] == "ab"
+    assert (choice.stop_reason, choice.tokens) == ("<|user|>", 4)

@@ -67,3 +67,30 @@ def test_text_that_only_began_like_a_stop_comes_out_as_soon_as_it_differs() -> N
     matcher = StopMatcher(["<end>"])
     assert [matcher.push(piece) for piece in ("a<e", "n", "x", "<")] == ["a", "", "<enx", ""]
     assert matcher.finish() == "<"
+
+
+pieces = st.lists(st.tuples(st.text("ab", max_size=5), st.booleans()), max_size=8)
+
+
+@given(pieces, stop_list, st.booleans())
+def test_stops_are_looked_for_in_all_that_was_generated_and_only_what_is_shown_comes_out(
+    generated: list[tuple[str, bool]], stops: list[str], keep: bool
+) -> None:
+    matcher = StopMatcher(stops, keep)
+    shown = ""
+    for piece, visible in generated:
+        shown += matcher.push(piece, piece if visible else "")
+        if matcher.found is not None:
+            break
+    else:
+        shown += matcher.finish()
+    before, found = cut_at_first_stop("".join(piece for piece, _ in generated), stops, keep=False)
+    visible_places = [visible for piece, visible in generated for _ in piece]
+    expected = "".join(letter for letter, visible in zip(before, visible_places, strict=False) if visible)
+    assert (shown, matcher.found) == (expected + (found or "" if keep else ""), found)
+
+
+def test_a_piece_whose_beginning_is_not_shown_is_cut_where_the_stop_begins() -> None:
+    matcher = StopMatcher(["lo!"])
+    assert [matcher.push(" Hel", "Hel"), matcher.push("o"), matcher.push("!")] == ["He", "", ""]
+    assert matcher.found == "lo!"

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_engine import ServedApi, answering, events
+from support.fake_engine import ServedApi, an_output, answering, byte_token, events
+
+from phalanx.protocol import FinishReason, RequestOutput, SamplingParams
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
@@ -84,3 +86,29 @@ def test_an_echoed_prompt_comes_before_the_reason_too(api: ServedApi) -> None:
     first, last = streamed(api, COMPLETE, echo=True, max_tokens=0)
     assert (first["choices"][0]["text"], first["choices"][0]["finish_reason"]) == ("hi", None)
     assert (last["choices"][0]["text"], last["choices"][0]["finish_reason"]) == ("", "length")
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETE])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({}, "ab"), ({"include_stop_str_in_output": True}, "ab<|user|>"), ({"skip_special_tokens": False}, "ab")],
+    ids=str,
+)
+def test_a_special_token_stops_it_though_it_is_not_shown(
+    checkpoint_folder: Path, path: str, stream: bool, options: dict[str, Any], text: str
+) -> None:
+    def script(prompt: list[int], sampling: SamplingParams) -> list[RequestOutput]:
+        tokens = [*map(byte_token, b"ab"), 258, *map(byte_token, b"cd")]
+        return [an_output([token]) for token in tokens] + [an_output([256], FinishReason.STOP)]
+
+    with ServedApi(checkpoint_folder, script) as api:
+        fields = {**PROMPTS[path], "stop": ["<|user|>"], "max_tokens": 50, "stream": stream, **options}
+        answer = api.http.post(path, json=fields)
+        if stream:
+            choices = [chunk["choices"][0] for chunk in events(answer.content)]
+            found = "".join(map(text_of, choices))
+        else:
+            choices = answer.json()["choices"]
+            found = choices[0]["message"]["content"] if path == CHAT else choices[0]["text"]
+        assert (found, choices[-1]["finish_reason"], choices[-1]["stop_reason"]) == (text, "stop", "<|user|>")

@@ -64,6 +64,7 @@ def branches_for(
     """`n` branches a prompt, each with a seed of its own."""
     n = request.n or 1
     stops = request.stop_strings()
+    skips = request.skip_special_tokens is not False
     branches: list[Branch] = []
     for prompt, sampling in prompts:
         try:
@@ -72,16 +73,17 @@ def branches_for(
         except Rejected as error:
             raise ApiError(f"This request cannot run: {error}.", param="prompt") from None
         service.metrics.asked_choices.observe(n)
+        context = prompt.tokens if prompt.continues else []
         for choice in range(n):
             branches.append(
                 Branch(
                     len(branches),
                     prompt.tokens,
                     Choice(
-                        service.tokenizer.detokenizer(
-                            skip_special_tokens=request.skip_special_tokens is not False,
-                            context=prompt.tokens if prompt.continues else [],
-                        ),
+                        service.tokenizer.detokenizer(skip_special_tokens=skips, context=context),
+                        generated=service.tokenizer.detokenizer(skip_special_tokens=False, context=context)
+                        if stops and skips
+                        else None,
                         stops=stops,
                         keep_stop=bool(request.include_stop_str_in_output),
                         min_tokens=sampling.min_tokens,
