@@ -27,7 +27,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 _AT = re.compile(r"^(?P<what>.*?)(?: - at (?:`(?P<key>key|value)` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _ENUM_VALUE = re.compile(r"Invalid enum value '(?P<value>.*)'", re.DOTALL)
 _FLOAT_FOR_INT = re.compile(r"Expected `int\b.*got `float`")
-_SHOWN = 100
+SHOWN = 100
 """Characters of a client's own text that an error repeats."""
 
 _LOGGED = 10
@@ -108,7 +108,7 @@ class BodyDecoder(Generic[T]):
         if strict:
             self._refuse_unknown_fields(body)
         elif log.isEnabledFor(logging.DEBUG):
-            names = [found.path[:_SHOWN] for found in islice(unknown_fields(body, self.request_type), _LOGGED)]
+            names = [found.path[:SHOWN] for found in islice(unknown_fields(body, self.request_type), _LOGGED)]
             if names:
                 log.debug("ignored fields that %s does not have: %s", self.request_type.__name__, ", ".join(names))
         refuse_unsupported(request)
@@ -160,8 +160,8 @@ class BodyDecoder(Generic[T]):
 
 
 def _unknown_field(unknown: UnknownField) -> ApiError:
-    field = unknown.path[:_SHOWN]
-    nearest = difflib.get_close_matches(unknown.path.rpartition(".")[2][:_SHOWN], unknown.known, n=1, cutoff=0.5)
+    field = unknown.path[:SHOWN]
+    nearest = difflib.get_close_matches(unknown.path.rpartition(".")[2][:SHOWN], unknown.known, n=1, cutoff=0.5)
     tip = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return ApiError(f"Unknown field {field!r}.{tip}", param=field, code="unknown_parameter")
 

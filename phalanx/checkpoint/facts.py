@@ -11,8 +11,14 @@ from phalanx.checkpoint.files import read_json, read_json_if_there
 from phalanx.checkpoint.rope import longest_context
 from phalanx.config import ModelFacts
 
-_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-"""Of generation_config.json; those a request may also carry."""
+_SAMPLING_RANGES = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (-1, 2**31 - 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0.01, 100),
+}
+"""Of generation_config.json: what a request may also carry, and the least and the most that makes sense."""
 
 
 def read(folder: Path, max_model_len: int | None) -> ModelFacts:
@@ -115,10 +121,13 @@ def _written_id(path: Path, text: str) -> int | None:
 
 
 def _default_sampling(generation: dict[str, Any], folder: Path) -> dict[str, float]:
-    values = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
+    values = {key: generation[key] for key in _SAMPLING_RANGES if generation.get(key) is not None}
     for key, value in values.items():
+        name, (least, most) = f"{folder / 'generation_config.json'}: {key} is {value!r}", _SAMPLING_RANGES[key]
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"{folder / 'generation_config.json'}: {key} is {value!r}, not a number")
+            raise CheckpointError(f"{name}, not a number")
+        if not least <= value <= most:
+            raise CheckpointError(f"{name}; it can be {least} to {most}")
     return {key: float(value) for key, value in values.items()}
 
 

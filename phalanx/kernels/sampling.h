@@ -1,5 +1,6 @@
 /* Choosing tokens from logits, one row at a time: a row's result is a function of that row alone. */
 #pragma once
+#include <float.h>
 #include <stdlib.h>
 
 #include "vector.h"
@@ -219,7 +220,8 @@ static int64_t sample_row(const float *logits, int64_t size, const struct choice
     struct scratch *room = scratch(padded);
     if (!room) return -2;
     float *weights = room->weights;
-    const float temperature = (float)choice->temperature;
+    /* A temperature too small for a float must not become 0, by which 0 cannot be divided. */
+    const float temperature = fmaxf((float)choice->temperature, FLT_MIN);
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES)
         store(weights + i, vector_exp((load(logits + i) - most) / broadcast(temperature)));
@@ -312,11 +314,43 @@ void EXPORT(log_probabilities)(const float *logits, int64_t rows, int64_t size, 
     phalanx_parallel(logprob_units, &call, rows, 10.0 * rows * size);
 }
 
+struct penalties {
+    double repetition, frequency, presence;
+};
+
+/* In a type that holds the largest logit divided by the smallest penalty. */
+static long double penalised(float logit, int32_t times, const struct penalties *by) {
+    const long double repetition = by->repetition;
+    const long double value = logit > 0 ? logit / repetition : logit * repetition;
+    return times ? value - by->frequency * times - by->presence : value;
+}
+
+/* Penalties that give more than a float holds: the largest become the largest float. All others are so far below
+ * that no temperature makes them likely, which half of it says as well. */
+static void penalise_beyond_floats(float *logits, const int32_t *tokens, int64_t count, int32_t *seen, int32_t done,
+                                   const struct penalties *by) {
+    long double most = -INFINITY;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t i = 0; i < count; i++) {
+            float *logit = &logits[tokens[i]];
+            if (seen[tokens[i]] & done) continue;
+            const long double value = penalised(*logit, seen[tokens[i]], by);
+            if (pass == 0) {
+                most = value > most ? value : most;
+                continue;
+            }
+            *logit = value < 0 ? -FLT_MAX : value == most ? FLT_MAX : FLT_MAX / 2;
+            seen[tokens[i]] |= done;
+        }
+}
+
 /* Penalise one row in place. tokens: prompt, then output from `prompt` on. Repetition (Keskar et al., CTRL, 2019)
  * counts both; frequency and presence, as OpenAI defines them, count the output. */
 int64_t EXPORT(penalise)(float *logits, int64_t size, const int32_t *tokens, int64_t count, int64_t prompt,
                          double repetition, double frequency, double presence) {
     enum { DONE = 1 << 30 };
+    const struct penalties by = {repetition, frequency, presence};
+    int beyond = 0;
     int32_t *seen = calloc(size, sizeof *seen);
     if (!seen) return -2;
     for (int64_t i = prompt; i < count; i++) seen[tokens[i]]++;
@@ -324,10 +358,16 @@ int64_t EXPORT(penalise)(float *logits, int64_t size, const int32_t *tokens, int
         float *logit = &logits[tokens[i]];
         const int32_t times = seen[tokens[i]];
         if (times & DONE) continue;
-        *logit = (float)(*logit > 0 ? *logit / repetition : *logit * repetition);
-        if (times) *logit = (float)(*logit - frequency * times - presence);
+        float value = (float)(*logit > 0 ? *logit / repetition : *logit * repetition);
+        if (times) value = (float)(value - frequency * times - presence);
+        if (isfinite(*logit) && !isfinite(value)) {
+            beyond = 1;
+            continue;
+        }
+        *logit = value;
         seen[tokens[i]] |= DONE;
     }
+    if (beyond) penalise_beyond_floats(logits, tokens, count, seen, DONE, &by);
     free(seen);
     return 0;
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.fake_engine import Asked, ServedApi, a_config, answering
+from support.fake_engine import Asked, ServedApi, a_config, answering, events
 
 from phalanx.api.openai.common import SamplingFields
 from phalanx.config import Config
@@ -131,6 +131,89 @@ def test_no_limit_of_top_k_has_two_names(ask: Ask, asked_for: int, given: int) -
 
 def test_top_p_of_zero_leaves_the_most_likely_token(ask: Ask) -> None:
     assert 0 < ask(top_p=0)[0].sampling.top_p < 1e-6
+
+
+@pytest.mark.parametrize("number", ["7.0", "7e0", "0.7e1", "70.0e-1"])
+def test_a_whole_number_may_be_written_as_a_float(api: ServedApi, number: str) -> None:
+    before = len(api.rank.asked)
+    body = """{"prompt": "hi", "max_tokens": 7.0, "min_tokens": 7.0, "top_k": 7.0, "seed": -7.0, "n": 1.0,
+        "logprobs": 7.0, "priority": 7.0, "temperature": 0.7, "stop_token_ids": [7.0, 8], "logit_bias": {"7": 7.0}}"""
+    answer = api.http.post("/v1/completions", content=body.replace("7.0", number))
+    assert answer.status_code == 200, answer.text
+    asked = api.rank.asked[before]
+    sampling = asked.sampling
+    assert (sampling.max_tokens, sampling.min_tokens, sampling.top_k, sampling.logprobs) == (7, 7, 7, 7)
+    assert (sampling.seed, sampling.stop_token_ids, asked.submit.priority) == (2**64 - 7, (7, 8), 7)
+    assert (sampling.temperature, sampling.logit_bias) == (0.7, {7: 7.0})
+
+
+@pytest.mark.parametrize("number", ["7.5", "1e300", "123456789012345678901234567890.0", "9" * 400, "1e-400", "1e400"])
+def test_what_is_no_whole_number_is_refused(api: ServedApi, number: str) -> None:
+    for field in ("max_tokens", "top_k", "seed", "n", "logprobs", "priority", "min_tokens"):
+        answer = api.http.post("/v1/completions", content=f'{{"prompt": "hi", "{field}": {number}}}')
+        if answer.status_code == 200:
+            assert number == "1e-400"  # which is 0
+        else:
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+
+
+def test_every_number_at_its_limits_is_answered_or_refused_by_name(api: ServedApi) -> None:
+    """What the published schema allows reaches the engine as it says; what is beyond is a 400 that names it."""
+    schemas = api.http.get("/openapi.json").json()["components"]["schemas"]
+    for path, name, needed in (
+        ("/v1/completions", "CompletionRequest", {"prompt": "hi"}),
+        ("/v1/chat/completions", "ChatRequest", {"messages": [{"role": "user", "content": "hi"}], "logprobs": True}),
+    ):
+        numbers = {
+            field: option
+            for field, schema in schemas[name]["properties"].items()
+            for option in schema.get("anyOf", [schema])
+            if option.get("type") in ("integer", "number")
+        }
+        assert {"temperature", "seed", "n", "timeout"} < numbers.keys()
+        for field, schema in numbers.items():
+            least = schema.get("minimum", schema.get("exclusiveMinimum"))
+            most = schema.get("maximum", 2**63)
+            tiny = [5e-324, -5e-324, 1e-300] if schema["type"] == "number" else []
+            for value in (least, most, least - 1, most + 1, 0, 1, -(2**63), 2**63, 2**64, 10**30, *tiny):
+                answer = api.http.post(path, json={**needed, field: value})
+                inside = least <= value <= most and value != schema.get("exclusiveMinimum")
+                if answer.status_code == 200:
+                    assert inside, (field, value)
+                elif (field, answer.status_code) != ("timeout", 408):
+                    assert answer.status_code == 400, (field, value, answer.text)
+                    assert answer.json()["error"]["param"] in (field, "prompt"), (field, value, answer.text)
+
+
+@pytest.mark.parametrize("key", ["one", "-1", "1.0", "01", "", "1" * 300, "²"])
+def test_a_key_of_logit_bias_that_is_no_token_is_named(api: ServedApi, key: str) -> None:
+    answer = api.http.post("/v1/completions", json={"prompt": "hi", "logit_bias": {"1": 1, key: 1}})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "logit_bias"
+    assert repr(key[:100]) in error["message"]
+    assert len(error["message"]) < 300
+
+
+def test_no_likely_tokens_beside_the_text_may_be_asked_for_without_logprobs(api: ServedApi) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    for logprobs, expected in ((None, None), (False, None), (True, [])):
+        body = {"messages": messages, "top_logprobs": 0, "logprobs": logprobs}
+        answer = api.http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["choices"][0]["logprobs"]
+        assert (found and found["content"][0]["top_logprobs"]) == expected
+
+
+def test_usage_in_every_chunk_needs_no_usage_at_the_end(api: ServedApi) -> None:
+    body = {"prompt": "hi", "stream": True, "stream_options": {"continuous_usage_stats": True}}
+    chunks = events(api.http.post("/v1/completions", json=body).content)
+    assert [bool(chunk["choices"]) for chunk in chunks] == [True] * len(chunks)
+    spent = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert spent == sorted(spent)
+    assert (spent[0] >= 1, spent[-1]) == (True, 3)
+    plain = api.http.post("/v1/completions", json=body | {"stream_options": {"continuous_usage_stats": False}})
+    assert all("usage" not in chunk for chunk in events(plain.content))
 
 
 def test_echo_with_logprobs_asks_for_the_prompt_s_too(ask: Ask) -> None:

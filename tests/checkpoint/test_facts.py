@@ -1,6 +1,7 @@
 """What a checkpoint's own files say."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ def test_default_sampling_is_what_generation_config_gives(tmp_path: Path) -> Non
     change(folder, "generation_config.json", **fields)
     expected = {"temperature": 0.7, "top_p": 0.8, "top_k": 20.0, "repetition_penalty": 1.05}
     assert read(folder, None).default_sampling == expected
+    for field, value in (("temperature", -1), ("repetition_penalty", 0), ("top_p", 1.5), ("min_p", math.nan)):
+        change(folder, "generation_config.json", **{field: value})
+        with pytest.raises(CheckpointError, match=f"{field} is {value}; it can be"):
+            read(folder, None)
+        change(folder, "generation_config.json", **fields)
     change(folder, "generation_config.json", temperature="warm")
     with pytest.raises(CheckpointError, match="temperature is 'warm', not a number"):
         read(folder, None)

@@ -1,6 +1,7 @@
 """Sampling: each filter against a slow, plain reference; statistics; the same seed gives the same token anywhere."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -133,6 +134,85 @@ def test_temperature_zero_takes_the_most_likely_and_the_lowest_of_equals() -> No
 def test_a_temperature_near_zero_takes_the_most_likely() -> None:
     logits_V = make_logits()
     assert sample_one(logits_V, make_sequence(temperature=1e-30)).token == int(logits_V.argmax())
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-46, 1e-45, 1e-40, 1e-38, 1e-30, 1e-12])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e30, 3e38])
+def test_a_temperature_of_nearly_nothing_takes_the_most_likely(temperature: float, scale: float) -> None:
+    """Where several are the most likely, each as often as the others, which is the limit; and never an unlikely one."""
+    logits_V = make_logits(scale=1.0).tanh() * scale
+    logits_V[[77, 900]] = scale
+    counts = draws(logits_V, 100, temperature=temperature)
+    assert counts.nonzero().flatten().tolist() == [77, 900]
+    assert 25 < int(counts[77]) < 75
+
+
+EXTREMES: dict[str, list[float]] = {
+    "temperature": [0.0, 5e-324, 1e-300, 2.0, 100.0],
+    "top_p": [1e-9, 5e-324, 1 - 2**-53, 1.0],
+    "top_k": [0, 1, VOCABULARY, 2**31 - 1],
+    "min_p": [0.0, 5e-324, 1e-300, 1 - 2**-53, 1.0],
+    "presence_penalty": [-2.0, -5e-324, 5e-324, 2.0],
+    "frequency_penalty": [-2.0, -5e-324, 5e-324, 2.0],
+    "repetition_penalty": [5e-324, 1e-300, 1e-30, 100.0],
+    "seed": [0, 2**63, 2**64 - 1],
+}
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30, 3e38])
+def test_every_pair_of_extremes_takes_a_token_that_the_reference_takes(scale: float) -> None:
+    """Of all pairs of extreme values: what is drawn has a probability that is not nothing, computed without limits."""
+    logits_V = make_logits(3, vocabulary=40, scale=1.0).tanh() * scale
+    singles = [(name, value) for name, values in EXTREMES.items() for value in values]
+    pairs = [dict([one, other]) for one in singles for other in singles if one[0] < other[0]]
+    sequences = [
+        make_sequence([1, 2], [3, 3, 4], seed=9, **pair)
+        if "seed" not in pair
+        else make_sequence([1, 2], [3, 3, 4], **pair)
+        for pair in pairs
+    ]
+    found = SAMPLER.sample(logits_V.repeat(len(pairs), 1), sequences)
+    for pair, sequence, sampled in zip(pairs, sequences, found, strict=True):
+        assert not sampled.error, pair
+        assert sampled.token in likely(logits_V, sequence), pair
+
+
+def likely(logits_V: Tensor, sequence: Sequence) -> set[int]:
+    """Tokens that may be drawn, in exact arithmetic but for the rounding of floats."""
+    params = sequence.sampling
+    output = sequence.tokens[sequence.prompt_length :]
+    values = [Fraction(value) for value in logits_V.tolist()]
+    repetition = Fraction(params.repetition_penalty)
+    for token in set(sequence.tokens):
+        value = values[token] / repetition if values[token] > 0 else values[token] * repetition
+        if token in output:
+            value -= output.count(token) * Fraction(params.frequency_penalty) + Fraction(params.presence_penalty)
+        values[token] = value
+    most = max(values)
+    temperature = Fraction(params.temperature)
+    # What a float cannot tell from the largest may be drawn in its place, be it the logit or the weight.
+    near = (abs(most) + temperature) * Fraction(1, 2**20) + Fraction(1, 2**148)
+    within = near + 90 * temperature
+    order = sorted(range(len(values)), key=lambda token: -values[token])
+    kept = order[: params.top_k] if params.top_k else order
+    if params.min_p > 0.5 or params.top_p < 0.01:
+        within = near + temperature
+    return {token for token in kept if most - values[token] <= within} | {
+        token for token in order if most - values[token] <= near
+    }
+
+
+def test_penalties_beyond_the_largest_float_keep_their_order() -> None:
+    logits_V = torch.full((VOCABULARY,), 5.0)
+    logits_V[[10, 11, 12]] = torch.tensor([1.0, 2.0, -3.0])
+    for repetition in (5e-324, 1e-300, 1e-39):
+        for temperature in (0.0, 1e-300, 2.0):
+            change = {"repetition_penalty": repetition, "temperature": temperature}
+            assert sample_one(logits_V, make_sequence([10, 11, 12], **change)).token == 11
+    logits_V = torch.full((VOCABULARY,), -3e38)
+    logits_V[20] = -3.1e38
+    seen = make_sequence(list(range(20)), repetition_penalty=100.0, temperature=0.0)
+    assert sample_one(logits_V, seen).token == 21
 
 
 def test_the_same_seed_and_position_give_the_same_token_in_any_batch() -> None:

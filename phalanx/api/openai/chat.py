@@ -63,6 +63,12 @@ class ChatRequest(SamplingFields, kw_only=True):
     echo: Annotated[Raw, unsupported(False, what="Whether to begin with the last message.")] = ABSENT
     best_of: Annotated[Raw, unsupported(1, what="How many answers to choose from.")] = ABSENT
 
+    def asked_tokens(self) -> tuple[int | None, str]:
+        """How many tokens may be produced, and the field that says so."""
+        if self.max_completion_tokens is None:
+            return self.max_tokens, "max_tokens"
+        return self.max_completion_tokens, "max_completion_tokens"
+
 
 class AssistantMessage(msgspec.Struct, kw_only=True):
     role: Literal["assistant"] = "assistant"
@@ -206,8 +212,8 @@ async def chat_completions(exchange: Exchange, service: Service) -> None:
     top = _asked_logprobs(request, config.engine.max_logprobs)
     async with admitted(exchange, service, size, completions=request.n or 1, priority=request.priority or 0) as flight:
         tokens = await _prompt_tokens(service, request)
-        asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-        most = check_length(service.max_model_len, len(tokens), asked, None, "messages")
+        asked, asked_by = request.asked_tokens()
+        most = check_length(service.max_model_len, len(tokens), asked, None, "messages", asked_by)
         sampling = request.sampling(config, max_tokens=most, logprobs=top)
         prompt = Prompt(tokens, "", continues=bool(request.continue_final_message))
         branches = branches_for(service, exchange, request, [(prompt, sampling)])
@@ -229,7 +235,7 @@ async def _prompt_tokens(service: Service, request: ChatRequest) -> list[int]:
 
 def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
     top = request.top_logprobs
-    if top is not None and not request.logprobs:
+    if top and not request.logprobs:
         raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
     if top is not None and top > most:
         raise ApiError(f"top_logprobs is {top}; this server gives {most} (--max-logprobs).", param="top_logprobs")

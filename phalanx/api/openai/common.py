@@ -1,12 +1,13 @@
 """Fields that several endpoints share, and what they mean to the engine."""
 
+import re
 import secrets
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Raw
 
-from phalanx.api.decoding import ABSENT, hint, unsupported
+from phalanx.api.decoding import ABSENT, SHOWN, hint, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.config import Config
 from phalanx.protocol import SamplingParams
@@ -15,6 +16,7 @@ MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024
 MAX_STOP_CHARACTERS = 16384
 """Of all stop strings together: what the search for them holds grows with it."""
+_TOKEN_KEY = re.compile("0|[1-9][0-9]{0,9}")
 _SEEDS = 2**64
 _SEED_STEP = 0x9E3779B97F4A7C15
 """Odd, from the golden ratio: the seeds of a request's choices are far apart (Knuth, TAOCP 3, 6.4)."""
@@ -45,8 +47,12 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     logit_bias: (
         Annotated[
-            dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]],
-            Meta(max_length=1024, description="Token id to what is added to its logit."),
+            dict[str, Annotated[float, Meta(ge=-100, le=100)]],
+            Meta(
+                max_length=1024,
+                description="Token id to what is added to its logit.",
+                extra_json_schema={"propertyNames": {"pattern": f"^({_TOKEN_KEY.pattern})$"}},
+            ),
         ]
         | None
     ) = None
@@ -112,7 +118,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
                 param="stop",
             )
         vocabulary = config.facts.vocab_size
-        for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
+        biased = [_token_of_key(key) for key in self.logit_bias or ()]
+        for name, ids in (("logit_bias", biased), ("stop_token_ids", self.stop_token_ids)):
             for token in ids or ():
                 if token >= vocabulary:
                     raise ApiError(
@@ -146,10 +153,20 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             seed=secrets.randbits(64) if self.seed is None else self.seed % _SEEDS,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
-            logit_bias=self.logit_bias or None,
+            logit_bias={int(key): bias for key, bias in self.logit_bias.items()} if self.logit_bias else None,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
+
+
+def _token_of_key(key: str) -> int:
+    """Raises ApiError (400) naming the key."""
+    if _TOKEN_KEY.fullmatch(key) is None:
+        raise ApiError(
+            f"Invalid value for the key {key[:SHOWN]!r} of logit_bias: Expected `int`, the id of a token.",
+            param="logit_bias",
+        )
+    return int(key)
 
 
 def _first(*values: float | None) -> float:
@@ -203,14 +220,16 @@ def too_long(limit: int, prompt: int, param: str, asked: int | None = None, at_l
     )
 
 
-def check_length(limit: int, prompt: int, asked: int | None, default: int | None, param: str) -> int:
+def check_length(
+    limit: int, prompt: int, asked: int | None, default: int | None, param: str, asked_by: str = "max_tokens"
+) -> int:
     """How many tokens may be produced after `prompt` tokens. `default`: where none are asked for; None: all left.
 
-    Raises ApiError (400, context_length_exceeded) in numbers; `param` names the prompt.
+    Raises ApiError (400, context_length_exceeded) in numbers; `param` names the prompt, `asked_by` the field that asks.
     """
     # A prompt that is only scored needs room for one token too: the engine scores it on the way there.
     if prompt + max(1 if asked is None else asked, 1) > limit:
-        raise too_long(limit, prompt, "max_tokens" if asked and prompt < limit else param, asked or None)
+        raise too_long(limit, prompt, asked_by if asked and prompt < limit else param, asked or None)
     if asked is not None:
         return asked
     return limit - prompt if default is None else min(default, limit - prompt)
