@@ -118,15 +118,14 @@ def refuse_broken(path: Path) -> None:
         with path.open("rb") as file:
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
-            header = file.read(length) if length <= LONGEST_HEADER else b""
+            if length > LONGEST_HEADER:
+                raise CheckpointError(f"{path} cannot be read: it is not a safetensors file")
+            header = file.read(length)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    needed = 8 + length
-    if length <= LONGEST_HEADER and len(header) == length:
-        needed += _data_bytes(header, path)
-    elif length > LONGEST_HEADER:
-        raise CheckpointError(f"{path} cannot be read: it is not a safetensors file")
-    if size < needed:
+    whole_header = size >= 8 and len(header) == length
+    needed = 8 + length + (_data_bytes(header, path) if whole_header else 0)
+    if size < needed or not whole_header:
         raise CheckpointError(
             f"{path} cannot be read: it ends after {size:,} of its {needed:,} bytes. Download or copy it again."
         )
@@ -135,7 +134,7 @@ def refuse_broken(path: Path) -> None:
 def _data_bytes(header: bytes, path: Path) -> int:
     """Bytes of all tensors that a header describes."""
     try:
-        tensors = json.loads(header)
-        return max((int(tensors[name]["data_offsets"][1]) for name in tensors if name != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        tensors = json.loads(header).items()
+        return max((int(tensor["data_offsets"][1]) for name, tensor in tensors if name != "__metadata__"), default=0)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
         raise CheckpointError(f"{path} cannot be read: it is not a safetensors file") from None

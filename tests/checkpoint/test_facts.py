@@ -105,6 +105,13 @@ def test_the_tokenizers_end_of_sequence_may_be_an_ordinary_piece_of_its_vocabula
     assert found == [(5,), (2,)]
 
 
+def test_a_checkpoint_that_says_no_length_takes_the_options(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, max_position_embeddings=None)
+    with pytest.raises(CheckpointError, match="has no max_position_embeddings: give --max-model-len"):
+        read(folder, None)
+    assert read(folder, 4096).max_model_len == 4096
+
+
 def test_default_sampling_is_what_generation_config_gives(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path)
     fields = {

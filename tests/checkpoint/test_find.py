@@ -1,13 +1,19 @@
 """Where a checkpoint is looked for, and what is said of one that is not there or not whole."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from huggingface_hub import errors
+from safetensors.numpy import save_file
 from support.checkpoints import write_checkpoint
 
+import phalanx
 from phalanx.checkpoint.errors import CheckpointError
+from phalanx.checkpoint.files import METADATA
 from phalanx.checkpoint.find import find, find_weights
 from phalanx.config import ModelOptions
 
@@ -36,6 +42,64 @@ def test_a_folder_that_is_no_checkpoint_is_told_what_it_lacks(tmp_path: Path) ->
     (folder / "config.json").rename(folder / "c.json")
     assert "no config.json" in refusal(str(folder))
     assert "is a file" in refusal(str(folder / "c.json"))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234567890\n"
+
+
+def test_a_git_lfs_pointer_is_no_file(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    (folder / "model.safetensors").write_bytes(POINTER)
+    words = f"is a git-lfs pointer, not the file itself: run `git lfs pull` in {folder}"
+    assert f"model.safetensors {words}" in refusal_of_weights(folder)
+    (folder / "tokenizer.json").write_bytes(POINTER)
+    assert f"tokenizer.json {words}" in refusal(str(folder))
+
+
+def test_weights_that_are_not_all_there_are_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    file = folder / "model.safetensors"
+    save_file({"a": numpy.zeros(1000, dtype=numpy.float32)}, file)
+    whole = file.read_bytes()
+    assert find_weights(ModelOptions(model=str(folder)), folder) == [file]
+    for length in (len(whole) - 1, 30, 0):
+        file.write_bytes(whole[:length])
+        assert f"{file} cannot be read: it ends after {length:,} of its " in refusal_of_weights(folder)
+    for content in (b"PK" * 100, (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"{]"):
+        file.write_bytes(content)
+        assert f"{file} cannot be read: it is not a safetensors file" in refusal_of_weights(folder)
+
+
+def test_weights_in_another_format_are_named_with_what_helps(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    assert "holds no *.safetensors file: convert its weights, or use --load-format dummy" in refusal_of_weights(folder)
+    (folder / "training_args.bin").touch()
+    (folder / "pytorch_model.bin").touch()
+    assert "(pytorch_model.bin is in a format that is not read)" in refusal_of_weights(folder)
+    (folder / "consolidated.safetensors").touch()
+    assert "consolidated.safetensors, which is in Mistral's own format" in refusal_of_weights(folder)
+
+
+def test_an_index_is_taken_at_its_word_and_no_further_than_its_folder(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"{n}": f"{n}.safetensors" for n in range(7)}}))
+    save_file({"0": numpy.zeros(1)}, folder / "0.safetensors")
+    (folder / "1.safetensors").symlink_to(folder / "gone")  # as a cache looks that was cleaned by hand
+    assert "lacks 6 of the 7 files its index names: 1.safetensors, 2.safetensors" in refusal_of_weights(folder)
+    for content in ({}, {"weight_map": {}}, {"weight_map": {"a": 1}}, {"weight_map": ["a"]}):
+        index.write_text(json.dumps(content))
+        assert "is not an index of safetensors files" in refusal_of_weights(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "../0.safetensors"}}))
+    assert "'../0.safetensors', which is not a file beside it" in refusal_of_weights(folder)
+
+
+def test_every_file_that_is_read_is_one_that_is_fetched() -> None:
+    """API servers open files of the checkpoint by name, in a room that cannot ask which are fetched."""
+    sources = [path.read_text() for path in Path(phalanx.__file__).parent.rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r'"(\w+\.(?:json|jinja|model|txt))"', text)}
+    assert named - set(METADATA) == set()
+    assert named >= {"tokenizer.json", "special_tokens_map.json", "chat_template.jinja"}
 
 
 def test_a_mistyped_path_is_told_with_the_nearest_folder(tmp_path: Path) -> None:

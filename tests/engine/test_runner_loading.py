@@ -95,6 +95,30 @@ def test_a_checkpoint_that_is_not_the_model_of_its_config_is_refused(folder: Pat
         load_runner(folder)
 
 
+def test_tensors_that_are_no_part_of_the_model_are_named_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = first_logprobs(folder)
+    extra = [f"vision_tower.blocks.{index}.weight" for index in range(5)]
+    further = ["model.layers.3.mlp.up_proj.weight", "v_head.summary.bias", "position_ids"]
+    rewrite(folder, lambda tensors: tensors.update({name: torch.ones(2) for name in (*extra, *further)}))
+    caplog.clear()
+    assert first_logprobs(folder) == expected
+    assert caplog.messages == [
+        "8 tensors of the checkpoint are no part of the model and stay unused: model.layers.3.mlp.up_proj.weight, "
+        "position_ids, v_head.summary.bias, vision_tower.blocks.0.weight, vision_tower.blocks.1.weight, ..."
+    ]
+    ModelRunner(make_config(folder), warns=False).load(lambda *stage: None)
+    assert len(caplog.messages) == 1
+
+
+def test_names_may_lack_the_prefix_that_a_base_model_is_saved_without(folder: Path) -> None:
+    expected = first_logprobs(folder)
+    save_file(
+        {name.removeprefix("model."): tensor for name, tensor in load_file(folder / "model.safetensors").items()},
+        folder / "model.safetensors",
+    )
+    assert first_logprobs(folder) == expected
+
+
 def test_other_forms_of_the_weights_beside_the_file_are_left_alone(folder: Path) -> None:
     expected = first_logprobs(folder)
     save_file({"layers.0.attention.wq.weight": torch.zeros(3)}, folder / "consolidated.safetensors")
