@@ -17,6 +17,7 @@ _SAMPLING_RANGES = {
     "top_k": (-1, 2**31 - 1),
     "min_p": (0, 1),
     "repetition_penalty": (0.01, 100),
+    "max_new_tokens": (1, 2**31 - 1),
 }
 """Of generation_config.json: what a request may also carry, and the least and the most that makes sense."""
 

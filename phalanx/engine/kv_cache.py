@@ -123,10 +123,16 @@ class KvCache:
         """Name of a sequence's block `index`, all of whose tokens are known. Each block is hashed once."""
         hashes, size = sequence.block_hashes, self.block_size
         for block in range(len(hashes), index + 1):
-            parent = hashes[block - 1] if block else b""
+            parent = hashes[block - 1] if block else self._root(sequence.sampling.cache_salt)
             content = array("I", sequence.tokens[block * size : (block + 1) * size]).tobytes()
             hashes.append(BlockHash(blake2b(parent + content, digest_size=HASH_BYTES, key=self._key).digest()))
         return hashes[index]
+
+    def _root(self, salt: str) -> bytes:
+        """What the first block's hash starts from: sequences of different salts have no hash in common."""
+        if not salt:
+            return b""
+        return blake2b(salt.encode(), digest_size=HASH_BYTES, key=self._key, person=b"cache salt").digest()
 
     # --- holding ---
 

@@ -1,7 +1,7 @@
 """From logits to tokens, for the sequences of one step.
 
-Order, as vLLM has it: logit_bias, min_tokens, penalties, temperature, then min_p, top_k and top_p. Log probabilities
-are those of the raw logits, before any of these.
+Order, as vLLM has it: logit_bias, what is excluded (allowed_token_ids, min_tokens, bad_words), penalties, temperature,
+then min_p, top_k and top_p. Log probabilities are those of the raw logits, before any of these.
 
 Stateless: the random number of output position p is Philox 4x32-10 of (seed, p) (see kernels/sampling.h), one uniform a
 token, looked up in the running sum of the candidates' weights in the order of their ids. A row's token is a function of
@@ -59,6 +59,16 @@ class Sampler:
             ends = params.stop_token_ids if params.ignore_eos else (*self._eos_token_ids, *params.stop_token_ids)
             # A client may name stop tokens that the model has no logit for.
             logits_V[[token for token in ends if 0 <= token < len(logits_V)]] = -math.inf
+        if params.allowed_token_ids:
+            allowed = list(params.allowed_token_ids)
+            kept = logits_V[allowed]
+            logits_V.fill_(-math.inf)
+            logits_V[allowed] = kept
+        if bad := _completing(params.bad_words, sequence):
+            kept = logits_V[bad]
+            logits_V[bad] = -math.inf
+            if logits_V.max() == -math.inf:
+                logits_V[bad] = kept
         if _penalised(params):
             self._kernels.penalise(
                 logits_V,
@@ -83,9 +93,23 @@ def _penalised(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
 
 
+def _completing(words: tuple[tuple[int, ...], ...], sequence: Sequence) -> list[int]:
+    """The tokens that would make the output end with one of `words`."""
+    tokens, generated = sequence.tokens, sequence.generated
+    return [
+        word[-1]
+        for word in words
+        if len(word) <= generated + 1 and tokens[len(tokens) - len(word) + 1 :] == list(word[:-1])
+    ]
+
+
 def _edits(sequence: Sequence) -> bool:
     params = sequence.sampling
-    return bool(params.logit_bias) or sequence.generated < params.min_tokens or _penalised(params)
+    return (
+        bool(params.logit_bias or params.allowed_token_ids or params.bad_words)
+        or sequence.generated < params.min_tokens
+        or _penalised(params)
+    )
 
 
 def _choice(sequence: Sequence) -> Choice:

@@ -34,6 +34,15 @@ class SamplingParams(Message, frozen=True):
     """None: none. k >= 0: the sampled token's log probability and the k most likely ones'."""
     prompt_logprobs: int | None = None
     """As `logprobs`, for each prompt token after the first."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """If not empty, no other token is chosen."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that the output does not get: the last token of each is excluded where those before it stand.
+
+    Where that leaves no token at all, they are not applied.
+    """
+    cache_salt: str = ""
+    """If not empty, the prefix cache is shared with requests of the same salt alone."""
 
 
 def expected_remaining(expected_tokens: int, max_tokens: int, produced: int) -> int:

@@ -1,14 +1,23 @@
 """What a request says about sampling is what the engine is asked for."""
 
+import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
-from support.fake_engine import Asked, ServedApi, a_config, answering, events
+from support.fake_engine import Asked, ServedApi, a_config, answering, byte_token, events
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import Replace
 
+from phalanx.api.errors import ApiError
 from phalanx.api.openai.common import SamplingFields
+from phalanx.api.openai.prompts import bad_words
+from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
 from phalanx.protocol import SamplingParams
 
@@ -51,6 +60,9 @@ def test_every_option_reaches_the_engine(ask: Ask) -> None:
         ignore_eos=True,
         logit_bias={"7": -100, "8": 2.5},
         logprobs=2,
+        allowed_token_ids=[9, 7],
+        bad_words=["ab", " c"],
+        cache_salt="of one tenant",
         priority=-4,
     )
     assert asked.sampling == SamplingParams(
@@ -68,6 +80,9 @@ def test_every_option_reaches_the_engine(ask: Ask) -> None:
         ignore_eos=True,
         logit_bias={7: -100.0, 8: 2.5},
         logprobs=2,
+        allowed_token_ids=(9, 7),
+        bad_words=(tuple(map(byte_token, b"ab")), (byte_token(ord("c")),)),
+        cache_salt="of one tenant",
     )
     assert asked.submit.priority == -4
 
@@ -89,6 +104,76 @@ def test_the_checkpoint_s_defaults_stand_where_a_request_says_nothing(checkpoint
 def with_defaults(folder: Path, **values: float) -> Config:
     config = a_config(folder)
     return msgspec.structs.replace(config, facts=msgspec.structs.replace(config.facts, default_sampling=values))
+
+
+def test_the_checkpoint_s_max_new_tokens_stands_where_a_request_names_no_number(checkpoint_folder: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint_folder, checkpoint_folder.with_name("with_max_new_tokens")))
+    (folder / "generation_config.json").write_text('{"max_new_tokens": 40}')
+    with ServedApi(folder, answering("ok")) as api:
+        for path, body in (
+            ("/v1/completions", {"prompt": "hi"}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ):
+            for more, expected in (({}, 40), ({"max_tokens": 50}, 50), ({"max_tokens": None}, 40)):
+                assert api.http.post(path, json={**body, **more}).status_code == 200
+                assert api.rank.asked[-1].sampling.max_tokens == expected
+        assert api.http.post("/v1/completions", json={"prompt": [1] * 2040}).status_code == 200
+        assert api.rank.asked[-1].sampling.max_tokens == 8
+
+
+def test_bad_words_are_tokens_of_a_word_at_the_beginning_and_in_the_middle(tmp_path: Path) -> None:
+    """As vLLM reads them: with a space in front too, where that makes another first token and no more tokens."""
+    vocabulary = {"<unk>": 0, "a": 1, "b": 2, "▁": 3, "ab": 4, "▁ab": 5, "c": 6, "<s>": 7, "▁c": 8, "bc": 9}
+    tokenizer = Tokenizer(BPE(vocabulary, [("a", "b"), ("▁", "ab"), ("▁", "c"), ("b", "c")], unk_token="<unk>"))
+    tokenizer.normalizer = Replace(" ", "▁")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = ModelTokenizer.load(tmp_path)
+    service: Any = SimpleNamespace(
+        tokenizer=model, max_model_len=100, config=SimpleNamespace(facts=SimpleNamespace(vocab_size=9))
+    )
+
+    def read(*words: str) -> tuple[tuple[int, ...], ...]:
+        return asyncio.run(bad_words(service, SamplingFields(bad_words=list(words))))
+
+    try:
+        assert read("ab", " ab", "  c") == ((4,), (5,), (4,), (5,), (6,), (8,))
+        # A space makes one token more of it: it is not counted twice.
+        assert read("b") == ((2,),)
+        for word, says in (("   ", "makes nothing"), ("bc", "tokens are 0 to 8")):
+            with pytest.raises(ApiError, match=says) as refused:
+                read(word)
+            assert refused.value.detail.param == "bad_words"
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"allowed_token_ids": []}, "allowed_token_ids", "length >= 1"),
+        ({"allowed_token_ids": [260]}, "allowed_token_ids", "0 to 259"),
+        ({"allowed_token_ids": [-1]}, "allowed_token_ids[0]", ">= 0"),
+        ({"allowed_token_ids": [256], "min_tokens": 1}, "allowed_token_ids", "No token is left"),
+        ({"allowed_token_ids": [5, 6], "stop_token_ids": [5, 6], "min_tokens": 1}, "allowed_token_ids", "No token"),
+        ({"allowed_token_ids": [byte_token(97)], "bad_words": ["a"]}, "allowed_token_ids", "No token is left"),
+        ({"bad_words": [""]}, "bad_words[0]", "length >= 1"),
+        ({"bad_words": ["a"] * 129}, "bad_words", "length <= 128"),
+        ({"bad_words": ["x" * 1024] * 17}, "bad_words", "17408 characters in all"),
+        ({"cache_salt": ""}, "cache_salt", "length >= 1"),
+        ({"cache_salt": 5}, "cache_salt", "Expected `str | null`"),
+    ],
+    ids=repr,
+)
+def test_a_choice_that_cannot_be_made_is_refused(api: ServedApi, body: dict[str, Any], param: str, says: str) -> None:
+    answer = api.http.post("/v1/completions", json={"prompt": "hi", **body})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert says in answer.json()["error"]["message"]
+
+
+def test_an_end_may_be_allowed_where_it_may_come(ask: Ask) -> None:
+    assert ask(allowed_token_ids=[256])[0].sampling.allowed_token_ids == (256,)
+    assert ask(allowed_token_ids=[256], min_tokens=1, ignore_eos=True)[0].sampling.min_tokens == 1
 
 
 def test_a_chat_may_take_all_that_is_left_of_the_model_s_length(ask: Ask) -> None:

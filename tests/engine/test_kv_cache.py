@@ -11,14 +11,14 @@ from phalanx.protocol import ApiServerId, RequestId, SamplingParams
 SIZE = 4
 
 
-def sequence(tokens: list[int], prompt_logprobs: int | None = None) -> Sequence:
-    sampling = SamplingParams(max_tokens=8, prompt_logprobs=prompt_logprobs)
+def sequence(tokens: list[int], prompt_logprobs: int | None = None, salt: str = "") -> Sequence:
+    sampling = SamplingParams(max_tokens=8, prompt_logprobs=prompt_logprobs, cache_salt=salt)
     return Sequence(RequestKey(ApiServerId(0), RequestId(0)), list(tokens), len(tokens), sampling)
 
 
-def compute(cache: KvCache, tokens: list[int]) -> Sequence:
+def compute(cache: KvCache, tokens: list[int], salt: str = "") -> Sequence:
     """A sequence all of whose tokens have been computed, after reusing what there was."""
-    new = sequence(tokens)
+    new = sequence(tokens, salt=salt)
     cache.adopt(new, cache.lookup(new))
     start = new.computed
     assert cache.extend(new, len(tokens))
@@ -27,9 +27,9 @@ def compute(cache: KvCache, tokens: list[int]) -> Sequence:
     return new
 
 
-def reusable(cache: KvCache, tokens: list[int]) -> int:
+def reusable(cache: KvCache, tokens: list[int], salt: str = "") -> int:
     """Tokens that a new request with these would find."""
-    return len(cache.lookup(sequence(tokens))) * cache.block_size
+    return len(cache.lookup(sequence(tokens, salt=salt))) * cache.block_size
 
 
 def test_a_prompt_that_starts_alike_shares_the_full_blocks_it_has_in_common() -> None:
@@ -53,6 +53,21 @@ def test_an_equal_block_after_another_start_is_not_found() -> None:
     compute(cache, [1, 2, 3, 4, 5, 6, 7, 8])
     assert reusable(cache, [9, 2, 3, 4, 5, 6, 7, 8, 9]) == 0
     assert reusable(cache, [5, 6, 7, 8, 9]) == 0
+
+
+def test_a_salt_finds_what_was_computed_with_the_same_salt_and_nothing_else() -> None:
+    cache, tokens = KvCache(16, SIZE, key=b"secret"), [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    compute(cache, tokens, salt="a")
+    assert [reusable(cache, tokens, salt) for salt in ("a", "b", "aa", "")] == [8, 0, 0, 0]
+    compute(cache, tokens)
+    compute(cache, tokens, salt="b")
+    assert [reusable(cache, tokens, salt) for salt in ("a", "b", "aa", "")] == [8, 8, 0, 8]
+
+
+def test_a_salt_counts_for_blocks_that_are_still_being_computed() -> None:
+    cache, tokens = KvCache(16, SIZE), [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    computing = set(cache.names(sequence(tokens, salt="a"), 0, 8))
+    assert [cache.overlap(sequence(tokens, salt=salt), 0, computing) for salt in ("a", "b", "")] == [8, 0, 0]
 
 
 def test_what_is_not_computed_yet_is_not_found() -> None:

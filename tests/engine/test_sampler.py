@@ -310,6 +310,52 @@ def test_min_tokens_keeps_what_would_end_the_request_out(ignore_eos: bool, maske
     assert sample_one(logits_V, make_sequence([1], [4, 4, 4], **change)).token == EOS
 
 
+def test_only_allowed_tokens_are_chosen() -> None:
+    allowed = (7, 500, 999)
+    counts = draws(make_logits(scale=0.1), 300, allowed_token_ids=allowed)
+    assert counts.nonzero().flatten().tolist() == list(allowed)
+    # They keep their probabilities among themselves; penalties and the bias count as ever.
+    logits_V = make_logits()
+    best = max(allowed, key=lambda token: float(logits_V[token]))
+    change = {"allowed_token_ids": allowed, "temperature": 0.0}
+    assert sample_one(logits_V, make_sequence(**change)).token == best
+    other = next(token for token in allowed if token != best)
+    assert sample_one(logits_V, make_sequence(logit_bias={other: 50.0}, **change)).token == other
+
+
+def test_the_logprobs_of_an_allowed_token_are_those_of_the_whole_vocabulary() -> None:
+    logits_V = make_logits()
+    sampled = sample_one(logits_V, make_sequence(allowed_token_ids=(7,), logprobs=3))
+    assert sampled.logprobs is not None
+    assert sampled.logprobs.logprob == pytest.approx(float(torch.log_softmax(logits_V.double(), -1)[7]), abs=1e-5)
+
+
+def test_a_bad_word_is_left_out_where_its_beginning_stands() -> None:
+    logits_V = torch.zeros(VOCABULARY)
+    logits_V[[10, 11, 12]] = torch.tensor([50.0, 40.0, 30.0])
+
+    def chosen(output: list[int], *words: tuple[int, ...], prompt: list[int] | None = None) -> int:
+        return sample_one(logits_V, make_sequence(prompt or [1], output, temperature=0.0, bad_words=words)).token
+
+    assert chosen([], (10,)) == 11
+    assert chosen([], (10,), (11,)) == 12
+    assert chosen([5], (5, 10)) == 11
+    assert chosen([6], (5, 10)) == 10
+    assert chosen([4, 5, 10], (4, 5, 10)) == 10
+    assert chosen([4, 5], (4, 5, 10), (5, 11)) == 12
+    # What the prompt says is no beginning of the answer.
+    assert chosen([], (5, 10), prompt=[5]) == 10
+    assert chosen([5], (4, 5, 10), prompt=[4]) == 10
+
+
+def test_bad_words_that_leave_no_token_are_not_applied() -> None:
+    change = {"allowed_token_ids": (7, 8), "temperature": 0.0}
+    logits_V = make_logits()
+    logits_V[7] = 50.0
+    assert sample_one(logits_V, make_sequence(bad_words=((7,), (8,)), **change)) == Sampled(7)
+    assert sample_one(logits_V, make_sequence(bad_words=((7,),), **change)) == Sampled(8)
+
+
 @pytest.mark.parametrize("vocabulary", [1, 5, 1000, 20_011])
 def test_logprobs_are_the_log_softmax_of_the_raw_logits(vocabulary: int) -> None:
     logits_V = make_logits(vocabulary=vocabulary)

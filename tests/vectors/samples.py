@@ -74,6 +74,9 @@ SAMPLING = p.SamplingParams(
     logit_bias={5: -100.0, 100_000: 0.25},
     logprobs=0,
     prompt_logprobs=20,
+    allowed_token_ids=(2, 5, 100_000),
+    bad_words=((5,), (100_000, 127)),
+    cache_salt="of one tenant",
 )
 LOAD = p.Load(1, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 0, BIG)
 SCORED = p.TokenLogprobs(-0.5, 2, [7, 100_000], [-0.25, -1.5])

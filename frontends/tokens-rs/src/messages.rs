@@ -247,6 +247,9 @@ pub struct SamplingParams {
     pub logit_bias: Vec<(TokenId, f64)>,
     pub logprobs: Option<u64>,
     pub prompt_logprobs: Option<u64>,
+    pub allowed_token_ids: Vec<TokenId>,
+    pub bad_words: Vec<Vec<TokenId>>,
+    pub cache_salt: String,
 }
 
 /// Nil where there is none.

@@ -29,6 +29,7 @@ pub struct Names {
 pub struct Options {
     /// As asked for.
     max_tokens: Option<usize>,
+    default_max_tokens: usize,
     seed: Option<u64>,
     values: SamplingParams,
 }
@@ -67,8 +68,12 @@ impl Options {
             logit_bias: logit_bias(fields, facts.vocab_size)?,
             logprobs: None,
             prompt_logprobs: None,
+            allowed_token_ids: Vec::new(),
+            bad_words: Vec::new(),
+            cache_salt: String::new(),
         };
-        Ok(Self { max_tokens, seed, values })
+        let default_max_tokens = default("max_new_tokens", names.default_max_tokens as f64) as usize;
+        Ok(Self { max_tokens, default_max_tokens, seed, values })
     }
 
     pub fn logprobs(&mut self, logprobs: Option<u64>, prompt_logprobs: Option<u64>) {
@@ -83,7 +88,7 @@ impl Options {
         if prompt.saturating_add(asked.unwrap_or(1).max(1)) > limit {
             return Err(too_long(prompt, asked.filter(|&asked| asked > 0), limit, names));
         }
-        let max_tokens = asked.unwrap_or(names.default_max_tokens.min(limit - prompt));
+        let max_tokens = asked.unwrap_or(self.default_max_tokens.min(limit - prompt));
         let min_tokens = self.values.min_tokens;
         if min_tokens > max_tokens {
             let name = names.min_tokens;
@@ -187,6 +192,9 @@ mod tests {
         let plain = read("{}", &[]).unwrap().for_prompt(10, 64, &NAMES).unwrap();
         assert_eq!((plain.temperature, plain.top_p, plain.top_k, plain.max_tokens), (1.0, 1.0, 0, 16));
         let theirs = [("temperature", 0.6), ("top_k", 20.0), ("repetition_penalty", 1.1)];
+        let longer = read("{}", &[("max_new_tokens", 40.0)]).unwrap();
+        assert_eq!(longer.for_prompt(10, 64, &NAMES).unwrap().max_tokens, 40);
+        assert_eq!(longer.for_prompt(44, 64, &NAMES).unwrap().max_tokens, 20);
         let own = read("{\"temperature\": 0}", &theirs).unwrap().for_prompt(10, 64, &NAMES).unwrap();
         assert_eq!((own.temperature, own.top_k, own.repetition_penalty), (0.0, 20, 1.1));
     }

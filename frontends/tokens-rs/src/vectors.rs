@@ -58,6 +58,9 @@ fn sampling(of: &Value) -> SamplingParams {
             .collect(),
         logprobs: of["logprobs"].as_u64(),
         prompt_logprobs: of["prompt_logprobs"].as_u64(),
+        allowed_token_ids: numbers(&of["allowed_token_ids"]),
+        bad_words: of["bad_words"].as_array().unwrap().iter().map(numbers).collect(),
+        cache_salt: of["cache_salt"].as_str().unwrap().to_owned(),
     }
 }
 

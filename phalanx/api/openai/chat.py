@@ -12,12 +12,12 @@ from phalanx.api.choice import FinishName
 from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.openai.common import SamplingFields, Usage, check_length, check_model
+from phalanx.api.openai.common import SamplingFields, Usage, check_length, check_model, default_max_tokens
 from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Branch, Collected, run
 from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
 from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_template
-from phalanx.api.openai.prompts import Prompt, branches_for, check_count, encode_prompt
+from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, encode_prompt
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer
 
@@ -213,8 +213,10 @@ async def chat_completions(exchange: Exchange, service: Service) -> None:
     async with admitted(exchange, service, size, completions=request.n or 1, priority=request.priority or 0) as flight:
         tokens = await _prompt_tokens(service, request)
         asked, asked_by = request.asked_tokens()
-        most = check_length(service.max_model_len, len(tokens), asked, None, "messages", asked_by)
-        sampling = request.sampling(config, max_tokens=most, logprobs=top)
+        most = check_length(
+            service.max_model_len, len(tokens), asked, default_max_tokens(config, None), "messages", asked_by
+        )
+        sampling = request.sampling(config, max_tokens=most, logprobs=top, bad_words=await bad_words(service, request))
         prompt = Prompt(tokens, "", continues=bool(request.continue_final_message))
         branches = branches_for(service, exchange, request, [(prompt, sampling)])
         await run(exchange, service, request, branches, ChatForm(request, model, service.tokenizer), flight)

@@ -9,11 +9,13 @@ from msgspec import Meta, Raw
 
 from phalanx.api.decoding import ABSENT, SHOWN, hint, unsupported
 from phalanx.api.errors import ApiError
-from phalanx.config import Config
+from phalanx.config import Config, ModelFacts
 from phalanx.protocol import SamplingParams
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024
+MAX_BAD_WORDS = 128
+MAX_ALLOWED = 16384
 MAX_STOP_CHARACTERS = 16384
 """Of all stop strings together: what the search for them holds grows with it."""
 _TOKEN_KEY = re.compile("0|[1-9][0-9]{0,9}")
@@ -56,6 +58,27 @@ class SamplingFields(msgspec.Struct, kw_only=True):
         ]
         | None
     ) = None
+    allowed_token_ids: (
+        Annotated[
+            list[TokenId],
+            Meta(
+                min_length=1,
+                max_length=MAX_ALLOWED,
+                description="No other token is chosen, an end of sequence neither.",
+            ),
+        ]
+        | None
+    ) = None
+    bad_words: (
+        Annotated[
+            list[StopString],
+            Meta(
+                max_length=MAX_BAD_WORDS,
+                description="Words that the answer does not get, as the tokenizer writes them.",
+            ),
+        ]
+        | None
+    ) = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
     include_stop_str_in_output: bool | None = None
@@ -65,6 +88,18 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Meta(max_length=1024, description="Who asks, for the caller's own records.")] | None = None
+    cache_salt: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=1024,
+                description="The prefix cache is shared with requests of the same salt alone: something long that "
+                "other users cannot guess.",
+            ),
+        ]
+        | None
+    ) = None
     priority: (
         Annotated[int, Meta(ge=-(2**31), le=2**31 - 1, description="Lower runs first; equal ones in order of arrival.")]
         | None
@@ -110,16 +145,24 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
     def check(self, config: Config) -> None:
         """Raise ApiError for what the types cannot say."""
-        characters = sum(map(len, self.stop_strings()))
-        if characters > MAX_STOP_CHARACTERS:
-            raise ApiError(
-                f"stop has {characters} characters in all; the stop strings of a request may have "
-                f"{MAX_STOP_CHARACTERS} together.",
-                param="stop",
-            )
+        for name, what, texts in (
+            ("stop", "stop strings", self.stop_strings()),
+            ("bad_words", "bad words", self.bad_words or []),
+        ):
+            characters = sum(map(len, texts))
+            if characters > MAX_STOP_CHARACTERS:
+                raise ApiError(
+                    f"{name} has {characters} characters in all; the {what} of a request may have "
+                    f"{MAX_STOP_CHARACTERS} together.",
+                    param=name,
+                )
         vocabulary = config.facts.vocab_size
         biased = [_token_of_key(key) for key in self.logit_bias or ()]
-        for name, ids in (("logit_bias", biased), ("stop_token_ids", self.stop_token_ids)):
+        for name, ids in (
+            ("logit_bias", biased),
+            ("stop_token_ids", self.stop_token_ids),
+            ("allowed_token_ids", self.allowed_token_ids),
+        ):
             for token in ids or ():
                 if token >= vocabulary:
                     raise ApiError(
@@ -129,7 +172,13 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             raise ApiError("stream_options is only for requests with stream set to true.", param="stream_options")
 
     def sampling(
-        self, config: Config, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None
+        self,
+        config: Config,
+        *,
+        max_tokens: int,
+        logprobs: int | None,
+        prompt_logprobs: int | None = None,
+        bad_words: tuple[tuple[int, ...], ...] = (),
     ) -> SamplingParams:
         """What the engine gets: the request's values, then the checkpoint's defaults, then OpenAI's."""
         min_tokens = self.min_tokens or 0
@@ -138,6 +187,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
                 f"min_tokens is {min_tokens}, more than the {max_tokens} tokens this request may produce.",
                 param="min_tokens",
             )
+        self._check_choice(config.facts, min_tokens, bad_words)
         default = config.facts.default_sampling.get
         return SamplingParams(
             max_tokens=max_tokens,
@@ -156,7 +206,23 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             logit_bias={int(key): bias for key, bias in self.logit_bias.items()} if self.logit_bias else None,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            allowed_token_ids=tuple(self.allowed_token_ids or ()),
+            bad_words=bad_words,
+            cache_salt=self.cache_salt or "",
         )
+
+    def _check_choice(self, facts: ModelFacts, min_tokens: int, bad_words: tuple[tuple[int, ...], ...]) -> None:
+        """Raises ApiError (400) where no token is left for the first position."""
+        excluded = {word[0] for word in bad_words if len(word) == 1}
+        if min_tokens:
+            excluded.update(self.stop_token_ids or (), () if self.ignore_eos else facts.eos_token_ids)
+        allowed = self.allowed_token_ids
+        if (excluded.issuperset(allowed)) if allowed else len(excluded) >= facts.vocab_size:
+            raise ApiError(
+                "No token is left to choose from: all that allowed_token_ids leaves are bad_words, or would end the "
+                "answer before min_tokens.",
+                param="allowed_token_ids" if allowed else "bad_words",
+            )
 
 
 def _token_of_key(key: str) -> int:
@@ -171,6 +237,12 @@ def _token_of_key(key: str) -> int:
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
+
+
+def default_max_tokens(config: Config, otherwise: int | None) -> int | None:
+    """How many tokens are produced where a request does not say: the checkpoint's own default, or `otherwise`."""
+    own = config.facts.default_sampling.get("max_new_tokens")
+    return otherwise if own is None else int(own)
 
 
 def choice_seed(seed: int, choice: int) -> int:

@@ -11,11 +11,19 @@ from phalanx.api.choice import FinishName, ScoredToken
 from phalanx.api.decoding import ABSENT, LARGE_BODY, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.openai.common import SamplingFields, TokenId, Usage, check_length, check_model, too_long
+from phalanx.api.openai.common import (
+    SamplingFields,
+    TokenId,
+    Usage,
+    check_length,
+    check_model,
+    default_max_tokens,
+    too_long,
+)
 from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Branch, Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
-from phalanx.api.openai.prompts import Prompt, branches_for, check_count, check_tokens, encode_prompt
+from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.protocol import SamplingParams
@@ -209,15 +217,18 @@ async def _read(exchange: Exchange, service: Service) -> tuple[CompletionRequest
 async def _sampled_prompts(service: Service, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:
     given = request.prompts()
     check_count(service, len(given), request.n or 1)
+    default = default_max_tokens(service.config, DEFAULT_MAX_TOKENS)
+    excluded = await bad_words(service, request)
     prompts = []
     for prompt in given:
         encoded = await _encode(service, request, prompt)
         length = len(encoded.tokens)
         sampling = request.sampling(
             service.config,
-            max_tokens=check_length(service.max_model_len, length, request.max_tokens, DEFAULT_MAX_TOKENS, "prompt"),
+            max_tokens=check_length(service.max_model_len, length, request.max_tokens, default, "prompt"),
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if request.echo else None,
+            bad_words=excluded,
         )
         prompts.append((encoded, sampling))
     # Texts that are not echoed are not needed any more, and an answer may take minutes.
@@ -232,6 +243,6 @@ async def _encode(service: Service, request: CompletionRequest, prompt: str | li
         return Prompt(tokens, prompt if request.echo else "", continues=bool(prompt))
     check_tokens(prompt, service, "prompt")
     # The length is checked before the text is made.
-    check_length(service.max_model_len, len(prompt), request.max_tokens, DEFAULT_MAX_TOKENS, "prompt")
+    check_length(service.max_model_len, len(prompt), request.max_tokens, None, "prompt")
     text = await service.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else ""
     return Prompt(prompt, text, continues=True)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import msgspec
 
 from phalanx.api.choice import Choice
+from phalanx.api.decoding import SHOWN
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.common import SamplingFields, choice_seed, too_long
@@ -43,6 +44,30 @@ def check_tokens(tokens: list[int], service: Service, param: str) -> None:
         written = service.tokenizer.token_string(token)
         name = f"token {token}" if written is None else f"token {token} ({written!r})"
         raise ApiError(f"{param} has {name}; the model's tokens are 0 to {vocabulary - 1}.", param=param)
+
+
+async def bad_words(service: Service, request: SamplingFields) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each of the request's bad words, as vLLM reads them.
+
+    A word is meant at the beginning of a text and within it: it counts with a space before it too, where that makes
+    another first token and no more tokens.
+
+    Raises ApiError (400) for a word without tokens and for tokens that the model does not have.
+    """
+    words = []
+    for word in request.bad_words or ():
+        bare = await service.tokenizer.encode(word.lstrip(), add_special_tokens=False, limit=service.max_model_len)
+        if not bare:
+            raise ApiError(f"bad_words has {word[:SHOWN]!r}, of which the tokenizer makes nothing.", param="bad_words")
+        spaced = await service.tokenizer.encode(
+            f" {word.lstrip()}", add_special_tokens=False, limit=service.max_model_len
+        )
+        words.append(bare)
+        if spaced[0] != bare[0] and len(spaced) == len(bare):
+            words.append(spaced)
+    for tokens in words:
+        check_tokens(tokens, service, "bad_words")
+    return tuple(map(tuple, words))
 
 
 def check_count(service: Service, prompts: int, n: int) -> None:
