@@ -214,8 +214,9 @@ class HttpOptions(Group, frozen=True):
         Annotated[int, msgspec.Meta(ge=1)] | None,
         flag("open connections an API server; then 503; absent: as many as descriptors allow"),
     ] = None
+    # Above the usual proxies' own: the side that sends requests has to be the one that gives a connection up.
     keep_alive_timeout: Annotated[float, flag("seconds after which a connection without a request is closed", gt=0)] = (
-        5.0
+        75.0
     )
     header_timeout: Annotated[float, flag("seconds in which a request's headers must have come; then 408", gt=0)] = 10.0
     body_timeout: Annotated[float, flag("seconds in which a request's body must have come; then 408", gt=0)] = 60.0

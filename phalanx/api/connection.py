@@ -38,6 +38,12 @@ HIGH_WATER = 16_384
 """Bytes written beyond these at which a stream waits. Small: a token's event costs several times its bytes while the
 event loop holds it, and far less while it is still a token."""
 
+LAST_WORDS = 1.0
+"""Seconds in which a new connection may still send its request when the server ends."""
+
+CROSSING = 0.25
+"""Seconds in which what an idle connection sends is still read when it has been told that the server ends."""
+
 RESERVED_DESCRIPTORS = 64
 """What an API server needs besides its HTTP connections and one for each rank."""
 
@@ -54,6 +60,8 @@ class Connections(ServerState):
         self.receiving = 0
         """Bytes of bodies that are not complete."""
         self.most_receiving = options.max_held_bytes // 4
+        self.leaving = False
+        """Every answer is the last on its connection."""
         metrics.connections.read = lambda: len(self.connections)
 
     @property
@@ -62,6 +70,12 @@ class Connections(ServerState):
         options = self.options
         shortest = min(options.header_timeout, options.body_timeout, options.write_timeout, options.keep_alive_timeout)
         return min(1.0, shortest / 4)
+
+    def leave(self) -> None:
+        """Make every answer that is not complete, and every one to come, the last on its connection."""
+        self.leaving = True
+        for connection in self.connections:
+            cast(BoundedProtocol, connection).leave()
 
     def look(self, now: float) -> None:
         """End those whose client has let the time for something pass. `now`: on the event loop's clock."""
@@ -144,6 +158,30 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         if not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+    # --- the end of the server ---
+
+    def leave(self) -> None:
+        """Close the connection behind the answer to what was asked last."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The server ends. Nobody is reset: neither who waits for an answer nor who asks just now."""
+        self.leave()
+        if self.cycle is not None and not self.cycle.response_complete:
+            return
+        if self._reading is Reading.NOTHING:
+            if not self.transport.can_write_eof():
+                self.transport.close()
+                return
+            # A request that crosses this one is read and dropped: closed at once, the kernel would answer it with a
+            # reset.
+            self._deaf = True
+            self.transport.write_eof()
+            self.loop.call_later(CROSSING, self.transport.close)
+        else:
+            self.loop.call_later(LAST_WORDS, self.transport.close)
 
     # --- what a client may leave undone ---
 
@@ -248,6 +286,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._endless = 0
         self._since = self.loop.time()
         super().on_headers_complete()
+        if self._all.leaving:
+            self.leave()
 
     def on_body(self, body: bytes) -> None:
         self._endless = 0

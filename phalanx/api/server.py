@@ -67,6 +67,7 @@ class HttpServer(uvicorn.Server):
             timeout_keep_alive=options.keep_alive_timeout,  # type: ignore[arg-type]  # handed to call_later
         )
         super().__init__(config)
+        self._application = application
         self._service = service
         self._connections = Connections(options, service.metrics, service.config.parallel.data_parallel_size)
         self.server_state = self._connections
@@ -122,12 +123,26 @@ class HttpServer(uvicorn.Server):
                 async with asyncio.timeout(interval):
                     await self._stopped.wait()
 
+    def drain(self, on_idle: Callable[[], None]) -> None:
+        """Take no new requests, which each learn so with the last answer on their connection; see Application.drain."""
+        self._connections.leave()
+        self._application.drain(on_idle)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Who is in a queue of the kernel's is accepted in the next turns, and gets an answer: see `stop_accepting`.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
     def stop(self) -> None:
         """Take no more connections, cut requests in flight short (each is told so) and end."""
+        self.drain(lambda: None)
         self.should_exit = True
         self._stopped.set()
+        # A turn later: one that was cancelled before its first step would give no answer. Those that begin from now on
+        # know that the server ends.
         for task in list(self.server_state.tasks):
-            task.cancel()
+            task.get_loop().call_soon(task.cancel)
 
 
 def load_template(config: Config, tokenizer: ModelTokenizer) -> ChatTemplate | NoChatTemplate:
@@ -202,7 +217,7 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
             case Stop():
                 server.stop()
             case Drain():
-                application.drain(lambda: control.send(Drained()))
+                server.drain(lambda: control.send(Drained()))
             case MetricsRequest():
                 siblings.asked(message)
             case MetricsGathered():

@@ -62,11 +62,11 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     secret = service_secret(parallel) or secrets.token_hex(32)
     try:
         # Before the checkpoint, which may have to be fetched: a port in use is told at once.
-        given, sockets = http_sockets(given)
+        given, sockets, passed = http_sockets(given)
     except OSError as error:
         what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
         return _no_address(f"{what}{error.strerror or error}")
-    return _serve(configuration(given), sockets, commands, Security(secret.encode(), files))
+    return _serve(configuration(given), sockets, passed, commands, Security(secret.encode(), files))
 
 
 def with_certificates(given: Given) -> Given:
@@ -83,8 +83,10 @@ def with_certificates(given: Given) -> Given:
     return given.with_http(http)
 
 
-def http_sockets(given: Given) -> tuple[Given, list[HttpSockets]]:
-    """Listening sockets for each API server, passed to this process or bound by it; the options say where they listen.
+def http_sockets(given: Given) -> tuple[Given, list[HttpSockets], bool]:
+    """Listening sockets for each API server, and whether they were passed to this process; else it bound them.
+
+    The options that come back say where they listen.
 
     Raises:
         OSError: the address cannot be had, or what was passed is not fit to serve on.
@@ -92,14 +94,14 @@ def http_sockets(given: Given) -> tuple[Given, list[HttpSockets]]:
     http, parallel = given.options.http, given.options.parallel
     passed = activation.passed_sockets(os.environ)
     if not passed:
-        return given, bind_http(http.host, http.port, parallel.own_api_servers)
+        return given, bind_http(http.host, http.port, parallel.own_api_servers), False
     asked_host, asked_port = ("host" in given.origins, "port" in given.origins)
     activation.check_address(passed, http.host if asked_host else None, http.port if asked_port else None)
     sockets = activation.dealt_by_address(passed, parallel.own_api_servers)
     host, port = passed[0].getsockname()[:2]
     # Nodes on other machines listen at the same port.
     http = msgspec.structs.replace(http, host=host, port=port)
-    return given.with_http(http), sockets
+    return given.with_http(http), sockets, True
 
 
 def parse(arguments: Sequence[str]) -> Given:
@@ -154,7 +156,7 @@ def _text(path: Path) -> str:
         raise UsageError(f"--chat-template: cannot read {path}: {error}") from None
 
 
-def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, security: Security) -> int:
+def _serve(config: Config, http: list[HttpSockets], passed: bool, commands: Commands | None, security: Security) -> int:
     # Here and not above: what is refused needs no event loop to be told.
     import uvloop
 
@@ -168,7 +170,7 @@ def _serve(config: Config, http: list[HttpSockets], commands: Commands | None, s
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     try:
-        bound = Sockets(http, config.parallel, config.http.scheme, encrypted=security.encrypts)
+        bound = Sockets(http, config.parallel, config.http.scheme, encrypted=security.encrypts, passed=passed)
     except OSError as error:
         return _no_address(error.strerror or str(error))
     with contextlib.ExitStack() as stack:

@@ -8,7 +8,15 @@ from types import TracebackType
 
 from phalanx.config import ParallelOptions
 from phalanx.protocol import ApiServerId, Endpoint, Place, Role
-from phalanx.transport.listener import HttpSockets, PrivateFolder, address_of, bind_tcp, bind_unix, spelt
+from phalanx.transport.listener import (
+    HttpSockets,
+    PrivateFolder,
+    address_of,
+    bind_tcp,
+    bind_unix,
+    spelt,
+    stop_accepting,
+)
 
 ANYWHERE = "0.0.0.0"
 """Which of this machine's addresses the others reach is seen when they do. They prove the secret first."""
@@ -21,12 +29,19 @@ class Sockets:
     """A context manager; leaving it closes everything and removes the private folder."""
 
     def __init__(
-        self, http: list[HttpSockets], parallel: ParallelOptions, scheme: str = "http", *, encrypted: bool = False
+        self,
+        http: list[HttpSockets],
+        parallel: ParallelOptions,
+        scheme: str = "http",
+        *,
+        encrypted: bool = False,
+        passed: bool = False,
     ) -> None:
         """Bind all others, one for the engine plane for each API server of `http`, which this owns from now on.
 
         Where ranks live on other machines, control and engine plane listen on TCP too. `encrypted` says that
-        connections between machines speak TLS.
+        connections between machines speak TLS; `passed`, that a service manager holds `http` as well, and beyond
+        this service's end.
 
         Raises:
             AddressInUse: the control port is taken.
@@ -34,6 +49,7 @@ class Sockets:
         """
         self.http = http
         self._encrypted = encrypted
+        self._passed = passed
         self.urls = [f"{scheme}://{spelt(*sock.getsockname()[:2])}" for sock in http[0]]
         """Where clients find the service: one an address."""
         self._retired: set[int] = set()
@@ -78,6 +94,14 @@ class Sockets:
                     sock.shutdown(socket.SHUT_RDWR)
         for sock in (*self.http[index], *self._engine[index]):
             sock.close()
+
+    def stop_accepting(self) -> None:
+        """The service ends: nobody shall wait in a backlog for whom nobody will come, and who is then reset."""
+        if not self._passed:
+            for index, sockets in enumerate(self.http):
+                if index not in self._retired:
+                    for sock in sockets:
+                        stop_accepting(sock)
 
     def lead(self, rank: int) -> None:
         """Bind where the tensor-parallel workers of a rank on this machine will find worker 0."""

@@ -174,6 +174,8 @@ class Supervisor:
             case events.Refuse(reason, connection):
                 self._greeting.pop(connection).refuse(reason)
             case events.Stop(child):
+                if child.place.role is Role.API and self._fleet.phase is Phase.STOPPING:
+                    self._sockets.stop_accepting()
                 if child in self._connections:
                     self._connections[child].send(protocol.Stop())
             case events.Drain(child):

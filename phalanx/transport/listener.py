@@ -5,12 +5,14 @@ Every function here returns a socket that already listens; nothing returns a bar
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import shutil
 import socket
 import stat
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ HttpSockets = tuple[socket.socket, ...]
 """What one API server accepts clients from: a listening socket an address."""
 
 _FOLDER_PREFIX = "phalanx-"
+
+_SO_ATTACH_FILTER = 26
+_RETURN_ZERO = struct.pack("@HBBI", 0x06, 0, 0, 0)
+"""A packet filter of one instruction: let 0 bytes of a packet pass (linux/filter.h)."""
 
 
 class AddressInUse(OSError):
@@ -136,6 +142,16 @@ def _bind_shared(family: socket.AddressFamily, target: Any, count: int, alone: b
             raise _refusal(error, *target[:2]) from None
         stack.pop_all()
     return sockets
+
+
+def stop_accepting(sock: socket.socket) -> None:
+    """Let nobody connect to a listening TCP socket any more, whichever processes hold it.
+
+    Who waits in its queue can still be accepted. Closing our copy would not keep the kernel from filling it, and
+    shutting it down resets who waits. Who connects now tries again by itself, and is refused once all have closed it.
+    """
+    nothing = ctypes.create_string_buffer(_RETURN_ZERO)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(nothing)))
 
 
 def _refusal(error: OSError, host: str, port: int) -> OSError:

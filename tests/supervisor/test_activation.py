@@ -183,7 +183,7 @@ def test_the_options_say_where_the_passed_sockets_listen(
     os.dup2(held.fileno(), FIRST)
     for name, value in (("LISTEN_PID", str(os.getpid())), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")):
         monkeypatch.setenv(name, value)
-    given, sockets = http_sockets(parse(["--api-server-count", "3"]))
+    given, sockets, _ = http_sockets(parse(["--api-server-count", "3"]))
     for (sock,) in sockets:
         stack.enter_context(sock)
     assert len(sockets) == 3

@@ -297,6 +297,17 @@ class ServedApi:
         self.tokenizer.close()
         self._folder.cleanup()
 
+    def drain(self) -> None:
+        """As the supervisor asks for it; once it has been heard."""
+        heard = threading.Event()
+
+        def drain() -> None:
+            self.server.drain(lambda: None)
+            heard.set()
+
+        self.loop.call_soon_threadsafe(drain)
+        assert heard.wait(DEADLINE)
+
     def stop(self) -> None:
         with contextlib.suppress(RuntimeError):  # stopped already
             self.loop.call_soon_threadsafe(self.server.stop)
