@@ -165,7 +165,7 @@ def service(given: dict[str, Any]) -> Service:
 def _key(given: dict[str, Any]) -> str:
     if given.get("admin_key_file") is not None:
         keys = of_file(Path(given["admin_key_file"]), "--admin-key-file")
-    elif os.environ.get(VARIABLE):
+    elif VARIABLE in os.environ:
         keys = of_environment(VARIABLE, os.environ[VARIABLE])
     else:
         raise UsageError(f"give the service's admin key: --admin-key-file FILE, or {VARIABLE} in the environment")

@@ -68,9 +68,11 @@ def _flat(content: dict[Any, Any], path: Path) -> dict[str, Any]:
 def _put(values: dict[str, Any], name: str, value: Any, path: Path) -> None:
     if name in values:
         raise UsageError(f"{path}: {name} is given twice")
-    # YAML's empty value and `null`: as if not given.
     if value is not None:
         values[name] = value
+    elif OPTIONS.get(name.removesuffix("_file"), OPTIONS[name]).secret:
+        raise UsageError(f"{path}: {name} is there and empty: an empty key would let everybody in")
+    # Any other empty value or `null` of YAML is as if not given.
 
 
 def _name(key: Any) -> str:

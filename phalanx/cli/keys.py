@@ -1,18 +1,24 @@
 """The keys of a service, from wherever they were given: flags and `--config`, key files, the environment.
 
-Flags and files add to one another; the environment counts where neither names a key. No message shows a key.
+Flags and files add to one another; the environment counts where neither names a key. A source that is named and empty
+is refused: a variable that a script did not find must not open the service to everybody. No message shows a key.
 """
 
+import ipaddress
 import os
+import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from ssl import CERT_REQUIRED
 from typing import NamedTuple
 
 import msgspec
 
+from phalanx.api import https
 from phalanx.cli.options import OPTIONS, Given, UsageError
+from phalanx.config import HttpOptions
 
 MAX_FILE = 2**20
 """Bytes of a key file; a longer one is something else."""
@@ -22,12 +28,15 @@ class _Kind(NamedTuple):
     name: str
     file: str
     variable: str
+    given: tuple[str, ...]
+    files: tuple[str, ...]
 
 
-_KINDS = (
-    _Kind("api_key", "api_key_file", "PHALANX_API_KEY"),
-    _Kind("admin_key", "admin_key_file", "PHALANX_ADMIN_KEY"),
-)
+def _kinds(http: HttpOptions) -> tuple[_Kind, ...]:
+    return (
+        _Kind("api_key", "api_key_file", "PHALANX_API_KEY", http.api_key, http.api_key_file),
+        _Kind("admin_key", "admin_key_file", "PHALANX_ADMIN_KEY", http.admin_key, http.admin_key_file),
+    )
 
 
 def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
@@ -39,16 +48,19 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
     http = given.options.http
     warnings: list[str] = []
     gathered: dict[str, dict[str, str]] = {}
-    for kind in _KINDS:
+    for kind in _kinds(http):
+        for name, values in ((kind.name, kind.given), (kind.file, kind.files)):
+            if name in given.origins and not any(value.strip() for value in values):
+                raise UsageError(f"{given.origins[name]}: an empty key would let everybody in")
         # Key to where it came from.
-        keys = gathered[kind.name] = dict(_named(given, kind, getattr(http, kind.name)))
-        for path in getattr(http, kind.file):
+        keys = gathered[kind.name] = dict(_named(given, kind))
+        for path in kind.files:
             keys |= of_file(Path(path), given.origins[kind.file])
             warnings += _seen_by_others(Path(path))
-        if not keys and environment.get(kind.variable):
+        if not keys and kind.variable in environment:
             keys |= of_environment(kind.variable, environment[kind.variable])
         if given.origins.get(kind.name) == OPTIONS[kind.name].flag:
-            _refuse_model(given, OPTIONS[kind.name].flag, getattr(http, kind.name)[-1])
+            _refuse_model(given, OPTIONS[kind.name].flag, kind.given[-1])
             warnings.append(
                 f"{OPTIONS[kind.name].flag}: `ps` showed this key while the service began, and the shell may remember "
                 f"it; {OPTIONS[kind.file].flag} FILE keeps it to those who can read the file"
@@ -76,8 +88,21 @@ def _refuse_model(given: Given, flag: str, last: str) -> None:
         )
 
 
-def _named(given: Given, kind: _Kind, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for key in keys:
+def exposed(http: HttpOptions, sockets: Iterable[socket.socket]) -> Iterator[str]:
+    """A warning where whoever reaches this machine may use the service."""
+    if http.api_key or https.CLIENT_CERTIFICATES[http.ssl_cert_reqs] == CERT_REQUIRED:
+        return
+    for sock in sockets:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = sock.getsockname()[:2]
+            if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+                shown = f"[{host}]" if ":" in host else host
+                yield f"whoever reaches {shown}:{port} may use this service: --api-key-file FILE asks for a key"
+                return
+
+
+def _named(given: Given, kind: _Kind) -> Iterator[tuple[str, str]]:
+    for key in kind.given:
         origin = given.origins[kind.name]
         if not key.strip():
             raise UsageError(f"{origin}: an empty key would let everybody in")
@@ -111,7 +136,7 @@ def of_environment(variable: str, text: str) -> dict[str, str]:
     """Keys with commas or line ends between them."""
     keys = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
     if not keys:
-        raise UsageError(f"{variable} holds no key")
+        raise UsageError(f"{variable} is set and holds no key: give it one, or unset it")
     return {_checked(key, variable): variable for key in keys}
 
 

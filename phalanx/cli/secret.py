@@ -16,13 +16,17 @@ def given_secret() -> str | None:
     Raises:
         UsageError: it is too short to be one.
     """
-    secret = os.environ.pop(SECRET_VARIABLE, "")
-    if secret and len(secret) < SHORTEST:
+    secret = os.environ.pop(SECRET_VARIABLE, None)
+    if secret is None:
+        return None
+    if not secret.strip():
+        raise UsageError(f"{SECRET_VARIABLE} is set and empty: unset it, or give it a secret (`openssl rand -hex 32`)")
+    if len(secret) < SHORTEST:
         raise UsageError(
             f"{SECRET_VARIABLE} has {len(secret)} characters, it takes at least {SHORTEST}: "
             "for example `openssl rand -hex 32`"
         )
-    return secret or None
+    return secret
 
 
 def service_secret(parallel: ParallelOptions) -> str | None:

@@ -66,6 +66,8 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     except OSError as error:
         what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
         return _no_address(f"{what}{error.strerror or error}")
+    for warning in keys.exposed(given.options.http, (sock for each in sockets for sock in each)):
+        print(f"phalanx serve: warning: {warning}", file=sys.stderr)
     return _serve(configuration(given), sockets, passed, commands, Security(secret.encode(), files))
 
 

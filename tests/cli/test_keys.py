@@ -1,12 +1,15 @@
 """Where keys come from, what is said of a bad one, and that no message shows it."""
 
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.certificates import Authority
 
 from phalanx import cli
+from phalanx.cli.keys import exposed
 from phalanx.cli.options import Given, UsageError
 from phalanx.cli.serve import parse, with_certificates
 from phalanx.config import HttpOptions
@@ -42,7 +45,7 @@ def test_a_file_holds_a_key_a_line_and_several_files_and_flags_add_up(kind: str,
 
 @pytest.mark.parametrize(
     ("text", "keys"),
-    [("one", ("one",)), ("one,two", ("one", "two")), (" one\n two,\n\nthree\n", ("one", "two", "three")), ("", ())],
+    [("one", ("one",)), ("one,two", ("one", "two")), (" one\n two,\n\nthree\n", ("one", "two", "three"))],
 )
 def test_the_environment_may_hold_several(text: str, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHALANX_API_KEY", text)
@@ -138,6 +141,71 @@ def test_a_bad_variable_is_refused_without_its_key(
     assert f"{variable}" in str(refused.value)
     assert says in str(refused.value)
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n", ",", " , \n"])
+@pytest.mark.parametrize("kind", ["api", "admin"])
+def test_an_empty_variable_is_no_way_in(kind: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"PHALANX_{kind.upper()}_KEY"
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(UsageError, match=f"{variable} is set and holds no key: give it one, or unset it"):
+        parse([])
+    path = key_file(tmp_path, "one")
+    keys = http(parse([f"--{kind}-key-file", path]))
+    assert (keys.api_key, keys.admin_key) == ((("one",), ()) if kind == "api" else ((), ("one",)))
+
+
+@pytest.mark.parametrize("empty", ['""', '" "', "[]", '[""]', "", "null", "[null]"])
+@pytest.mark.parametrize("name", ["api-key", "api_key_file", "admin_key", "admin-key-file"])
+def test_an_empty_value_of_a_configuration_file_is_no_way_in(name: str, empty: str, tmp_path: Path) -> None:
+    path = tmp_path / "phalanx.yaml"
+    path.write_text(f"{name}: {empty}\n")
+    with pytest.raises(UsageError, match=f"{path}: {name.replace('-', '_')}"):
+        parse(["--config", str(path)])
+
+
+def test_an_empty_variable_ends_the_start_with_code_2_and_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHALANX_SECRET", " ")
+    assert cli.main(["serve", "--engine", "synthetic", "--port", "0"]) == ExitCode.USAGE
+    words = "PHALANX_SECRET is set and empty: unset it, or give it a secret (`openssl rand -hex 32`)"
+    assert capsys.readouterr().err == f"phalanx serve: {words}\n"
+    monkeypatch.setenv("PHALANX_SECRET", "")
+    joined = ["join", "--control", "127.0.0.1:9", "--data-parallel-start-rank", "0", "--data-parallel-size-local", "1"]
+    assert cli.main(joined) == ExitCode.USAGE
+    assert capsys.readouterr().err == f"phalanx join: {words}\n"
+    monkeypatch.setenv("PHALANX_API_KEY", "")
+    assert cli.main(["serve", "--engine", "synthetic", "--port", "0"]) == ExitCode.USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "warned"),
+    [
+        ("127.0.0.1", {}, False),
+        ("127.0.0.2", {}, False),
+        ("::1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("::", {}, True),
+        ("0.0.0.0", {"api_key": ("k",)}, False),
+        ("0.0.0.0", {"admin_key": ("k",)}, True),
+        ("0.0.0.0", {"ssl_certfile": "x", "ssl_ca_certs": "y", "ssl_cert_reqs": "required"}, False),
+        ("0.0.0.0", {"ssl_certfile": "x", "ssl_ca_certs": "y", "ssl_cert_reqs": "optional"}, True),
+    ],
+)
+def test_a_service_that_everybody_reaches_without_a_key_is_warned_of(
+    host: str, options: dict[str, Any], warned: bool, tmp_path: Path
+) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        shown = f"[{host}]" if ":" in host else host
+        where = f"{shown}:{first.getsockname()[1]}"
+        line = f"whoever reaches {where} may use this service: --api-key-file FILE asks for a key"
+        assert list(exposed(HttpOptions(**options), [second, first, second])) == ([line] if warned else [])
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "http"))
+        assert list(exposed(HttpOptions(), [sock])) == []
 
 
 def test_a_configuration_file_with_a_wrong_kind_of_key_does_not_show_it(tmp_path: Path) -> None:
