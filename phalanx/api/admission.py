@@ -187,7 +187,10 @@ class Admission:
             victim.evict()
 
     def _over(self, total: Amount, asked: Amount) -> Reason | None:
-        """What there is too much of for what is asked on top of `total`; what it does not ask for is never short."""
+        """Which bound `asked` would exceed on top of `total`; None: it fits.
+
+        A request for none of something fits whatever there is of it.
+        """
         most = self.bounds
         if asked.bytes and total.bytes + asked.bytes > most.bytes:
             return Reason.BYTES

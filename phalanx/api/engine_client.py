@@ -8,6 +8,7 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -60,7 +61,7 @@ class Generation(Request):
         """Wait for new tokens; what has come meanwhile is merged. Raises as `take`."""
         while (output := self.take()) is None:
             come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.on_output = lambda come=come: None if come.done() else come.set_result(None)
+            self.on_output = partial(_tell, come)
             try:
                 await come
             finally:
@@ -70,6 +71,12 @@ class Generation(Request):
     def abort(self) -> None:
         """Stop the request in the engine; does nothing once it has finished."""
         self._dispatcher.abort(self)
+
+
+def _tell(come: asyncio.Future[None]) -> None:
+    """Several outputs may come before the one who waits has woken."""
+    if not come.done():
+        come.set_result(None)
 
 
 class EngineClient:

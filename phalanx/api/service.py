@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from phalanx.api.admission import Admission, Amount, bounds
 from phalanx.api.chat_template import ChatTemplate, NoChatTemplate
@@ -15,11 +15,15 @@ from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
 from phalanx.protocol import MetricsGathered, RequestLimits
 
-if TYPE_CHECKING:
-    from phalanx.api.openai.flight import Flight
-
 UNKNOWN_CACHE = 65_536
 """Tokens that a rank's KV cache is taken to hold until one has said how many."""
+
+
+class Watched(Protocol):
+    """A request that has been admitted and not ended."""
+
+    def look(self) -> None:
+        """Called once a second."""
 
 
 @dataclass(slots=True)
@@ -40,8 +44,7 @@ class Service:
     max_model_len: int
     """Longest prompt plus output in tokens: the model's, or less where an attached rank's KV cache holds less."""
     admission: Admission = field(init=False)
-    flights: "set[Flight]" = field(init=False, default_factory=set)
-    """Requests that have been admitted and not ended."""
+    flights: set[Watched] = field(init=False, default_factory=set)
 
     clock = staticmethod(time.monotonic)
 

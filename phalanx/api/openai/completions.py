@@ -11,6 +11,7 @@ from phalanx.api.choice import FinishName, ScoredToken
 from phalanx.api.decoding import ABSENT, LARGE_BODY, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import (
     SamplingFields,
     TokenId,
@@ -21,7 +22,7 @@ from phalanx.api.openai.common import (
     too_long,
 )
 from phalanx.api.openai.flight import admitted
-from phalanx.api.openai.generation import Branch, Collected, run
+from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
 from phalanx.api.service import Service

@@ -8,15 +8,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from phalanx.api.admission import Amount, Reason, Refused, Ticket
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.openai.branch import Branch
 from phalanx.api.service import Service
-
-if TYPE_CHECKING:
-    from phalanx.api.openai.generation import Branch
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +40,7 @@ _SAYS = {
 
 
 class Flight:
-    __slots__ = ("_branches", "_connection", "_evicted", "_service", "_task", "_ticket")
+    __slots__ = ("_branches", "_connection", "_service", "_task", "_ticket", "evicted")
 
     def __init__(self, exchange: Exchange, service: Service, priority: int, completions: int, body: int) -> None:
         """`completions`: 0 for one that asks nothing of ranks. `body`: its size in bytes.
@@ -53,7 +50,8 @@ class Flight:
         """
         self._service = service
         self._task = asyncio.current_task()
-        self._evicted = False
+        self.evicted = False
+        """It gave its place to one of better priority, and its task is cancelled for that."""
         self._branches: list[Branch] = []
         self._connection = exchange.connection
         # A prompt that fits the model has no more tokens than the model takes, nor than the text has bytes.
@@ -66,7 +64,7 @@ class Flight:
             raise self._overloaded(refused) from None
         service.flights.add(self)
 
-    def settle(self, branches: "list[Branch]") -> None:
+    def settle(self, branches: list[Branch]) -> None:
         """Its prompts are tokens now.
 
         Raises:
@@ -101,15 +99,12 @@ class Flight:
         self._service.flights.discard(self)
         self._service.admission.release(self._ticket, self._service.clock())
 
-    def gave_way(self) -> ApiError | None:
-        """To be asked where the task is cancelled: the reason, where it was for one of better priority alone."""
-        if not self._evicted or self._task is None or self._task.uncancel() > 0:
-            return None
-        admission = self._service.admission
-        return self._overloaded(Refused(Reason.PRIORITY, admission.retry_after(self._service.clock())))
+    def evicted_error(self) -> ApiError:
+        """What the client of an evicted request is told."""
+        return self._overloaded(Refused(Reason.PRIORITY, self._service.admission.retry_after(self._service.clock())))
 
     def _evict(self) -> None:
-        self._evicted = True
+        self.evicted = True
         assert self._task is not None
         self._task.cancel()
 
@@ -137,7 +132,7 @@ class Flight:
         )
 
 
-def _output_bytes(branch: "Branch") -> int:
+def _output_bytes(branch: Branch) -> int:
     top = branch.sampling.logprobs
     return OUTPUT_TOKEN if top is None else OUTPUT_TOKEN + SCORED_TOKEN + CANDIDATE * top
 
@@ -157,9 +152,10 @@ async def admitted(
         async with exchange.ended_with_client():
             yield flight
     except asyncio.CancelledError:
-        error = flight.gave_way()
-        if error is None:
+        task = asyncio.current_task()
+        # Taken back, the eviction leaves no cancellation but one that somebody else has asked for too.
+        if not flight.evicted or task is None or task.uncancel() > 0:
             raise
-        raise error from None
+        raise flight.evicted_error() from None
     finally:
         flight.leave()

@@ -4,209 +4,22 @@ The two endpoint families differ only in the JSON they make of it, which is thei
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any, Protocol
 
 import msgspec
 
-from phalanx.api.choice import Choice, ScoredToken
-from phalanx.api.engine_client import EngineDied, Generation, NoRank
-from phalanx.api.errors import ApiError, server_error
-from phalanx.api.http import ClientConnection, Exchange
-from phalanx.api.metrics import Metrics
+from phalanx.api.choice import ScoredToken
+from phalanx.api.errors import ApiError
+from phalanx.api.http import Exchange
+from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import SamplingFields, StreamOptions, Usage, usage
 from phalanx.api.openai.flight import Flight
 from phalanx.api.service import Service
-from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
-
-RETRY_AFTER = 5
-"""Seconds a client is told to wait where no rank came in time."""
 
 _DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
-
-
-class Branch:
-    """One completion of one prompt."""
-
-    __slots__ = (
-        "_arrival",
-        "_first",
-        "_generation",
-        "_last",
-        "_metrics",
-        "cached_tokens",
-        "choice",
-        "index",
-        "on_begin",
-        "prompt",
-        "prompt_logprobs",
-        "prompt_text",
-        "sampling",
-    )
-
-    def __init__(
-        self,
-        index: int,
-        prompt: list[int],
-        choice: Choice,
-        sampling: SamplingParams,
-        *,
-        metrics: Metrics,
-        arrival: float,
-        prompt_text: str = "",
-    ) -> None:
-        """`index`: of the choice in the response. `arrival`: of the HTTP request, on perf_counter's clock."""
-        self.index = index
-        self.prompt = prompt
-        self.prompt_text = prompt_text
-        """What `echo` gives back."""
-        self.choice = choice
-        self.cached_tokens = 0
-        self.prompt_logprobs: list[TokenLogprobs | None] | None = None
-        self.sampling = sampling
-        self.on_begin: Callable[[], None] = lambda: None
-        """Called with the first token."""
-        self._generation: Generation | None = None
-        self._metrics = metrics
-        self._arrival = arrival
-        self._first = 0.0
-        self._last = 0.0
-
-    def submit(self, service: Service, priority: int) -> None:
-        """Hand it to the engine, which may have to wait for a rank."""
-        sampling = self.sampling
-        if sampling.max_tokens == 0:
-            if sampling.prompt_logprobs is None:
-                return
-            # The engine scores a prompt on the way to its first token.
-            sampling = msgspec.structs.replace(sampling, max_tokens=1)
-        self._generation = service.engine.generate(self.prompt, sampling, priority)
-
-    @property
-    def rank(self) -> int | None:
-        """Where it runs; None: nowhere, there is nothing to generate."""
-        return None if self._generation is None else self._generation.rank
-
-    @property
-    def produced(self) -> int:
-        """Output tokens that have come from ranks."""
-        return 0 if self._generation is None else len(self._generation.tokens)
-
-    @property
-    def unread(self) -> int:
-        """Of these, how many wait until the client reads on."""
-        return max(self.produced - self.choice.tokens, 0)
-
-    async def advance(self) -> str:
-        """Wait for the next tokens; give the text to show. The end is where `choice.finish_reason` is set.
-
-        Raises:
-            ApiError: the engine failed.
-        """
-        if self._generation is None:
-            self.choice.finish_reason = "length"
-            return ""
-        try:
-            return self._absorb(await self._generation.next())
-        except (EngineDied, NoRank) as error:
-            raise _engine_failed(error) from None
-
-    async def pump(self, sink: Callable[[str], None], outlet: ClientConnection | None = None) -> str | None:
-        """Give the text of each step to `sink`, in the engine's own turn of the event loop.
-
-        There is no task to wake between the rank's message and the client's socket, which is a quarter of the cost
-        of a streamed token. Returns the last text, `choice.finish_reason` being set; or None as soon as `outlet` is
-        paused: then what comes is merged until `advance` takes it.
-
-        Raises:
-            ApiError: the engine failed.
-        """
-        generation = self._generation
-        if generation is None:
-            return await self.advance()
-        done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-
-        def take() -> None:
-            try:
-                while not done.done():
-                    if outlet is not None and outlet.paused:
-                        done.set_result(None)
-                        return
-                    if (output := generation.take()) is None:
-                        return
-                    text = self._absorb(output)
-                    if self.choice.finish_reason is None:
-                        sink(text)
-                    else:
-                        done.set_result(text)
-            except (EngineDied, NoRank) as error:
-                done.set_exception(_engine_failed(error))
-            except Exception as error:
-                # Ours, and not of the engine's connection, whose turn this is.
-                done.set_exception(error)
-
-        generation.on_output = take
-        try:
-            take()
-            return await done
-        finally:
-            generation.on_output = None
-
-    def _absorb(self, output: RequestOutput) -> str:
-        now = perf_counter()
-        if self._last:
-            count = len(output.tokens)
-            if count:
-                self._metrics.inter_token.observe((now - self._last) / count, count)
-        else:
-            self._begin(output, now)
-        self._last = now
-        if output.finish is not None and output.finish >= FinishReason.ABORT:
-            raise server_error(f"The engine could not run this request: {output.error or 'it was aborted'}.")
-        if self.sampling.max_tokens == 0:
-            self.choice.finish_reason = "length"
-            self.choice.scores = []
-            text = ""
-        else:
-            text = self.choice.feed(output)
-            self._metrics.generation_tokens.values[()] += len(output.tokens)
-        if self.choice.finish_reason is not None:
-            self._end(now)
-        return text
-
-    def _begin(self, output: RequestOutput, now: float) -> None:
-        self._first = now
-        self.on_begin()
-        self._metrics.first_token.observe(now - self._arrival)
-        self._metrics.prompt_tokens.add(len(self.prompt))
-        self.cached_tokens = output.cached_tokens
-        self.prompt_logprobs = output.prompt_logprobs
-
-    def _end(self, now: float) -> None:
-        metrics, tokens = self._metrics, self.choice.tokens
-        assert self.choice.finish_reason is not None
-        metrics.finished.add(1, self.choice.finish_reason)
-        metrics.latency.observe(now - self._arrival)
-        if tokens > 1:
-            metrics.per_token.observe((now - self._first) / (tokens - 1))
-        metrics.request_prompt.observe(len(self.prompt))
-        metrics.request_output.observe(tokens)
-        metrics.asked_tokens.observe(self.sampling.max_tokens)
-        # A stop string ended the text before the engine ended the request; else this does nothing.
-        self.release()
-
-    def release(self) -> None:
-        """Nobody wants the rest: stop the engine's work on it. Does nothing where that has ended."""
-        if self._generation is not None:
-            self._generation.abort()
-
-    def leave(self) -> None:
-        """The request ends here, finished or not."""
-        if self.choice.finish_reason is None:
-            self._metrics.finished.add(1, "abort")
-        self.release()
 
 
 class Form(Protocol):
@@ -374,17 +187,6 @@ async def _stream_branch(exchange: Exchange, branch: Branch, form: Form, continu
         text = None if outlet is None else await branch.pump(sink, outlet)
         body = chunk(await branch.advance() if text is None else text)
     return body + _event(form.last_chunk(branch, spent()))
-
-
-def _engine_failed(error: EngineDied | NoRank) -> ApiError:
-    if isinstance(error, EngineDied):
-        return server_error(f"This request was ended, for it may be what kills ranks: {error}.", code="engine_died")
-    return server_error(
-        f"Nothing can be generated now, {error}; try again in a moment.",
-        status=503,
-        code="no_rank",
-        retry_after=RETRY_AFTER,
-    )
 
 
 def _event(chunk: object) -> bytes:
