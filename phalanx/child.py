@@ -28,6 +28,7 @@ from phalanx.protocol import (
     Ready,
     Refused,
     Role,
+    Share,
     Stage,
     StageName,
     ToChild,
@@ -113,6 +114,8 @@ class Control:
         """As of Welcome; changes arrive as messages."""
         self.leader = welcome.leader
         self.counted = welcome.counted
+        self.share = welcome.share or Share()
+        """Of the machine, for a rank; as told last."""
         self.security = launch.security
 
     def send(self, message: ToSupervisor) -> None:
@@ -167,10 +170,15 @@ def enlist(launch: Launch, role: Role, on_message: Callable[[ToChild], None]) ->
     if not isinstance(welcome, Welcome):
         raise ConnectionError(f"the supervisor answered Hello with {type(welcome).__name__}")
 
+    control = Control(channel, welcome, launch)
+
     def watch() -> NoReturn:
         try:
             while True:
-                on_message(channel.receive(decoder))
+                message = channel.receive(decoder)
+                if isinstance(message, Share):
+                    control.share = message
+                on_message(message)
         except ConnectionError:
             os._exit(EXIT_ORPHANED)
         except BaseException:
@@ -180,4 +188,4 @@ def enlist(launch: Launch, role: Role, on_message: Callable[[ToChild], None]) ->
             os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, name="control", daemon=True).start()
-    return Control(channel, welcome, launch)
+    return control

@@ -142,13 +142,13 @@ class EngineOptions(Group, frozen=True):
         flag("size of a rank's KV cache in tokens; absent: from free memory"),
     ] = None
     gpu_memory_utilization: Annotated[
-        float, flag("share of the free memory that all ranks together may use for the KV cache", gt=0, le=1)
+        float, flag("share of a machine's free memory that the ranks there together may use for KV caches", gt=0, le=1)
     ] = 0.5
     block_size: Annotated[Literal[16, 32, 64], flag("tokens a KV block")] = 16
     max_logprobs: Annotated[int, flag("most top_logprobs a request may ask for", ge=0)] = 20
     cpu_threads: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None,
-        flag("threads a rank; absent: the CPUs that the service may use, divided by ranks"),
+        flag("threads a rank; absent: the CPUs of its machine, divided by the ranks there"),
     ] = None
     enforce_eager: Annotated[bool, flag("no graph capture; ranks on CPU never capture")] = False
     synthetic_rate: Annotated[

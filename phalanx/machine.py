@@ -4,10 +4,13 @@ Control groups limit both, in versions 1 and 2 and in a mix of the two. Groups a
 more than the tightest group on its way up to the root allows; in a container only a part of that way may be seen.
 """
 
+import math
 import os
 import re
 import resource
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -23,8 +26,22 @@ def usable_cpus(root: Path = ROOT) -> int:
     Args:
         root: where /proc and what it names are.
     """
-    quotas = [quota for quota in _cpu_quotas(root) if quota is not None]
+    quotas = [quota for _, quota in _cpu_quotas(root)]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
+
+
+def cpu_pool(root: Path = ROOT) -> str:
+    """A name for the CPU time that `usable_cpus` counts: processes for which it is the same divide the same CPUs.
+
+    Two containers of one machine with a quota each have a pool each, and so have two programs that are bound to
+    different CPUs.
+
+    Args:
+        root: where /proc and what it names are.
+    """
+    cpus = os.sched_getaffinity(0)
+    quotas = [(group, quota) for group, quota in _cpu_quotas(root) if quota < len(cpus)]
+    return f"{_kernel(root)} {sum(1 << cpu for cpu in cpus):x} {_tightest(quotas)}"
 
 
 def free_memory(root: Path = ROOT) -> int:
@@ -40,35 +57,66 @@ def free_memory(root: Path = ROOT) -> int:
     available = re.search(r"^MemAvailable: +(\d+) kB$", meminfo, re.MULTILINE)
     if available is None:
         raise RuntimeError("/proc/meminfo does not tell MemAvailable")
-    left = [left for left in _memory_left_in_groups(root) if left is not None]
+    left = [limit - used + droppable for _, limit, used, droppable in _memory_limits(root)]
     return max(0, min([int(available[1]) * 1024, *left, *_address_space_left()]))
 
 
-def _cpu_quotas(root: Path) -> Iterator[float | None]:
-    """In CPUs, of each group that this process is in; None: the group sets none."""
+def memory_pool(root: Path = ROOT) -> str:
+    """A name for the memory that `free_memory` counts: processes for which it is the same take from the same memory.
+
+    Args:
+        root: where /proc and what it names are.
+    """
+    total = re.search(r"^MemTotal: +(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    most = int(total[1]) * 1024 if total else math.inf
+    limits = [(group, limit) for group, limit, _, _ in _memory_limits(root) if limit < most]
+    return f"{_kernel(root)} {_tightest(limits)}"
+
+
+def _kernel(root: Path) -> str:
+    """Names the running kernel: all containers of a machine have it in common, and no other machine."""
+    return _read(root / "proc/sys/kernel/random/boot_id") or socket.gethostname()
+
+
+def _tightest(limits: Sequence[tuple[Path, float]]) -> str:
+    """Names the group whose limit binds, the same from inside of any container; of equal limits that of the outermost,
+    which groups beside it share."""
+    if not limits:
+        return "whole"
+    group, _ = min(reversed(limits), key=itemgetter(1))
+    status = group.stat()
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _cpu_quotas(root: Path) -> Iterator[tuple[Path, float]]:
+    """The groups that this process is in and that set a quota, and how many CPUs it is; the innermost first."""
     for group in _groups_of_version_2(root):
         quota, _, period = _read(group / "cpu.max").partition(" ")
-        yield int(quota) / int(period) if quota.isdecimal() else None
+        if quota.isdecimal():
+            yield group, int(quota) / int(period)
     for group in _groups_of_version_1(root, "cpu"):
         microseconds, every = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
-        yield microseconds / every if microseconds is not None and every else None
+        if microseconds is not None and every:
+            yield group, microseconds / every
 
 
-def _memory_left_in_groups(root: Path) -> Iterator[int | None]:
-    """In bytes, of each group that this process is in; None: the group sets no limit."""
+def _memory_limits(root: Path) -> Iterator[tuple[Path, int, int, int]]:
+    """The groups that this process is in and that set a limit, the innermost first; the limit, what they have used of
+    it, and what of that can be dropped, in bytes."""
     for group in _groups_of_version_2(root):
         # Beyond memory.high nobody is killed, and everybody is slowed down until nearly nothing moves.
         limits = [_number(group / "memory.max"), _number(group / "memory.high")]
-        yield _left(limits, _number(group / "memory.current"), _statistic(group, "inactive_file"))
+        yield from _limit(group, limits, "memory.current", "inactive_file")
     for group in _groups_of_version_1(root, "memory"):
         # The second is the least limit of all groups above, which a container cannot see.
         limits = [_number(group / "memory.limit_in_bytes"), _statistic(group, "hierarchical_memory_limit")]
-        yield _left(limits, _number(group / "memory.usage_in_bytes"), _statistic(group, "total_inactive_file"))
+        yield from _limit(group, limits, "memory.usage_in_bytes", "total_inactive_file")
 
 
-def _left(limits: list[int | None], used: int | None, droppable: int | None) -> int | None:
-    known = [limit for limit in limits if limit is not None]
-    return min(known) - used + (droppable or 0) if known and used is not None else None
+def _limit(group: Path, limits: list[int | None], usage: str, droppable: str) -> Iterator[tuple[Path, int, int, int]]:
+    known, used = [limit for limit in limits if limit is not None], _number(group / usage)
+    if known and used is not None:
+        yield group, min(known), used, _statistic(group, droppable) or 0
 
 
 def _address_space_left() -> list[int]:

@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "engine": {"machine", "config", "protocol", "transport", "child", "kernels", "checkpoint", "models"},
     "api": {"config", "protocol", "transport", "child"},
     "hosting": {"protocol", "transport", "child"},
-    "node": {"signals", "config", "protocol", "transport", "child", "checkpoint", "hosting"},
+    "node": {"machine", "signals", "config", "protocol", "transport", "child", "checkpoint", "hosting"},
     "ray_backend": {"signals", "config", "protocol", "transport", "child"},
-    "supervisor": {"signals", "config", "protocol", "transport", "child", "hosting"},
+    "supervisor": {"machine", "signals", "config", "protocol", "transport", "child", "hosting"},
     # It drives the service from outside, as its users and the operating system do.
     "chaos": {"machine"},
     "cli": {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.machine import free_memory, usable_cpus
+from phalanx.machine import cpu_pool, free_memory, memory_pool, usable_cpus
 
 GIB = 2**30
 UNLIMITED = "9223372036854771712"
@@ -175,3 +175,64 @@ def test_a_limit_of_the_address_space_bounds_the_memory() -> None:
 def test_this_machine_tells_both() -> None:
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
     assert free_memory() > 0
+
+
+@pytest.fixture
+def root(tmp_path: Path, eight_cpus: None) -> Path:
+    """One machine: two pods, the first with two containers, the second with one, and a group that limits nothing."""
+    files = {}
+    for group, memory, cpus in [
+        ("one", str(4 * GIB), "400000 100000"),
+        ("one/a", "max", "max 100000"),
+        ("one/b", str(8 * GIB), "600000 100000"),
+        ("two/a", str(4 * GIB), "400000 100000"),
+        ("free", "max", "max 100000"),
+        ("vast", str(99 * GIB), "9900000 100000"),
+    ]:
+        files |= {f"{group}/memory.max": memory, f"{group}/memory.current": "0", f"{group}/cpu.max": cpus}
+    root = machine(tmp_path, "", VERSION_2, files)
+    (root / "proc/sys/kernel/random").mkdir(parents=True)
+    (root / "proc/sys/kernel/random/boot_id").write_text("0b1f\n")
+    return root
+
+
+def pools(root: Path, group: str) -> tuple[str, str]:
+    """Of a process in this group."""
+    (root / "proc/self/cgroup").write_text(f"0::{group}\n")
+    return memory_pool(root), cpu_pool(root)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("/one/a", "/one/a", True),
+        ("/one/a", "/one/b", True),  # What binds both is the pod's limit.
+        ("/one/a", "/two/a", False),
+        ("/one/a", "/free", False),
+        ("/free", "/vast", True),  # Nothing but the machine binds either.
+    ],
+)
+def test_processes_share_a_pool_where_the_same_limit_binds_them(root: Path, one: str, other: str, shared: bool) -> None:
+    both = zip(pools(root, one), pools(root, other), strict=True)
+    assert [mine == yours for mine, yours in both] == [shared, shared]
+
+
+def test_another_machine_is_another_pool_and_so_are_other_cpus(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, cpus = pools(root, "/free")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert (memory_pool(root) == memory, cpu_pool(root) == cpus) == (True, False)
+    monkeypatch.undo()
+    (root / "proc/sys/kernel/random/boot_id").write_text("77aa\n")
+    assert memory_pool(root) != memory
+
+
+def test_two_groups_of_version_1_under_one_limit_share_its_memory(tmp_path: Path, eight_cpus: None) -> None:
+    files = {"memory/pod/memory.limit_in_bytes": str(GIB), "memory/pod/memory.usage_in_bytes": "0"}
+    for box in ("a", "b"):
+        files[f"memory/pod/{box}/memory.limit_in_bytes"] = UNLIMITED
+        files[f"memory/pod/{box}/memory.usage_in_bytes"] = "0"
+        files[f"memory/pod/{box}/memory.stat"] = f"hierarchical_memory_limit {GIB}"
+    root = machine(tmp_path, "4:memory:/pod/a\n", VERSION_1, files)
+    first = memory_pool(root)
+    (root / "proc/self/cgroup").write_text("4:memory:/pod/b\n")
+    assert memory_pool(root) == first

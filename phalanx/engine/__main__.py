@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from typing import NoReturn
 
 from phalanx.child import EXIT_FAILED, Control, Launch, enlist
@@ -18,7 +19,18 @@ from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Runner
 from phalanx.engine.stages import Stages
 from phalanx.engine.workers import PartnerGone, Workers
-from phalanx.protocol import EngineHello, Membership, RankId, RequestLimits, Role, StageName, Stop, ToChild, WorkerHello
+from phalanx.protocol import (
+    EngineHello,
+    Membership,
+    RankId,
+    RequestLimits,
+    Role,
+    Share,
+    StageName,
+    Stop,
+    ToChild,
+    WorkerHello,
+)
 
 STOP_GRACE = 1.0
 """Seconds a stopped rank may take to end its step. Nothing in a step is worth waiting longer for."""
@@ -37,7 +49,7 @@ def main() -> NoReturn:
     stopped = threading.Event()
 
     def hear(message: ToChild) -> None:
-        if not isinstance(message, Membership | Stop):
+        if not isinstance(message, Membership | Share | Stop):
             raise TypeError(f"a rank has no use for {type(message).__name__}")
         if isinstance(message, Stop):
             stopped.set()
@@ -82,7 +94,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
     workers = lead(control, launch, mailbox)
     stages = Stages(control.send, Drills(config.engine.synthetic_stage, launch.index))
     stages.begin()
-    runner = make_runner(config, workers, first=launch.index == 0)
+    runner = make_runner(config, workers, lambda: control.share, first=launch.index == 0)
     stages(StageName.IMPORTED)
     runner.load(stages)
     if workers is not None:
@@ -132,10 +144,10 @@ def lead(control: Control, launch: Launch, mailbox: Mailbox) -> Workers | None:
     return Workers(listener, control.security, hello, size, mailbox.put)
 
 
-def make_runner(config: Config, workers: Workers | None, *, first: bool) -> Runner:
+def make_runner(config: Config, workers: Workers | None, share: Callable[[], Share] = Share, *, first: bool) -> Runner:
     """Imports only what the chosen engine needs: the synthetic one never loads torch.
 
-    `first`: of all ranks this one says what is true of each.
+    `share`: of the machine, as it was told last. `first`: of all ranks this one says what is true of each.
     """
     if config.engine.engine == "synthetic":
         from phalanx.engine.synthetic import SyntheticRunner
@@ -145,7 +157,7 @@ def make_runner(config: Config, workers: Workers | None, *, first: bool) -> Runn
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     from phalanx.engine.runner import ModelRunner
 
-    return ModelRunner(config, warns=first)
+    return ModelRunner(config, share, warns=first)
 
 
 class Attachment:

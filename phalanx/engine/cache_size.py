@@ -6,11 +6,12 @@ from phalanx.checkpoint.shape import DecoderShape
 from phalanx.config import Config
 from phalanx.kernels.cpu import padded_head_dim
 from phalanx.machine import free_memory
+from phalanx.protocol import Share
 
 
-def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype) -> int:
-    """KV blocks of a rank: as many as `kv_cache_tokens` says, else as fit this rank's share of the free memory, and
-    never more than max_num_seqs sequences of the full length can fill.
+def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype, share: Share) -> int:
+    """KV blocks of a rank: as many as `kv_cache_tokens` says, else as fit this rank's share of the free memory of its
+    machine, and never more than max_num_seqs sequences of the full length can fill.
 
     Raises ValueError where not even one sequence of max_model_len fits.
     """
@@ -24,10 +25,10 @@ def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype) -> int
         blocks = config.engine.kv_cache_tokens // block_size
         source = f"--kv-cache-tokens {config.engine.kv_cache_tokens}"
     else:
-        share = config.engine.gpu_memory_utilization / config.parallel.data_parallel_size
+        part = config.engine.gpu_memory_utilization / share.memory
         free = free_memory()
-        blocks = int(free * share) // bytes_a_block
-        source = f"{share:.0%} of {free / 2**30:.1f} GiB free memory"
+        blocks = int(free * part) // bytes_a_block
+        source = f"{part:.0%} of {free / 2**30:.1f} GiB free memory"
     if blocks < blocks_a_sequence:
         raise ValueError(
             f"the KV cache holds {blocks * block_size:,} tokens ({source}, {bytes_a_block / block_size:,.0f} bytes a "

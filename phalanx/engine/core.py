@@ -18,6 +18,7 @@ from phalanx.protocol import (
     Probe,
     Rejected,
     RequestLimits,
+    Share,
     StepOutput,
     Stop,
     Submit,
@@ -115,6 +116,8 @@ class Engine:
             case Membership():
                 self._peers.update(event)
                 self._attached("")
+            case Share():
+                self._runner.take_share(event)
             case Stop():
                 self._stopping = True
             case RankBroken():

@@ -21,6 +21,7 @@ from phalanx.protocol import (
     EngineHello,
     Membership,
     Message,
+    Share,
     Stop,
     ToEngine,
 )
@@ -69,8 +70,8 @@ class Dialled(NamedTuple):
     channel: Channel
 
 
-Event: TypeAlias = Received | Attached | Unreachable | Lost | Membership | Stop | RankBroken
-Notice: TypeAlias = Unreachable | Lost | Membership | Stop | RankBroken | Dialled
+Event: TypeAlias = Received | Attached | Unreachable | Lost | Membership | Share | Stop | RankBroken
+Notice: TypeAlias = Unreachable | Lost | Membership | Share | Stop | RankBroken | Dialled
 
 
 class Mailbox:

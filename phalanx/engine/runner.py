@@ -1,6 +1,7 @@
 """The device's side of a rank: a checkpoint's weights, the KV cache, and one step at a time."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,12 +15,12 @@ from phalanx.config import Config
 from phalanx.engine.cache_size import cache_blocks
 from phalanx.engine.sampler import Sampler, token_logprobs
 from phalanx.engine.sequence import BlockId, Chunk, Progress, RequestKey, Sampled, Sequence
+from phalanx.engine.threads import threads_of
 from phalanx.kernels.batch import Batch
 from phalanx.kernels.device import kernels_for
-from phalanx.machine import usable_cpus
 from phalanx.models.dense import DenseDecoder
 from phalanx.models.weights import DummyWeights, Weights
-from phalanx.protocol import ApiServerId, RequestId, SamplingParams, StageName
+from phalanx.protocol import ApiServerId, RequestId, SamplingParams, Share, StageName
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,14 @@ class ModelRunner:
 
     num_blocks: int
 
-    def __init__(self, config: Config, *, warns: bool = True) -> None:
-        """`warns`: it says what is odd about the checkpoint, in its log.
+    def __init__(self, config: Config, share: Callable[[], Share] = Share, *, warns: bool = True) -> None:
+        """`share`: this rank's part of its machine, asked for when something is taken of it; absent: it is alone there.
+        `warns`: it says what is odd about the checkpoint, in its log.
 
         Raises UnsupportedModel or CheckpointError where config.json asks for what is not implemented.
         """
         self.config = config
+        self._share = share
         self.folder = Path(config.facts.folder)
         self.shape: DecoderShape = shape_of(read_json(self.folder / "config.json"))
         self.block_size = config.engine.block_size
@@ -51,13 +54,12 @@ class ModelRunner:
         self.dtype = _dtype(config.model.dtype, self.shape.dtype)
 
     def load(self, progress: Progress) -> None:
-        threads = self.config.engine.cpu_threads or max(1, usable_cpus() // self.config.parallel.data_parallel_size)
-        self.kernels = kernels_for(self.config.engine.device, threads)
+        self.kernels = kernels_for(self.config.engine.device, threads_of(self._share(), self.config.engine))
         self.sampler = Sampler(self.kernels, self.eos_token_ids)
         progress(StageName.WEIGHTS, 0.0, "")
         self._load_weights(progress)
         progress(StageName.CACHE, None, "")
-        self.num_blocks = cache_blocks(self.config, self.shape, self.dtype)
+        self.num_blocks = cache_blocks(self.config, self.shape, self.dtype, self._share())
         self.caches = self.model.new_caches(self.num_blocks, self.block_size, self.dtype)
         progress(StageName.WARM_UP, None, self.describe())
         self._warm_up()
@@ -87,10 +89,18 @@ class ModelRunner:
         self.execute([Chunk(sequence, 0, tokens)])
         self.execute([Chunk(sequence, tokens - 1, 1)])
 
+    def take_share(self, share: Share) -> None:
+        threads = threads_of(share, self.config.engine)
+        if threads != self.kernels.threads:
+            self.kernels.use_threads(threads)
+            ranks = f"{share.cpus} ranks divide" if share.cpus > 1 else "1 rank has"
+            log.info("threads from now on: %d, since %s this machine's CPUs", threads, ranks)
+
     def describe(self) -> str:
         """One line about what was loaded, for the person who watches the start."""
         tokens, dtype = self.num_blocks * self.block_size, str(self.dtype).removeprefix("torch.")
-        return f"KV cache {tokens:,} tokens, {dtype}, {self.kernels.threads} threads"
+        threads = "1 thread" if self.kernels.threads == 1 else f"{self.kernels.threads} threads"
+        return f"KV cache {tokens:,} tokens, {dtype}, {threads}"
 
     def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
         """Run one step; see `Runner.execute`. A Sampled with `error` ends its request, and no other."""

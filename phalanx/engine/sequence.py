@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, NewType, Protocol
 
-from phalanx.protocol import ApiServerId, RequestId, SamplingParams, StageName, TokenLogprobs
+from phalanx.protocol import ApiServerId, RequestId, SamplingParams, Share, StageName, TokenLogprobs
 
 BlockId = NewType("BlockId", int)
 BlockHash = NewType("BlockHash", bytes)
@@ -108,6 +108,10 @@ class Runner(Protocol):
 
     def describe(self) -> str:
         """One line about what was loaded, for the person who watches the start."""
+
+    def take_share(self, share: Share) -> None:
+        """Ranks have come or gone on this machine: use another part of its CPUs from the next step on. What was taken
+        of its memory stays."""
 
     def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
         """Run one step. Returns, for each chunk, its next token, or None where the chunk does not sample.

@@ -19,7 +19,7 @@ import msgspec
 from phalanx.config import Config
 from phalanx.engine.sequence import Chunk, Progress, Sampled, Sequence
 from phalanx.engine.workers import Draw, Workers
-from phalanx.protocol import StageName, TokenLogprobs
+from phalanx.protocol import Share, StageName, TokenLogprobs
 
 CACHE_TOKENS = 262_144
 """Size of the cache where no flag sets it, or one sequence of the model's length where that is more."""
@@ -63,6 +63,9 @@ class SyntheticRunner:
         speed = f"{rate:g} tokens/s a request" if rate else "unlimited speed"
         workers = f"{self._workers.size} workers, " if self._workers else ""
         return f"synthetic, {workers}KV cache {self.num_blocks * self.block_size:,} tokens, {speed}"
+
+    def take_share(self, share: Share) -> None:
+        """One thread draws all words, and the cache exists in name only: no part of the machine changes anything."""
 
     def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
         self._digests = {chunk.sequence: self._digest(chunk.sequence) for chunk in chunks}

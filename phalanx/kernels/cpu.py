@@ -168,8 +168,8 @@ class CpuKernels:
         """
         library = _library()
         self.level = level or library.phalanx_level().decode()
-        self.threads = threads
-        library.phalanx_set_threads(threads)
+        self._set_threads = library.phalanx_set_threads
+        self.use_threads(threads)
         # Its own pool would only contend with ours, and nothing large is left to torch.
         torch.set_num_threads(1)
 
@@ -193,6 +193,11 @@ class CpuKernels:
         self._penalise = bind("penalise", address, count, address, count, count, real, real, real, result=c_int64)
 
         self._philox = bind("philox", address, address, address)
+
+    def use_threads(self, threads: int) -> None:
+        """From the next operation on. No result depends on it."""
+        self.threads = threads
+        self._set_threads(threads)
 
     # --- weights
 

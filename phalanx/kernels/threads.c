@@ -13,7 +13,7 @@
 /* How long an idle thread watches for the next loop before it sleeps: longer than the gap between two kernels. */
 #define SPIN_NANOSECONDS 100000
 
-static _Atomic int wanted = 1; /* threads, the caller among them */
+static _Atomic int wanted = 1; /* threads, the caller among them; the futex that those beyond it sleep on */
 static int started = 1;
 
 /* One loop at a time. A claim is one addition to `ticket`, which holds the loop's groups and, in its lower half, the
@@ -57,6 +57,9 @@ static void claim_groups(void) {
 static void *worker(void *number) {
     uint32_t seen = 0;
     for (;;) {
+        /* One that is not wanted any more may not even watch for loops: its CPU is another process's by now. */
+        for (int now; (intptr_t)number >= (now = atomic_load(&wanted));)
+            syscall(SYS_futex, &wanted, FUTEX_WAIT_PRIVATE, now, 0, 0, 0);
         int64_t until = 0;
         for (int i = 1; atomic_load(&pool.loop) == seen; i++) {
             relax();
@@ -109,6 +112,7 @@ void phalanx_set_threads(int threads) {
         if (failed) break;
     }
     wanted = threads < started ? threads : started;
+    syscall(SYS_futex, &wanted, FUTEX_WAKE_PRIVATE, 1 << 30, 0, 0, 0);
 }
 
 const char *phalanx_level(void) {

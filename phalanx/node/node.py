@@ -18,13 +18,14 @@ from phalanx.hosting.children import Commands, arguments, environment, own_comma
 from phalanx.hosting.host import Host
 from phalanx.hosting.output import Output
 from phalanx.hosting.words import ending, spell
+from phalanx.machine import cpu_pool, memory_pool
 from phalanx.node import model
 from phalanx.node.arrival import in_thread, reach
 from phalanx.node.ending import Ending
 from phalanx.node.errors import NodeError
 from phalanx.node.link import Link
 from phalanx.node.sockets import Sockets
-from phalanx.protocol import ChildId, Failed, NodeHello, NodeReady, Place, Role, ToNode, Welcome
+from phalanx.protocol import ChildId, Failed, NodeHello, NodeReady, Place, Pools, Role, ToNode, Welcome
 from phalanx.transport.security import Security
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,8 @@ class Node:
             orders.address,
         )
         link = self._link = Link(channel, self._received, self._lost)
-        hello = NodeHello(machine, os.getpid(), phalanx.__version__, orders.places, orders.serves, link.host)
+        pools = Pools(memory_pool(), cpu_pool())
+        hello = NodeHello(machine, os.getpid(), phalanx.__version__, orders.places, orders.serves, link.host, pools)
         link.send(hello)
         try:
             async with asyncio.timeout(WELCOME):

@@ -28,6 +28,7 @@ from phalanx.protocol.control import (
     Pulse,
     Ready,
     Refused,
+    Share,
     Stage,
     Stop,
     Welcome,
@@ -81,6 +82,7 @@ from phalanx.protocol.nodes import (
     NodeHello,
     NodeReady,
     NodeStarting,
+    Pools,
     ReleaseNode,
     ServedAt,
     SignalChild,
@@ -117,6 +119,7 @@ ToChild: TypeAlias = (
     | Roster
     | Stop
     | Drain
+    | Share
     | MetricsRequest
     | MetricsGathered
     | AdminAnswer
@@ -162,6 +165,7 @@ __all__ = [
     "NodeReady",
     "NodeStarting",
     "Place",
+    "Pools",
     "Probe",
     "Pulse",
     "RankId",
@@ -177,6 +181,7 @@ __all__ = [
     "Roster",
     "SamplingParams",
     "ServedAt",
+    "Share",
     "SignalChild",
     "Stage",
     "StageName",

@@ -87,6 +87,20 @@ class Membership(Message, tag=20, frozen=True):
     """False: more will be named before the service is ready, and no rank is READY before it has reached them."""
 
 
+class Share(Message, tag=31, frozen=True):
+    """A rank's part of its machine. Sent in Welcome, and again when ranks come or go there.
+
+    The tensor-parallel workers of a rank are counted each by itself, as is said of the rank below.
+    """
+
+    memory: int = 1
+    """Ranks that divide the memory there, this one included. A rank takes its part once."""
+    cpus: int = 1
+    """Ranks that divide the CPUs there, this one included."""
+    place: int = 0
+    """Which of those that divide the CPUs this one is, from 0."""
+
+
 class Welcome(Message, tag=21, frozen=True):
     config: Config
     membership: Membership
@@ -94,6 +108,8 @@ class Welcome(Message, tag=21, frozen=True):
     """For a tensor-parallel worker: where worker 0 of its rank listens."""
     counted: bytes = b""
     """For an API server: the last samples of its predecessor in its place, to count on from; empty: none."""
+    share: Share | None = None
+    """For a rank; others have none."""
 
 
 class Stop(Message, tag=22, frozen=True):

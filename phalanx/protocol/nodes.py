@@ -3,6 +3,13 @@
 from phalanx.protocol.identity import ChildId, Message, Place, RankId
 
 
+class Pools(Message, frozen=True):
+    """What the processes of a node take from. Those of another node with a pool of the same name take from it too."""
+
+    memory: str
+    cpus: str
+
+
 class NodeHello(Message, tag=7, frozen=True):
     """First message of a node: a process on another machine that starts children there for the supervisor."""
 
@@ -17,6 +24,8 @@ class NodeHello(Message, tag=7, frozen=True):
     """It can hold API servers, `ParallelOptions.api_servers_per_node` of them."""
     address: str = ""
     """Its own, where its sockets listen and from where it dials."""
+    pools: Pools | None = None
+    """None: it cannot tell, and its ranks count as alone there."""
 
 
 class ServedAt(Message, frozen=True):

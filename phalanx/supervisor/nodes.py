@@ -15,7 +15,18 @@ from phalanx import protocol
 from phalanx.config import ParallelOptions, ServiceOptions
 from phalanx.hosting.host import Audience
 from phalanx.hosting.words import spell
-from phalanx.protocol import ApiServerId, ChildId, Endpoint, NodeHello, Place, RankId, Role, StartNode, ToSupervisor
+from phalanx.protocol import (
+    ApiServerId,
+    ChildId,
+    Endpoint,
+    NodeHello,
+    Place,
+    Pools,
+    RankId,
+    Role,
+    StartNode,
+    ToSupervisor,
+)
 from phalanx.supervisor import events
 from phalanx.supervisor.claims import objection
 from phalanx.transport.audit import audited
@@ -102,6 +113,10 @@ class Nodes:
         self._orders: dict[tuple[tuple[Place, ...], str], int] = {}
         """The latest of each node asked of the driver."""
         self._control = ""
+        self._pools: dict[Place, Pools | None] = {}
+        """What the node that brought a place last said of its machine."""
+        self._planned: dict[Place, str] = {}
+        """The cluster's host on which the Ray driver has room for a place, from its first plan."""
 
     def belong_to(self, owner: Owner) -> None:
         self._owner = owner
@@ -116,6 +131,17 @@ class Nodes:
         """Where the checkpoint is on the machine of a place; None: where it is here."""
         link = self._held.get(place)
         return link.ready.folder if link is not None and link.ready is not None else None
+
+    def pools(self, place: Place) -> Pools | None:
+        """What the rank in a place takes from, as far as is known: told by its node, by the one it had before, or by
+        another on the host where the Ray driver plans it."""
+        if place in self._pools:
+            return self._pools[place]
+        host = self._planned.get(place)
+        if host is None:
+            return None
+        known = (self._pools[mate] for mate, where in self._planned.items() if where == host and mate in self._pools)
+        return next(known, Pools(host, host))
 
     def leader(self, rank: int) -> str:
         """Where workers of a rank find worker 0; empty where the rank is not on a node."""
@@ -177,6 +203,8 @@ class Nodes:
                 continue
             self._remote.discard(place)
             link = self._held.pop(place, None)
+            self._pools.pop(place, None)
+            self._planned.pop(place, None)
             self._leaders.pop(RankId(place.index), None)
             if self._driver is not None:
                 self._driver(protocol.ReleaseNode((place,), "", self._orders.get(((place,), ""), 0)))
@@ -214,6 +242,8 @@ class Nodes:
 
     def planned(self, plan: protocol.ClusterPlan) -> None:
         """The driver has placed the ranks; which of the cluster's machines are used is known from now on."""
+        ranks = sorted(self._remote, key=lambda place: (place.index, place.worker))
+        self._planned = dict(zip(ranks, plan.nodes, strict=False))
         if self._parallel.api_servers_per_node is None:
             return
         for host in dict.fromkeys(plan.nodes):
@@ -284,6 +314,7 @@ class Nodes:
             brought |= {place for place in self._remote if place.index in ranks}
         for place in (*brought, *(self._seats.get(hello.address, ()) if hello.serves else ())):
             self._held[place] = link
+        self._pools |= dict.fromkeys(brought, hello.pools)
         connection.hand_over(link)
         self._owner.welcome_node(connection)
         return ""

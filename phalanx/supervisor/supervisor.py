@@ -17,14 +17,28 @@ from phalanx.config import Config
 from phalanx.hosting import children
 from phalanx.hosting.host import Host
 from phalanx.hosting.output import Output
-from phalanx.protocol import ChildId, Endpoint, Hello, Incarnation, Membership, NodeHello, Place, Role, ToSupervisor
+from phalanx.machine import cpu_pool, memory_pool
+from phalanx.protocol import (
+    ChildId,
+    Endpoint,
+    Hello,
+    Incarnation,
+    Membership,
+    NodeHello,
+    Place,
+    Pools,
+    Role,
+    Share,
+    ToSupervisor,
+)
 from phalanx.supervisor import administration, events, leaving, report
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Limits, Phase
+from phalanx.supervisor.lives import Life, Limits, Phase
 from phalanx.supervisor.nodes import Nodes
 from phalanx.supervisor.reception import ControlHandler
 from phalanx.supervisor.scrape import Scrapes
+from phalanx.supervisor.shares import shares
 from phalanx.supervisor.sockets import Sockets
 from phalanx.transport import stream
 from phalanx.transport.audit import audited
@@ -106,6 +120,9 @@ class Supervisor:
         self._reached_at = ""
         self._outputs: dict[ChildId, Output] = {}
         self._connections: dict[ChildId, stream.Connection] = {}
+        self._pools = Pools(memory_pool(), cpu_pool())
+        self._told_shares: dict[ChildId, Share] = {}
+        """Of the ranks that are connected, what each was told last."""
         self._greeting: dict[int, ControlHandler] = {}
         """Connections whose Hello waits for the fleet's answer."""
         self._greetings = itertools.count()
@@ -188,12 +205,14 @@ class Supervisor:
             case events.AnnounceReady():
                 self._watcher.ready(self._fleet, self._nodes.urls)
             case events.AnnounceDegraded(failure):
+                self._tell_shares()
                 place = failure.child.place
                 if place.role is Role.API and not self._nodes.bring(place):
                     self._sockets.retire(place.index)
                     self.membership_changed()
             case events.TellRoster():
                 self._tell_roster()
+                self._tell_shares()
             case events.AnnounceLeft(rank, former):
                 for child in former:
                     self._outputs.pop(child, None)
@@ -228,7 +247,10 @@ class Supervisor:
         leader = (self._sockets.leader(place.index) or self._nodes.leader(place.index)) if place.worker else ""
         counted = self._scrapes.counted(place.index) if place.role is Role.API else b""
         membership, leader = self._membership(connection), audited(leader) if leader else ""
-        connection.send(protocol.Welcome(config, membership, leader, counted))
+        share = self._shares()[place] if place.role is Role.ENGINE else None
+        connection.send(protocol.Welcome(config, membership, leader, counted, share))
+        if share is not None:
+            self._told_shares[child] = share
         if place.role is Role.API:
             connection.send(leaving.roster(self._fleet))
 
@@ -264,11 +286,25 @@ class Supervisor:
         elif self._config.parallel.tensor_parallel_size > 1:
             for rank in {place.index for place in places}:
                 self._sockets.lead(rank)
-        # What a new rank takes of the memory and of the cores is measured by how many there are.
-        size = len({place.index for place in [*self._fleet.children, *places] if place.role is Role.ENGINE})
-        parallel = msgspec.structs.replace(self._config.parallel, data_parallel_size=size)
-        self._config = msgspec.structs.replace(self._config, parallel=parallel)
-        self._keyless = msgspec.structs.replace(self._keyless, parallel=parallel)
+
+    # --- machines and their ranks ---
+
+    def _shares(self) -> dict[Place, Share]:
+        """Each rank's part of its machine. One that falls keeps its part while it may come back."""
+        ranks = [
+            place
+            for place, child in self._fleet.children.items()
+            if place.role is Role.ENGINE and child.life is not Life.FALLEN
+        ]
+        return shares({place: self._nodes.pools(place) if self._nodes.bring(place) else self._pools for place in ranks})
+
+    def _tell_shares(self) -> None:
+        """Tell each rank its part of its machine, where that has changed."""
+        for place, share in self._shares().items():
+            child = self._fleet.children[place].id
+            if self._told_shares.get(child, share) != share:
+                self._told_shares[child] = share
+                self._connections[child].send(share)
 
     def _membership(self, connection: stream.Connection) -> Membership:
         """The API servers, each where this peer can dial it."""
@@ -291,6 +327,8 @@ class Supervisor:
         """A connection said which ranks it brings."""
         if refusal := self._nodes.greeted(handler.connection, hello):
             handler.refuse(refusal, told=True)
+        else:
+            self._tell_shares()
 
     def _send_to_api_server(self, index: int, message: protocol.Message) -> None:
         child = self._fleet.children[Place(Role.API, index)].id
@@ -350,6 +388,7 @@ class Supervisor:
     def disconnected(self, child: ChildId, reason: str) -> None:
         """The control connection of a child is over."""
         del self._connections[child]
+        self._told_shares.pop(child, None)
         if child.place.role is Role.API:
             self._scrapes.gone(child.place.index)
         self.take(events.ControlEnded(time.monotonic(), child, reason))

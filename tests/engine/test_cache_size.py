@@ -9,8 +9,10 @@ from support.reference import make_config
 
 from phalanx.checkpoint.families import shape_of
 from phalanx.config import Config
+from phalanx.engine import cache_size
 from phalanx.engine.cache_size import cache_blocks
 from phalanx.machine import free_memory
+from phalanx.protocol import Share
 
 SHAPE = shape_of(
     {
@@ -30,21 +32,30 @@ def config(tmp_path: Path, **engine: Any) -> Config:
 
 
 def test_it_is_what_the_option_says(tmp_path: Path) -> None:
-    assert cache_blocks(config(tmp_path, kv_cache_tokens=2000, block_size=32), SHAPE, torch.float32) == 62
+    assert cache_blocks(config(tmp_path, kv_cache_tokens=2000, block_size=32), SHAPE, torch.float32, Share()) == 62
 
 
 def test_it_is_no_larger_than_all_requests_can_fill(tmp_path: Path) -> None:
     few = config(tmp_path, kv_cache_tokens=10**9, max_num_seqs=3, block_size=16)
-    assert cache_blocks(few, SHAPE, torch.float32) == 3 * 1024 // 16
+    assert cache_blocks(few, SHAPE, torch.float32, Share()) == 3 * 1024 // 16
 
 
 def test_it_takes_its_share_of_free_memory(tmp_path: Path) -> None:
     """With a request limit that is out of the way: a tenth, and half as many bytes a token give twice the blocks."""
     options = config(tmp_path, kv_cache_tokens=None, max_num_seqs=10**7, gpu_memory_utilization=0.1)
     bytes_a_block = 16 * 3 * 2 * (16 + 32) * 4
-    blocks = cache_blocks(options, SHAPE, torch.float32)
+    blocks = cache_blocks(options, SHAPE, torch.float32, Share())
     assert blocks * bytes_a_block == pytest.approx(free_memory() * 0.1, rel=0.3)
-    assert cache_blocks(options, SHAPE, torch.bfloat16) == pytest.approx(2 * blocks, rel=0.3)
+    assert cache_blocks(options, SHAPE, torch.bfloat16, Share()) == pytest.approx(2 * blocks, rel=0.3)
+
+
+def test_ranks_that_divide_the_memory_take_no_more_together_than_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_size, "free_memory", lambda: 10**9)
+    options = config(tmp_path, kv_cache_tokens=None, max_num_seqs=10**7, gpu_memory_utilization=0.1)
+    alone = cache_blocks(options, SHAPE, torch.float32, Share(memory=1, cpus=4))
+    assert cache_blocks(options, SHAPE, torch.float32, Share(memory=4, cpus=1)) == alone // 4
 
 
 @pytest.mark.parametrize(
@@ -56,4 +67,4 @@ def test_it_takes_its_share_of_free_memory(tmp_path: Path) -> None:
 )
 def test_less_than_one_sequence_is_refused_in_numbers(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        cache_blocks(config(tmp_path, **options), SHAPE, torch.float32)
+        cache_blocks(config(tmp_path, **options), SHAPE, torch.float32, Share())

@@ -23,7 +23,7 @@ from support.reference import (
 )
 
 from phalanx.checkpoint.errors import CheckpointError
-from phalanx.engine import runner
+from phalanx.engine import threads
 from phalanx.engine.runner import ModelRunner
 from phalanx.protocol import StageName
 
@@ -205,7 +205,7 @@ def test_progress_is_told_stage_by_stage(folder: Path) -> None:
 def test_threads_are_what_the_machine_allows_unless_the_option_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 3)
     assert load_runner(folder, cpu_threads=None).describe().endswith(" 3 threads")
     assert load_runner(folder, cpu_threads=2).describe().endswith(" 2 threads")
 

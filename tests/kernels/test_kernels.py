@@ -2,7 +2,9 @@
 
 import math
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,3 +205,28 @@ def test_the_number_of_threads_may_change_at_any_time() -> None:
     for threads in (4, 2, 1, 5, 3) * 20:
         kernels = CpuKernels(threads)
         assert torch.equal(kernels.linear(x_TK, packed(kernels, weight_NK)), expected)
+
+
+def test_a_thread_that_is_not_wanted_any_more_takes_no_cpu() -> None:
+    kernels = CpuKernels(4)
+    linear, x_TK = packed(kernels, torch.randn(600, 400)), torch.randn(30, 400)
+
+    def busy() -> set[str]:
+        """The threads of this process that run while it computes."""
+        before = nanoseconds_run()
+        for _ in range(200):
+            kernels.linear(x_TK, linear)
+        after = nanoseconds_run()
+        return {thread for thread, spent in after.items() if spent > before.get(thread, 0)}
+
+    for wanted in (2, 1):
+        kernels.use_threads(wanted)
+        # Each that is to rest learns of it from an operation that it wakes up for, once it gets a CPU for that.
+        deadline = time.monotonic() + 30
+        while len(busy()) > wanted:
+            assert time.monotonic() < deadline
+
+
+def nanoseconds_run() -> dict[str, int]:
+    tasks = Path("/proc/self/task")
+    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}

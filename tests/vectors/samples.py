@@ -103,6 +103,9 @@ CONTROL: dict[str, p.Message] = {
     "Pulse": p.Pulse(41, True),
     "NodeHello": p.NodeHello("machine-7", 99, "0.1.0", (RANK_3, TP_1), True, "192.0.2.8"),
     "NodeHello, places none": p.NodeHello("machine-7", 99, "0.1.0", (), True),
+    "NodeHello, with its pools": p.NodeHello(
+        "machine-7", 99, "0.1.0", (RANK_3,), False, "192.0.2.8", p.Pools("b1 26:4711", "b1 ff whole")
+    ),
     "NodeReady, nothing bound": p.NodeReady("/models/name"),
     "NodeReady": p.NodeReady(
         "/models/name",
@@ -125,6 +128,9 @@ CONTROL: dict[str, p.Message] = {
     "Welcome": p.Welcome(CONFIG, MEMBERSHIP),
     "Welcome of a successor": p.Welcome(CONFIG, MEMBERSHIP, counted=b"\x01"),
     "Welcome of a rank's worker": p.Welcome(CONFIG, p.Membership(()), "unix:/run/user/1000/phalanx-x/workers-3"),
+    "Welcome of a rank": p.Welcome(CONFIG, p.Membership(()), share=p.Share(6, 3, 2)),
+    "Share": p.Share(4, 2, 1),
+    "Share of one alone": p.Share(),
     "Stop": p.Stop(),
     "Drain": p.Drain(),
     "Roster": p.Roster(3, (p.RankId(0), p.RankId(1)), (p.RankId(2), p.RankId(3)), (p.RankId(3),)),
