@@ -43,6 +43,7 @@ types: $(VENV)/installed-test
 
 docs: $(VENV)/installed
 	$(BIN)/python tools/options_page.py
+	$(BIN)/python tools/request_fields_page.py
 
 # Tests of the compiled front-end skip themselves, saying what is missing, where it cannot be built.
 frontend:

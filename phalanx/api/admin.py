@@ -13,7 +13,6 @@ from phalanx.protocol import AdminAnswer, AdminVerb, Standing
 
 MOST_BYTES = 65536
 
-Seconds = Annotated[float, Meta(ge=0, le=86400)]
 RankNumber = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
@@ -47,16 +46,30 @@ class Fleet(msgspec.Struct):
     api_servers: list[ApiServerInfo]
 
 
+Patience = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=86400,
+        description="Seconds in which running requests may finish; then other ranks continue them. "
+        "Default: --drain-timeout.",
+    ),
+]
+
+
 class LeaveRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    timeout: Annotated[
-        Seconds | None, Meta(description="For running requests to finish before they go on at other ranks.")
-    ] = None
+    timeout: Patience | None = None
 
 
 class ScaleRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    data_parallel_size: Annotated[RankNumber | None, Meta(description="Absent: as many as `retire` leaves.")] = None
-    retire: Annotated[list[RankNumber], Meta(description="Ranks that go.", max_length=1024)] = []
-    timeout: Seconds | None = None
+    data_parallel_size: (
+        Annotated[int, Meta(ge=0, lt=2**31, description="Ranks that shall serve. Default: as many as `retire` leaves.")]
+        | None
+    ) = None
+    retire: Annotated[
+        list[RankNumber], Meta(description="Ranks that go. Default: the last ones.", max_length=1024)
+    ] = []
+    timeout: Patience | None = None
 
 
 _leave_decoder = BodyDecoder(LeaveRequest)

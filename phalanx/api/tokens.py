@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.openai.chat import TemplateValues, render
+from phalanx.api.openai.chat import AddGenerationPrompt, ContinueFinalMessage, TemplateValues, render
 from phalanx.api.openai.common import TokenId, check_model
 from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.messages import PART_KINDS, Messages
@@ -23,13 +23,23 @@ MOST_TOKENS = 2**20
 class TokenizeRequest(msgspec.Struct, kw_only=True):
     """A text as `prompt`, or a chat as `messages`."""
 
-    model: str | None = None
-    prompt: str | None = None
-    messages: Messages | None = None
-    add_special_tokens: Annotated[bool | None, Meta(description="Default: true for a prompt, false for a chat.")] = None
-    return_token_strs: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    model: Annotated[str, Meta(description="One of `/v1/models`. Default: the served model.")] | None = None
+    prompt: Annotated[str, Meta(description="A text. Default: messages are given.")] | None = None
+    messages: Annotated[Messages, Meta(description="A chat. Default: prompt is given.")] | None = None
+    add_special_tokens: (
+        Annotated[
+            bool,
+            Meta(
+                description="Add those that a text begins or ends with. Default: true for prompt, false for messages."
+            ),
+        ]
+        | None
+    ) = None
+    return_token_strs: (
+        Annotated[bool, Meta(description="Give the tokens as the vocabulary writes them too. Default: false.")] | None
+    ) = None
+    add_generation_prompt: AddGenerationPrompt | None = None
+    continue_final_message: ContinueFinalMessage | None = None
     chat_template_kwargs: TemplateValues = ABSENT
     tools: Annotated[Raw, unsupported([], what="Tools that the model may call.")] = ABSENT
     chat_template: Annotated[Raw, unsupported(what="A template in place of the server's.")] = ABSENT
@@ -43,8 +53,8 @@ class TokenizeResponse(msgspec.Struct):
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
-    model: str | None = None
-    tokens: list[TokenId]
+    model: Annotated[str, Meta(description="One of `/v1/models`. Default: the served model.")] | None = None
+    tokens: Annotated[list[TokenId], Meta(description="Token ids; at most 1,048,576.")]
 
 
 class DetokenizeResponse(msgspec.Struct):

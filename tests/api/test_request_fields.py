@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.fake_engine import ServedApi, answering, events
+
+from phalanx.api.openai.messages import Messages, for_template
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
@@ -142,3 +145,23 @@ def test_an_assistant_s_message_may_be_empty(api: ServedApi, content: dict[str, 
     assert answer.status_code == 200, answer.text
     text = api.http.post("/detokenize", json={"tokens": answer.json()["tokens"]}).json()["prompt"]
     assert text == "<|user|>hi<|end|><|assistant|><|end|><|user|>hi<|end|><|assistant|>"
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_what_the_assistant_thought_is_the_template_s(field: str) -> None:
+    message = {"role": "assistant", "content": None, field: "Hm."}
+    (plain,) = for_template(msgspec.convert([message], Messages))
+    assert plain == {"role": "assistant", "content": "", "reasoning_content": "Hm."}
+
+
+def test_operators_requests_are_always_strict(checkpoint_folder: Path) -> None:
+    with ServedApi(checkpoint_folder, attach=False, admin_key=("key of an operator",)) as api:
+        for path, body, near in (
+            ("/admin/ranks/0/drain", {"timeouts": 1}, "'timeout'"),
+            ("/admin/scale", {"retired": [1]}, "'retire'"),
+        ):
+            answer = api.http.post(path, json=body, headers={"authorization": "Bearer key of an operator"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_parameter")
+            assert near in answer.json()["error"]["message"]
+        schemas = api.http.get("/openapi.json").json()["components"]["schemas"]
+        assert [schemas[name]["additionalProperties"] for name in ("LeaveRequest", "ScaleRequest")] == [False, False]

@@ -15,8 +15,8 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Replace
 
 from phalanx.api.errors import ApiError
-from phalanx.api.openai.common import SamplingFields
 from phalanx.api.openai.prompts import bad_words
+from phalanx.api.openai.sampling import SamplingFields
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
 from phalanx.protocol import SamplingParams

@@ -13,22 +13,28 @@ from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.branch import Branch
-from phalanx.api.openai.common import SamplingFields, Usage, check_length, check_model, default_max_tokens
+from phalanx.api.openai.common import Usage, check_length, check_model, default_max_tokens
 from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
 from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_template
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, encode_prompt
+from phalanx.api.openai.sampling import SamplingFields
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer
 
 TemplateValues = Annotated[
     Raw,
     Meta(
-        description="More values for the chat template, such as enable_thinking.",
+        description="More values for the chat template, such as enable_thinking. Default: none.",
         extra_json_schema={"type": ["object", "null"], "maxProperties": 64},
     ),
 ]
+AddGenerationPrompt = Annotated[
+    bool,
+    Meta(description="End the prompt where the answer begins. Default: true, without continue_final_message."),
+]
+ContinueFinalMessage = Annotated[bool, Meta(description="The answer continues the last message. Default: false.")]
 MAX_TEMPLATE_VALUES = 65536
 """Bytes of them as JSON."""
 
@@ -37,14 +43,48 @@ _LIKE_CHARACTERS = 32
 
 
 class ChatRequest(SamplingFields, kw_only=True):
-    messages: Messages
-    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0)] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: Annotated[bool | None, Meta(description="The answer continues the last message.")] = None
-    add_special_tokens: Annotated[bool | None, Meta(description="Besides those that the template writes.")] = None
+    messages: Annotated[Messages, Meta(description="The conversation so far.")]
+    max_tokens: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=2**31 - 1,
+                description="The older name of max_completion_tokens, which wins. Default: as there.",
+            ),
+        ]
+        | None
+    ) = None
+    max_completion_tokens: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=2**31 - 1,
+                description="Tokens that an answer may have. "
+                "Default: the checkpoint's max_new_tokens, else all that fit into the model's length.",
+            ),
+        ]
+        | None
+    ) = None
+    logprobs: Annotated[bool, Meta(description="Give each token's log probability. Default: false.")] | None = None
+    top_logprobs: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                description="Of so many of the most likely tokens too; at most --max-logprobs, and with logprobs. "
+                "Default: 0.",
+            ),
+        ]
+        | None
+    ) = None
+    add_generation_prompt: AddGenerationPrompt | None = None
+    continue_final_message: ContinueFinalMessage | None = None
+    add_special_tokens: (
+        Annotated[bool, Meta(description="Add special tokens to those that the template writes. Default: false.")]
+        | None
+    ) = None
     chat_template_kwargs: TemplateValues = ABSENT
 
     tools: Annotated[Raw, unsupported([], what="Tools that the model may call.")] = ABSENT

@@ -13,7 +13,6 @@ from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import (
-    SamplingFields,
     TokenId,
     Usage,
     check_length,
@@ -25,6 +24,7 @@ from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
+from phalanx.api.openai.sampling import SamplingFields
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.protocol import SamplingParams
@@ -38,12 +38,39 @@ class CompletionRequest(SamplingFields, kw_only=True):
         str | list[str | TokenId | list[TokenId]],
         Meta(description="A text, its token ids, or a list of either; all of one kind."),
     ]
-    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    echo: Annotated[bool | None, Meta(description="Begin with the prompt; its logprobs too, where asked for.")] = None
-    logprobs: Annotated[int, Meta(ge=0)] | None = None
-    add_special_tokens: Annotated[bool | None, Meta(description="Such as begin-of-sequence; default true.")] = None
-
-    best_of: Annotated[int, Meta(ge=1, description="Not supported yet, but where it equals n.")] | None = None
+    max_tokens: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=2**31 - 1,
+                description="Tokens that an answer may have; 0 with echo and logprobs scores the prompt alone. "
+                "Default: the checkpoint's max_new_tokens, else 16.",
+            ),
+        ]
+        | None
+    ) = None
+    echo: (
+        Annotated[
+            bool, Meta(description="Begin with the prompt; its log probabilities too, with logprobs. Default: false.")
+        ]
+        | None
+    ) = None
+    logprobs: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                description="Give each token's log probability, and so many of the most likely tokens'; at most "
+                "--max-logprobs. Default: none.",
+            ),
+        ]
+        | None
+    ) = None
+    add_special_tokens: (
+        Annotated[bool, Meta(description="Add those that a text begins or ends with. Default: true.")] | None
+    ) = None
+    best_of: Annotated[int, Meta(ge=1, description="Only what `n` says is supported yet. Default: n.")] | None = None
     suffix: Annotated[Raw, unsupported("", what="Text that comes after the completion.")] = ABSENT
 
     def prompts(self) -> list[str | list[int]]:

@@ -14,8 +14,9 @@ from phalanx.api.choice import ScoredToken
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.branch import Branch
-from phalanx.api.openai.common import SamplingFields, StreamOptions, Usage, usage
+from phalanx.api.openai.common import Usage, usage
 from phalanx.api.openai.flight import Flight
+from phalanx.api.openai.sampling import SamplingFields, StreamOptions
 from phalanx.api.service import Service
 
 _DONE = b"data: [DONE]\n\n"

@@ -27,8 +27,8 @@ CacheControl: TypeAlias = Annotated[Raw, hint("Where to cache; here every prompt
 
 
 class ContentPart(msgspec.Struct, kw_only=True):
-    type: Literal["text"]
-    text: str
+    type: Annotated[Literal["text"], Meta(description="What the part is.")]
+    text: Annotated[str, Meta(description="Its text; a line break stands between parts.")]
     cache_control: CacheControl = ABSENT
     image_url: Annotated[Raw, unsupported(what="An image.")] = ABSENT
     input_audio: Annotated[Raw, unsupported(what="Speech.")] = ABSENT
@@ -37,14 +37,20 @@ class ContentPart(msgspec.Struct, kw_only=True):
     file: Annotated[Raw, unsupported(what="A file.")] = ABSENT
 
 
-Content: TypeAlias = str | Annotated[list[ContentPart], Meta(min_length=1, max_length=MAX_PARTS)]
+Content: TypeAlias = Annotated[
+    str | Annotated[list[ContentPart], Meta(min_length=1, max_length=MAX_PARTS)],
+    Meta(description="What is said, as a text or in parts."),
+]
 
 
 class Turn(msgspec.Struct, kw_only=True, tag_field="role"):
     """What messages of every role have."""
 
     name: (
-        Annotated[str, Meta(max_length=256, description="Whose words these are; given to the chat template.")] | None
+        Annotated[
+            str, Meta(max_length=256, description="Whose words these are; given to the chat template. Default: none.")
+        ]
+        | None
     ) = None
     id: Annotated[Raw, hint("The client's own name of the message.")] = ABSENT
     type: Annotated[Raw, hint("The kind of item, as the Responses API has it.")] = ABSENT
@@ -68,11 +74,14 @@ class UserTurn(Turn, tag="user"):
 class AssistantTurn(Turn, tag="assistant"):
     """Clients send it back as they got it: with most of its fields null."""
 
-    content: str | Annotated[list[ContentPart], Meta(max_length=MAX_PARTS)] | None = None
+    content: Annotated[
+        str | Annotated[list[ContentPart], Meta(max_length=MAX_PARTS)] | None,
+        Meta(description="What it said. Default: nothing."),
+    ] = None
     reasoning_content: (
-        Annotated[str, Meta(description="What it thought before; given to the chat template.")] | None
+        Annotated[str, Meta(description="What it thought before; given to the chat template. Default: none.")] | None
     ) = None
-    reasoning: Annotated[str, Meta(description="The same by its other name.")] | None = None
+    reasoning: Annotated[str, Meta(description="The same by its other name. Default: none.")] | None = None
     refusal: Annotated[Raw, unsupported(what="Why it refused to answer.")] = ABSENT
     annotations: Annotated[Raw, unsupported([], what="Links to web pages.")] = ABSENT
     audio: Annotated[Raw, unsupported(what="Earlier speech.")] = ABSENT

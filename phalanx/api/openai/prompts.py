@@ -9,7 +9,8 @@ from phalanx.api.decoding import SHOWN
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.branch import Branch
-from phalanx.api.openai.common import SamplingFields, choice_seed, too_long
+from phalanx.api.openai.common import too_long
+from phalanx.api.openai.sampling import SamplingFields, choice_seed
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import TooLong
 from phalanx.protocol import Rejected, SamplingParams
