@@ -7,6 +7,7 @@ import hashlib
 import hmac
 
 from phalanx.api.errors import ApiError
+from phalanx.api.known_errors import INVALID_API_KEY
 from phalanx.api.route import Access
 from phalanx.config import HttpOptions
 
@@ -48,14 +49,8 @@ class Keys:
 
 
 def _unknown(given: bytes) -> ApiError:
-    return ApiError(
-        "This key is not one of the server's."
-        if given
-        else "This needs a key: send the header `Authorization: Bearer KEY`.",
-        status=401,
-        code="invalid_api_key",
-        headers=_CHALLENGE,
-    )
+    why = "it is not one of the server's" if given else "none; send the header `Authorization: Bearer KEY`"
+    return INVALID_API_KEY.told(why=why, headers=_CHALLENGE)
 
 
 def _forbidden(message: str) -> ApiError:

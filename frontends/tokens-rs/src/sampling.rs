@@ -111,12 +111,19 @@ fn random_seed() -> u64 {
 }
 
 fn too_long(prompt: usize, asked: Option<usize>, limit: usize, names: &Names) -> ApiError {
-    let wish = match asked {
-        Some(asked) => format!("and {asked} to produce are {}", prompt + asked),
-        None => "leaves no room for an answer".into(),
+    // Clients tell an overflow by these words and by the code.
+    let request = match asked {
+        Some(asked) => format!(
+            "you requested {} tokens ({prompt} in the prompt, {asked} in the completion), which",
+            prompt + asked
+        ),
+        None => format!("your prompt resulted in {prompt} tokens, which with an answer"),
     };
     let param = if asked.is_some() && prompt < limit { names.max_tokens } else { names.prompt };
-    let text = format!("The model's maximum context length is {limit} tokens. A prompt of {prompt} tokens {wish}.");
+    let text = format!(
+        "This model's maximum context length is {limit} tokens. However, {request} exceeds the context window of this \
+         model. Please reduce the length of the prompt or completion (context_length_exceeded)."
+    );
     ApiError::invalid(text).param(param).code("context_length_exceeded")
 }
 
@@ -239,7 +246,9 @@ mod tests {
         let told = asked.for_prompt(11, 64, &NAMES).unwrap_err();
         assert_eq!(
             told.told().0,
-            "The model's maximum context length is 64 tokens. A prompt of 11 tokens and 54 to produce are 65."
+            "This model's maximum context length is 64 tokens. However, you requested 65 tokens (11 in the prompt, 54 in \
+             the completion), which exceeds the context window of this model. Please reduce the length of the prompt \
+             or completion (context_length_exceeded)."
         );
         let open = read("{}", &[]).unwrap();
         assert_eq!(open.for_prompt(60, 64, &NAMES).unwrap().max_tokens, 4);

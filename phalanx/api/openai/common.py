@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from phalanx.api.errors import ApiError
+from phalanx.api.known_errors import MODEL_NOT_FOUND, too_long
 from phalanx.config import Config
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -40,23 +40,7 @@ def check_model(model: str | None, config: Config) -> str:
     names = config.served_names
     if model is None or model in names:
         return model or names[0]
-    raise ApiError(
-        f"The model {model[:200]!r} does not exist; this server has {', '.join(map(repr, names))}.",
-        status=404,
-        param="model",
-        code="model_not_found",
-    )
-
-
-def too_long(limit: int, prompt: int, param: str, asked: int | None = None, at_least: bool = False) -> ApiError:
-    """A prompt of so many tokens, with `asked` more to produce, does not fit into `limit` tokens."""
-    size = f"{'at least ' if at_least else ''}{prompt} tokens"
-    wish = "leaves no room for an answer" if asked is None else f"and {asked} to produce are {prompt + asked}"
-    return ApiError(
-        f"The model's maximum context length is {limit} tokens. A prompt of {size} {wish}.",
-        param=param,
-        code="context_length_exceeded",
-    )
+    raise MODEL_NOT_FOUND.told(param="model", model=model[:200], names=", ".join(map(repr, names)))
 
 
 def check_length(
@@ -68,7 +52,10 @@ def check_length(
     """
     # A prompt that is only scored needs room for one token too: the engine scores it on the way there.
     if prompt + max(1 if asked is None else asked, 1) > limit:
-        raise too_long(limit, prompt, asked_by if asked and prompt < limit else param, asked or None)
+        error = too_long(limit, prompt, param, asked or None)
+        if asked and prompt < limit:
+            error.detail.param = asked_by
+        raise error
     if asked is not None:
         return asked
     return limit - prompt if default is None else min(default, limit - prompt)

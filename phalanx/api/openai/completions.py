@@ -11,15 +11,9 @@ from phalanx.api.choice import FinishName, ScoredToken
 from phalanx.api.decoding import ABSENT, LARGE_BODY, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.known_errors import too_long
 from phalanx.api.openai.branch import Branch
-from phalanx.api.openai.common import (
-    TokenId,
-    Usage,
-    check_length,
-    check_model,
-    default_max_tokens,
-    too_long,
-)
+from phalanx.api.openai.common import TokenId, Usage, check_length, check_model, default_max_tokens
 from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from phalanx.api.admission import Amount, Reason, Refused, Ticket
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.known_errors import OVERLOADED
 from phalanx.api.openai.branch import Branch
 from phalanx.api.service import Service
 
@@ -123,13 +124,8 @@ class Flight:
     def _overloaded(self, refused: Refused) -> ApiError:
         self._service.metrics.refused.add(1, refused.reason.value)
         seconds = refused.retry_after
-        return ApiError(
-            f"The server is overloaded: {_SAYS[refused.reason]}; try again in {seconds} s.",
-            status=429,
-            kind="rate_limit_error",
-            code="overloaded",
-            headers=((b"retry-after", str(seconds).encode()),),
-        )
+        retry = ((b"retry-after", str(seconds).encode()),)
+        return OVERLOADED.told(why=_SAYS[refused.reason], seconds=seconds, headers=retry)
 
 
 def _output_bytes(branch: Branch) -> int:

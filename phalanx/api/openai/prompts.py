@@ -8,8 +8,8 @@ from phalanx.api.choice import Choice
 from phalanx.api.decoding import SHOWN
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.known_errors import too_long
 from phalanx.api.openai.branch import Branch
-from phalanx.api.openai.common import too_long
 from phalanx.api.openai.sampling import SamplingFields, choice_seed
 from phalanx.api.service import Service
 from phalanx.api.tokenizer import TooLong
