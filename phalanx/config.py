@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 
-def flag(help: str, *short: str, secret: bool = False, **limits: Any) -> msgspec.Meta:
-    """Describe a field: its help line, extra short flags, whether to keep its value out of messages, and msgspec
-    limits (ge, le, gt, lt)."""
-    return msgspec.Meta(description=help, extra={"short": short, "secret": secret}, **limits)
+def flag(help: str, *short: str, secret: bool = False, size: bool = False, **limits: Any) -> msgspec.Meta:
+    """Describe a field: its help line, extra short flags, whether to keep its value out of messages, whether it takes
+    4g and 4G as well, and msgspec limits (ge, le, gt, lt)."""
+    return msgspec.Meta(description=help, extra={"short": short, "secret": secret, "size": size}, **limits)
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,8 +141,13 @@ class EngineOptions(Group, frozen=True):
         Annotated[int, msgspec.Meta(ge=16)] | None,
         flag("size of a rank's KV cache in tokens; absent: from free memory"),
     ] = None
-    gpu_memory_utilization: Annotated[
-        float, flag("share of a machine's free memory that the ranks there together may use for KV caches", gt=0, le=1)
+    kv_cache_memory_bytes: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        flag("size of a rank's KV cache in bytes; 4g is 4 * 1000**3, 4G is 4 * 1024**3", size=True),
+    ] = None
+    kv_cache_memory_share: Annotated[
+        float,
+        flag("share of a machine's free memory that the ranks there together may use for KV caches", gt=0, le=1),
     ] = 0.5
     block_size: Annotated[Literal[16, 32, 64], flag("tokens a KV block")] = 16
     max_logprobs: Annotated[int, flag("most top_logprobs a request may ask for", ge=0)] = 20
@@ -150,7 +155,6 @@ class EngineOptions(Group, frozen=True):
         Annotated[int, msgspec.Meta(ge=1)] | None,
         flag("threads a rank; absent: the CPUs of its machine, divided by the ranks there"),
     ] = None
-    enforce_eager: Annotated[bool, flag("no graph capture; ranks on CPU never capture")] = False
     synthetic_rate: Annotated[
         float, flag("synthetic engine: output tokens a second a request; 0: as fast as the loop runs", ge=0)
     ] = 0.0

@@ -77,8 +77,9 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
     served = serve.parse(behind)
     flags = [*behind]
     for name, value in DEFAULTS.items():
-        # Two options set the size of the cache, and exclude one another.
-        in_another_way = name == "kv_cache_tokens" and "gpu_memory_utilization" in served.origins
+        # Several options set the size of the cache, and exclude one another.
+        others = {"kv_cache_memory_bytes", "kv_cache_memory_share"}
+        in_another_way = name == "kv_cache_tokens" and not others.isdisjoint(served.origins)
         if name not in served.origins and not in_another_way:
             flags += [OPTIONS[name].flag, value]
     join = bool(given.get("join", False))

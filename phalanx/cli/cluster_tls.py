@@ -1,26 +1,22 @@
 """`--cluster-ssl-...`: by which certificates the machines of one service know one another."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from phalanx.cli.options import UsageError
 from phalanx.transport.tls import FLAGS, VARIABLES, Files, FilesError, Tls
 
-NAMES = tuple(flag.removeprefix("--").replace("-", "_") for flag in FLAGS)
 
-
-def cluster_files(named: Mapping[str, Any], *, spans_machines: bool) -> Files | None:
+def cluster_files(
+    certfile: str | None, keyfile: str | None, ca_certs: str | None, *, spans_machines: bool
+) -> Files | None:
     """The files by which this machine is known to the others, tried; None: connections are not encrypted.
-
-    Args:
-        named: holds the files by name of their option.
 
     Raises:
         UsageError: only some of them are named, or they cannot be used; says which and why.
     """
-    found = {flag: named[name] for flag, name in zip(FLAGS, NAMES, strict=True) if named.get(name) is not None}
+    named = zip(FLAGS, (certfile, keyfile, ca_certs), strict=True)
+    found = {flag: name for flag, name in named if name is not None}
     missing = [flag for flag in FLAGS if flag not in found]
     if found and missing:
         raise UsageError(f"{next(iter(found))} needs {' and '.join(missing)} too")

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from phalanx.cli.options import OPTIONS, UsageError, nearest
+from phalanx.cli.options import OPTIONS, UsageError, instead_of, nearest
 from phalanx.config import OPTION_GROUPS
 
 
@@ -55,13 +55,15 @@ def _flat(content: dict[Any, Any], path: Path) -> dict[str, Any]:
                 option = OPTIONS.get(_name(inner_key))
                 if option is None or option.group != name:
                     in_group = [known.name for known in OPTIONS.values() if known.group == name]
-                    elsewhere = f"; it belongs to [{option.group}]" if option else nearest(_name(inner_key), in_group)
+                    near = instead_of(_name(inner_key)) or nearest(_name(inner_key), in_group)
+                    elsewhere = f"; it belongs to [{option.group}]" if option else near
                     raise UsageError(f"{path}: {inner_key} is not an option of [{name}]{elsewhere}")
                 _put(values, option.name, inner, path)
         elif name in OPTIONS:
             _put(values, name, value, path)
         else:
-            raise UsageError(f"{path}: {key} is not an option{nearest(name, [*OPTIONS, *OPTION_GROUPS])}")
+            near = instead_of(name) or nearest(name, [*OPTIONS, *OPTION_GROUPS])
+            raise UsageError(f"{path}: {key} is not an option{near}")
     return values
 
 

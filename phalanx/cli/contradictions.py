@@ -10,7 +10,8 @@ from phalanx.api import https
 from phalanx.cli.options import Given, UsageError
 from phalanx.config import Config
 
-_MODEL_ENGINE_ONLY = ("load_format", "dtype", "seed", "cpu_threads", "gpu_memory_utilization", "enforce_eager")
+_CACHE_SIZES = ("kv_cache_tokens", "kv_cache_memory_bytes", "kv_cache_memory_share")
+_MODEL_ENGINE_ONLY = ("load_format", "dtype", "seed", "cpu_threads", "kv_cache_memory_bytes", "kv_cache_memory_share")
 _SYNTHETIC_ENGINE_ONLY = ("synthetic_rate", "synthetic_stage")
 
 
@@ -66,8 +67,8 @@ def _contradictions(given: Given) -> Iterator[str]:
         yield f"{origins['revision']} needs a hub name as MODEL; the demo model has no revisions"
     if model.revision is not None and model.model is not None and Path(model.model).is_dir():
         yield f"{origins['revision']} needs a hub name as MODEL, and {model.model} is a folder"
-    if "kv_cache_tokens" in origins and "gpu_memory_utilization" in origins:
-        yield f"{origins['kv_cache_tokens']} and {origins['gpu_memory_utilization']} both set the KV cache: give one"
+    if len(sizes := [origins[name] for name in _CACHE_SIZES if name in origins]) > 1:
+        yield f"{' and '.join(sizes[:2])} both set the KV cache: give one"
     if (
         "max_num_batched_tokens" in origins
         and "max_num_seqs" in origins

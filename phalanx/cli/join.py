@@ -28,7 +28,12 @@ def run(arguments: Sequence[str]) -> NoReturn:
         UsageError: nothing was started.
     """
     given = _parser().parse(arguments)
-    files = cluster_files(given, spans_machines=True)
+    files = cluster_files(
+        given.get("cluster_ssl_certfile"),
+        given.get("cluster_ssl_keyfile"),
+        given.get("cluster_ssl_ca_certs"),
+        spans_machines=True,
+    )
     control = address(given["control"], "tls" if files else "tcp")
     first = whole(given["data_parallel_start_rank"], "--data-parallel-start-rank", 0, 1023)
     count = whole(given["data_parallel_size_local"], "--data-parallel-size-local", 1, 1024)

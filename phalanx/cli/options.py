@@ -36,6 +36,8 @@ class Option:
     short: tuple[str, ...]
     secret: bool
     """No message shows its value."""
+    size: bool
+    """It takes a number of thousands or of 1024s too: 4g, 4G."""
 
     @property
     def flag(self) -> str:
@@ -71,7 +73,7 @@ class Option:
         # A string option takes "null" and "7" as they are.
         strict = not from_text or not _is_number(self.kind)
         try:
-            converted = msgspec.convert(value, self.annotation, strict=strict)
+            converted = msgspec.convert(_expanded(value) if self.size else value, self.annotation, strict=strict)
         except msgspec.ValidationError:
             shown = "what was given" if self.secret else _shown(value)
             raise UsageError(f"{origin}: {shown} is not {self.expected} ({self.help})") from None
@@ -95,7 +97,7 @@ def _all_options() -> dict[str, Option]:
             help_line = (described.extra_json_schema or {})["description"]
             extra = described.extra or {}
             options[found.name] = Option(
-                group, found.name, hint, kind, found.default, help_line, extra["short"], extra["secret"]
+                group, found.name, hint, kind, found.default, help_line, extra["short"], extra["secret"], extra["size"]
             )
     return options
 
@@ -147,6 +149,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+_INSTEAD = {
+    "gpu_memory_utilization": "it is for CUDA, and models run on CPUs so far; there --kv-cache-memory-share sets the "
+    "share of free memory for the KV cache",
+    "enforce_eager": "nothing is captured on CPUs, so leave it out",
+}
+"""Options of vLLM that have no meaning here yet, and what to do about it."""
+
+
+def instead_of(name: str) -> str:
+    """`: ADVICE` for an option that others have, as a flag or as it stands in a file; nothing for any other."""
+    known = name.removeprefix("--").removeprefix("no-").replace("-", "_")
+    return f": {_INSTEAD[known]}" if known in _INSTEAD else ""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with errors as UsageError and names of options with dashes or underscores."""
 
@@ -173,7 +189,7 @@ class Parser(argparse.ArgumentParser):
             elif name.startswith("-") and not _is_negative_number(name) and name != "-":
                 if taking in _SECRET_FLAGS:
                     raise UsageError(f"{taking}: a key that begins with a dash is written {taking}=KEY")
-                raise UsageError(f"{name} is not an option{nearest(name, known)}")
+                raise UsageError(f"{name} is not an option{instead_of(name) or nearest(name, known)}")
         namespace, rest = self.parse_known_args(arguments)
         if rest:
             takes_model = any(action.dest == POSITIONAL and not action.option_strings for action in self._actions)
@@ -282,6 +298,19 @@ def _is_negative_number(text: str) -> bool:
 def _dashed(argument: str) -> str:
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+_MULTIPLES = {
+    letter: base**power for base, letters in ((1000, "kmgt"), (1024, "KMGT")) for power, letter in enumerate(letters, 1)
+}
+
+
+def _expanded(value: Any) -> Any:
+    """The number that a size such as 4g stands for, as vLLM reads it: thousands in small letters, 1024s in capitals."""
+    if not isinstance(value, str):
+        return value
+    number, multiple = value[:-1], _MULTIPLES.get(value[-1:])
+    return int(number) * multiple if multiple is not None and number.isascii() and number.isdecimal() else value
 
 
 def _shown(value: Any) -> str:

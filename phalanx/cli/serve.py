@@ -54,7 +54,12 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         print(f"phalanx serve: warning: {warning}", file=sys.stderr)
     given = with_certificates(given)
     parallel = given.options.parallel
-    files = cluster_files(msgspec.structs.asdict(parallel), spans_machines=parallel.spans_machines)
+    files = cluster_files(
+        parallel.cluster_ssl_certfile,
+        parallel.cluster_ssl_keyfile,
+        parallel.cluster_ssl_ca_certs,
+        spans_machines=parallel.spans_machines,
+    )
     # Until the service's own handlers are in place nothing runs that needs an orderly end.
     for number in signals.heeded():
         signal.signal(number, _end_at_once)

@@ -10,8 +10,8 @@ from phalanx.protocol import Share
 
 
 def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype, share: Share) -> int:
-    """KV blocks of a rank: as many as `kv_cache_tokens` says, else as fit this rank's share of the free memory of its
-    machine, and never more than max_num_seqs sequences of the full length can fill.
+    """KV blocks of a rank: as many as `kv_cache_tokens` or `kv_cache_memory_bytes` says, else as fit this rank's share
+    of the free memory of its machine, and never more than max_num_seqs sequences of the full length can fill.
 
     Raises ValueError where not even one sequence of max_model_len fits.
     """
@@ -23,16 +23,21 @@ def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype, share:
 
     if config.engine.kv_cache_tokens is not None:
         blocks = config.engine.kv_cache_tokens // block_size
-        source = f"--kv-cache-tokens {config.engine.kv_cache_tokens}"
+        flag = "--kv-cache-tokens"
+        source = f"{flag} {config.engine.kv_cache_tokens}"
+    elif config.engine.kv_cache_memory_bytes is not None:
+        blocks = config.engine.kv_cache_memory_bytes // bytes_a_block
+        flag = "--kv-cache-memory-bytes"
+        source = f"{flag} {config.engine.kv_cache_memory_bytes}"
     else:
-        part = config.engine.gpu_memory_utilization / share.memory
+        flag = "--kv-cache-memory-share"
+        part = config.engine.kv_cache_memory_share / share.memory
         free = free_memory()
         blocks = int(free * part) // bytes_a_block
         source = f"{part:.0%} of {free / 2**30:.1f} GiB free memory"
     if blocks < blocks_a_sequence:
         raise ValueError(
             f"the KV cache holds {blocks * block_size:,} tokens ({source}, {bytes_a_block / block_size:,.0f} bytes a "
-            f"token), less than one sequence of {longest:,}: lower --max-model-len, or raise --kv-cache-tokens or "
-            "--gpu-memory-utilization"
+            f"token), less than one sequence of {longest:,}: lower --max-model-len, or raise {flag}"
         )
     return min(blocks, config.engine.max_num_seqs * blocks_a_sequence)

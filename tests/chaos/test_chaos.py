@@ -93,7 +93,7 @@ def test_what_stands_behind_two_dashes_goes_to_the_service_and_wins() -> None:
 
 def test_the_cache_is_bounded_unless_its_size_is_asked_for() -> None:
     assert "--kv-cache-tokens" in plan().flags
-    assert "--kv-cache-tokens" not in plan("--", "--gpu-memory-utilization", "0.1").flags
+    assert "--kv-cache-tokens" not in plan("--", "--kv-cache-memory-share", "0.1").flags
     assert plan("--", "--kv-cache-tokens", "4096").flags.count("--kv-cache-tokens") == 1
 
 

@@ -1,9 +1,11 @@
 """The command line and the configuration file: what they take, what they refuse, and how they say so."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
+import phalanx
 from phalanx import cli
 from phalanx.cli.options import OPTIONS, UsageError, serve_parser
 from phalanx.cli.serve import parse
@@ -15,11 +17,11 @@ FLAGS = """
 --body-timeout --chat-template --cluster-ssl-ca-certs --cluster-ssl-certfile --cluster-ssl-keyfile --config
 --cpu-threads --data-parallel-address --data-parallel-backend --data-parallel-nodes --data-parallel-pack
 --data-parallel-rpc-port --data-parallel-size --data-parallel-size-local --device --drain-timeout --dtype
---enable-prefix-caching --enable-ssl-refresh --enforce-eager --engine --frontend-command --gpu-memory-utilization
---header-timeout --help --host --keep-alive-timeout --kv-cache-tokens --load-format --log-level --max-batch
---max-body-bytes --max-connections --max-failed-starts --max-held-bytes --max-logprobs --max-model-len
+--enable-prefix-caching --enable-ssl-refresh --engine --frontend-command --header-timeout --help --host
+--keep-alive-timeout --kv-cache-memory-bytes --kv-cache-memory-share --kv-cache-tokens --load-format --log-level
+--max-batch --max-body-bytes --max-connections --max-failed-starts --max-held-bytes --max-logprobs --max-model-len
 --max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts --min-ranks
---no-enable-prefix-caching --no-enable-ssl-refresh --no-enforce-eager --no-strict-fields --node-timeout --port
+--no-enable-prefix-caching --no-enable-ssl-refresh --no-strict-fields --node-timeout --port
 --rank-timeout --ray-address --ray-runtime-env --restart-window --revision --seed --served-model-name
 --shutdown-timeout --ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile --ssl-keyfile-password-file
 --startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage --tensor-parallel-size
@@ -47,6 +49,36 @@ def test_every_field_of_the_configuration_tree_is_an_option_with_a_help_line() -
         assert " ".join(option.help.split()) in text
     for struct in OPTION_GROUPS.values():
         assert f"{struct.__doc__}:" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("4k", 4000), ("4K", 4096), ("3m", 3 * 10**6), ("2G", 2**31), ("1g", 10**9), ("1T", 2**40)],
+)
+def test_a_size_may_be_in_thousands_or_1024s(text: str, size: int, tmp_path: Path) -> None:
+    assert parse(["--kv-cache-memory-bytes", text]).options.engine.kv_cache_memory_bytes == size
+    file = tmp_path / "phalanx.toml"
+    file.write_text(f'kv-cache-memory-bytes = "{text}"\n')
+    if not text.isdecimal():
+        assert parse(["--config", str(file)]).options.engine.kv_cache_memory_bytes == size
+
+
+def test_every_option_is_read_by_somebody() -> None:
+    """An option that is accepted and ignored is a lie: each is read as an attribute of its group."""
+    read: set[tuple[str, str]] = set()
+    for path in Path(phalanx.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = node.value
+                name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+                read.add((name.lstrip("_"), node.attr))
+    unread = {
+        name
+        for group, struct in OPTION_GROUPS.items()
+        for name in struct.__struct_fields__
+        if not any((owner, name) in read for owner in (group, "self", "options"))
+    }
+    assert unread == set()
 
 
 def test_help_shows_defaults_choices_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +139,7 @@ def test_what_was_typed_arrives() -> None:
         (["--frontend-command=true", "--max-queued-tokens=5"], "the program bounds its own queues"),
         (["-dp", "2", "-dpl", "1", "-asc", "2", "--api-servers-per-node", "1"], "both count API servers"),
         (["--block-size", "17"], "one of 16, 32, 64"),
-        (["--gpu-memory-utilization", "nan"], "--gpu-memory-utilization: 'nan'"),
+        (["--kv-cache-memory-share", "nan"], "--kv-cache-memory-share: 'nan'"),
         (["--startup-timeout", "inf"], "not a finite number"),
         (["--startup-timeout", "0"], "above 0"),
         (["--synthetic-rate", "10"], "--synthetic-rate needs --engine synthetic"),
@@ -121,7 +153,13 @@ def test_what_was_typed_arrives() -> None:
         (["--seed", "7"], "--seed is the seed of --load-format dummy"),
         (["--revision", "main"], "--revision needs a hub name"),
         (["/", "--revision", "main"], "/ is a folder"),
-        (["--kv-cache-tokens", "4096", "--gpu-memory-utilization", "0.5"], "give one"),
+        (["--kv-cache-tokens", "4096", "--kv-cache-memory-share", "0.5"], "give one"),
+        (["--kv-cache-memory-bytes", "4g", "--kv-cache-memory-share", "0.5"], "give one"),
+        (["--kv-cache-memory-bytes", "4x"], "--kv-cache-memory-bytes: '4x' is not a whole number at least 1"),
+        (["--kv-cache-memory-bytes", "0g"], "--kv-cache-memory-bytes: '0g' is not a whole number at least 1"),
+        (["--gpu-memory-utilization", "0.9"], "--gpu-memory-utilization is not an option: it is for CUDA"),
+        (["--enforce-eager"], "--enforce-eager is not an option: nothing is captured on CPUs"),
+        (["--no-enforce_eager"], "--no-enforce-eager is not an option: nothing is captured on CPUs"),
         (["--kv-cache-tokens", "32", "--block-size", "64"], "less than one block"),
         (["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], "--max-num-batched-tokens 32 is below"),
         (["--api-key", " "], "an empty key"),
@@ -145,9 +183,9 @@ def test_what_cannot_be_is_refused_with_its_reason(arguments: list[str], words: 
 @pytest.mark.parametrize(
     "text",
     [
-        'model = "m"\ndata-parallel-size = 2\nserved_model_name = ["a", "b"]\nenforce-eager = true\n',
+        'model = "m"\ndata-parallel-size = 2\nserved_model_name = ["a", "b"]\nenable-prefix-caching = false\n',
         '[model]\nmodel = "m"\nserved-model-name = ["a", "b"]\n[parallel]\ndata_parallel_size = 2\n'
-        "[engine]\nenforce-eager = true\n",
+        "[engine]\nenable-prefix-caching = false\n",
     ],
 )
 def test_a_file_may_be_flat_or_by_group_with_dashes_or_underscores(text: str, tmp_path: Path) -> None:
@@ -157,7 +195,7 @@ def test_a_file_may_be_flat_or_by_group_with_dashes_or_underscores(text: str, tm
     assert given.options.model.model == "m"
     assert given.options.model.served_model_name == ("a", "b")
     assert given.options.parallel.data_parallel_size == 2
-    assert given.options.engine.enforce_eager is True
+    assert given.options.engine.enable_prefix_caching is False
 
 
 def test_a_file_may_be_yaml(tmp_path: Path) -> None:
@@ -185,10 +223,12 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("a.toml", "prot = 1", "prot is not an option; did you mean port?"),
         ("a.toml", "[http]\nprot = 1", "prot is not an option of [http]; did you mean port?"),
         ("a.toml", "[http]\nmax-num-seqs = 1", "max-num-seqs is not an option of [http]; it belongs to [engine]"),
+        ("a.toml", "enforce-eager = true", "enforce-eager is not an option: nothing is captured on CPUs"),
+        ("a.toml", "[engine]\ngpu_memory_utilization = 0.9", "is not an option of [engine]: it is for CUDA"),
         ("a.toml", "port = 1\n[http]\nport = 2", "port is given twice"),
         ("a.toml", 'port = "1"', "port: '1' is not a whole number"),
         ("a.toml", "port = true", "port: True is not a whole number"),
-        ("a.toml", "enforce-eager = 1", "1 is not true or false"),
+        ("a.toml", "enable-prefix-caching = 1", "1 is not true or false"),
         ("a.toml", "served-model-name = [1]", "[1] is not a list of texts"),
         ("a.toml", "port = = 1", "is not TOML"),
         ("a.yaml", "port: [", "is not YAML"),
