@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Ray reads this when it is imported: how long it asks, in silence, a head that does not answer.
+# Ray reads these when it is imported: how long it asks, in silence, a head that does not answer.
 os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "10")
+# And how many milliseconds it waits for word of why an actor died, before it says that the actor is unavailable.
+os.environ.setdefault("RAY_timeout_ms_task_wait_for_death_info", "10000")
 
 import ray
 from ray._private import ray_constants, services, worker

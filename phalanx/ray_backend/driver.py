@@ -22,7 +22,7 @@ from phalanx.ray_backend.placement_groups import POLL, PlacementGroups
 from phalanx.ray_backend.placement_plan import ClusterNode, Demand, DoesNotFit, PlacementPlan
 
 SETTLING = 3.0
-"""Seconds in which what a job that has just ended held may come free, before a plan is refused."""
+"""Seconds in which nothing more has come free of what a job that has just ended held, before a plan is refused."""
 OWN_RANKS = 1024
 """Ranks for which a private cluster says that it has CPUs: more than a service can be scaled to."""
 TICK = 0.5
@@ -99,9 +99,12 @@ class Driver:
         """Plan where all ranks go. Raises ClusterError: they do not fit, in numbers."""
         parallel = self._config.parallel
         deadline = time.monotonic() + SETTLING
+        most_free = 0.0
         told = ""
         while True:
             nodes = self._survey(True)
+            if (free := sum(node.free for node in nodes)) > most_free:
+                most_free, deadline = free, time.monotonic() + SETTLING
             total = sum(node.total for node in nodes)
             found = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s"
             if self._cluster is not None and self._cluster.private is not None and demand.resource == "CPU":
@@ -210,10 +213,15 @@ class Driver:
             (place,) = order.places
             group = self._groups.of(place.index)
             if group is not None and group.there:
-                if group.node_ids <= node_table.raylets().keys():
+                # The supervisor may have heard of the end of a machine before us.
+                deaths = [death for node in dict.fromkeys(group.nodes) if (death := death_of(node)) is not None]
+                for death in deaths:
+                    self._node_lost(death)
+                if not deaths and group.node_ids <= node_table.raylets().keys():
                     self._start_actor(order, group.nodes[place.worker])
                     return
-                self._groups.remove(group)
+                if not deaths:
+                    self._groups.remove(group)
         self._pending.add(order, time.monotonic())
 
     def _start_actor(self, order: StartNode, node: ClusterNode) -> None:

@@ -40,7 +40,7 @@ SECRETS = {"PHALANX_SECRET", "PHALANX_API_KEY", "PHALANX_ADMIN_KEY", "HF_TOKEN"}
 NOT_FORWARDED = SECRETS | {"CUDA_VISIBLE_DEVICES", "HF_HOME"}
 """Secrets do not travel in the clear, and which devices and folders a machine has is its own affair."""
 
-RAYS_WORDS = 0.5
+RAYS_WORDS = 3.0
 """Seconds that Ray gets to say why a node is gone, before the end of its connection has to do."""
 
 _decoder: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)

@@ -299,12 +299,13 @@ def test_what_ran_on_a_node_that_died_waits_for_room_or_for_its_machine_and_a_de
 
 
 def test_a_node_that_dies_before_its_groups_are_there_ends_the_start(tmp_path: Path) -> None:
-    with RayCluster() as cluster, running(tmp_path, cluster, data_parallel_nodes=(SECOND,)) as driver:
-        driver.until_detail("joining the Ray cluster at " + cluster.address)
+    with RayCluster() as cluster:
         cluster.nodes[1].freeze("raylet")  # it takes no order any more, and Ray has not noticed yet
-        driver.until_detail(f"1 node; placement group 0 of 1; rank 0 waits for 1 GPU on {SECOND}")
-        cluster.nodes[1].kill("raylet")
-        assert driver.failed().startswith(f"the Ray node {SECOND} is gone: ")
+        with running(tmp_path, cluster, data_parallel_nodes=(SECOND,)) as driver:
+            driver.until_detail("joining the Ray cluster at " + cluster.address)
+            driver.until_detail(f"1 node; placement group 0 of 1; rank 0 waits for 1 GPU on {SECOND}")
+            cluster.nodes[1].kill("raylet")
+            assert driver.failed().startswith(f"the Ray node {SECOND} is gone: ")
 
 
 def test_a_cluster_that_wants_a_token_says_so_and_the_end_of_this_machine_s_node_is_told(tmp_path: Path) -> None:
@@ -316,6 +317,7 @@ def test_a_cluster_that_wants_a_token_says_so_and_the_end_of_this_machine_s_node
             )
         with running(tmp_path, cluster) as driver:
             driver.ready()
+            cluster.nodes[0].freeze_launcher()  # it would end the head too, which is told instead of its consequences
             cluster.nodes[0].kill("raylet")
             assert driver.failed().startswith("this machine's Ray node is gone: nobody answers at ")
             assert driver.wait() == (1, "")

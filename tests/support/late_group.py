@@ -17,8 +17,10 @@ if __name__ == "__main__":
     cluster = connect(sys.argv[1], {}, None, lambda detail: None)
     full = [node for node in node_table.nodes("GPU") if not node.here]
     groups = PlacementGroups(demand, "late")
-    for rank, nodes in enumerate(pack([dataclasses.replace(full[0], free=2)], demand, "fill").ranks):
-        groups.make(rank, nodes)
+    first, second = pack([dataclasses.replace(full[0], free=2)], demand, "fill").ranks
+    groups.make(0, first)
+    groups.wait(60.0, lambda share, detail: None, lambda: None)  # however long Ray takes to make it
+    groups.make(1, second)
     try:
         groups.wait(0.5, lambda share, detail: print(share, detail), lambda: None)
     except ClusterError as error:
