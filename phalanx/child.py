@@ -53,14 +53,14 @@ PULSE = 1.0
 
 @dataclass(frozen=True)
 class Launch:
-    """What a child was started with."""
+    """The command line, environment and sockets with which a child was started."""
 
     control: str
     index: int
     incarnation: Incarnation
     security: Security = field(repr=False)
     sockets: Mapping[str, Sequence[socket.socket]]
-    """By name. `engine` may be several: a socket file, and TCP where ranks are on other machines."""
+    """The inherited sockets by name. `engine` may be several: a socket file, and TCP for ranks on other machines."""
     worker: int = 0
 
     @staticmethod
@@ -111,7 +111,7 @@ class Control:
         self._channel = channel
         self.config = welcome.config
         self.membership: Membership = welcome.membership
-        """As of Welcome; changes arrive as messages."""
+        """The API servers at the time of Welcome; changes arrive as messages."""
         self.leader = welcome.leader
         self.counted = welcome.counted
         self.share = welcome.share or Share()
@@ -136,7 +136,7 @@ class Control:
         self.send(Ready(detail, drains))
 
     def pulse(self, measure: Callable[[], tuple[int, bool]]) -> None:
-        """From now on tell every second what `measure` gives, on a thread of its own: rounds made, and work to do."""
+        """Tell every second, on a thread of its own, what `measure` gives: rounds made, and whether there is work."""
 
         def beat() -> NoReturn:
             while True:

@@ -10,7 +10,7 @@ from vectors import samples
 from phalanx import protocol
 from phalanx.protocol import Message, ToApi, ToChild, ToEngine, ToLeader, ToNode, ToSupervisor, ToWorker
 from phalanx.transport import frames, handshake
-from phalanx.transport.handshake import Dialer, Listener, Refused
+from phalanx.transport.handshake import Dialer, HandshakeRefused, Listener
 
 UNIONS: tuple[Any, ...] = (ToSupervisor, ToChild, ToNode, ToEngine, ToApi, ToWorker, ToLeader)
 """What the ends of a connection decode; what is in none is sent by nobody."""
@@ -22,7 +22,11 @@ def the_file(name: str) -> Any:
 
 def decoders_of(kind: str) -> list[msgspec.msgpack.Decoder[Any]]:
     """Of every receiver that takes messages of this type."""
-    found = [union for union in (*UNIONS, handshake.Step) if kind in {member.__name__ for member in union.__args__}]
+    found = [
+        union
+        for union in (*UNIONS, handshake.HandshakeMessage)
+        if kind in {member.__name__ for member in union.__args__}
+    ]
     assert found, f"nobody takes a {kind}"
     return [msgspec.msgpack.Decoder(union) for union in found]
 
@@ -97,5 +101,5 @@ def test_the_proofs_in_the_file_hold_for_their_own_secret_only() -> None:
     dialer = Dialer(b"another secret, which is long enough")
     dialer._nonce = bytes.fromhex(told["dialer_nonce"])
     challenge = next(frame for frame in told["frames"] if frame["type"] == "Challenge")
-    with pytest.raises(Refused, match="does not know the launch secret"):
+    with pytest.raises(HandshakeRefused, match="does not know the launch secret"):
         dialer.receive(bytes.fromhex(challenge["hex"])[frames.HEADER :])

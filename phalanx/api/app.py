@@ -8,7 +8,7 @@ from collections.abc import Callable
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection, ClientGone, Exchange, Receive, Scope, Send
 from phalanx.api.keys import Keys
-from phalanx.api.route import Access, Place, Route, Routing
+from phalanx.api.route import Access, Route, RouteMatch, Routing
 from phalanx.api.routes import ROUTES
 from phalanx.api.service import Service
 
@@ -70,7 +70,7 @@ class Application:
             self._service.metrics.http.add(1, handler, method, status)
 
     @staticmethod
-    def _check_route(exchange: Exchange, place: Place, route: Route | None) -> Route:
+    def _check_route(exchange: Exchange, place: RouteMatch, route: Route | None) -> Route:
         if route is not None:
             encoding = exchange.header(b"content-encoding")
             if encoding not in (None, b"identity"):
@@ -99,7 +99,7 @@ class Application:
             await exchange.end_events(b"data: %b\n\n" % error.body)
 
 
-def _access(place: Place, route: Route | None) -> Access:
+def _access(place: RouteMatch, route: Route | None) -> Access:
     """What a path takes that has no such method, and one that does not exist, is a key's holder's to know."""
     if route is not None:
         return route.access

@@ -39,7 +39,7 @@ class Route(NamedTuple):
     """Of an answer that is no error."""
 
 
-class Place(NamedTuple):
+class RouteMatch(NamedTuple):
     """What is at a path."""
 
     methods: dict[str, Route]
@@ -52,7 +52,7 @@ class Routing:
     """Finds the route of a request."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
-        self._exact: dict[str, Place] = {}
+        self._exact: dict[str, RouteMatch] = {}
         self._around: dict[tuple[str, str], dict[str, Route]] = {}
         """By what stands before and behind the `{name}`."""
         for route in routes:
@@ -60,12 +60,12 @@ class Routing:
             if brace:
                 methods = self._around.setdefault((before, rest.partition("}")[2]), {})
             else:
-                methods = self._exact.setdefault(route.path, Place({})).methods
+                methods = self._exact.setdefault(route.path, RouteMatch({})).methods
             methods[route.method] = route
             if route.method == "GET":
                 methods["HEAD"] = route
 
-    def at(self, path: str) -> Place:
+    def at(self, path: str) -> RouteMatch:
         exact = self._exact.get(path)
         if exact is not None:
             return exact
@@ -74,5 +74,5 @@ class Routing:
             if path.startswith(before) and path.endswith(behind) and end > len(before):
                 parameter = path[len(before) : end]
                 if not behind or "/" not in parameter:
-                    return Place(methods, parameter)
-        return Place({})
+                    return RouteMatch(methods, parameter)
+        return RouteMatch({})

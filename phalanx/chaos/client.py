@@ -42,8 +42,8 @@ class Exchange:
         self.complete = True
 
 
-class Connection:
-    """To one of the API servers behind the port; `Connection.open` dials."""
+class HttpConnection:
+    """A connection to one of the API servers behind the port; `HttpConnection.open` dials."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
         self._reader = reader
@@ -52,7 +52,7 @@ class Connection:
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def open(address: tuple[str, int], receive_buffer: int | None = None) -> AsyncIterator["Connection"]:
+    async def open(address: tuple[str, int], receive_buffer: int | None = None) -> AsyncIterator["HttpConnection"]:
         """Closed at once at the end. `receive_buffer`: bytes the kernel may hold for a client that reads slowly.
 
         Raises:
@@ -70,7 +70,7 @@ class Connection:
             sock.close()
             raise
         try:
-            yield Connection(reader, writer, f"{address[0]}:{address[1]}")
+            yield HttpConnection(reader, writer, f"{address[0]}:{address[1]}")
         finally:
             writer.transport.abort()
             with contextlib.suppress(OSError):

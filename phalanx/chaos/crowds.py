@@ -5,7 +5,7 @@ import contextlib
 import random
 
 from phalanx.chaos.catalogue import Request
-from phalanx.chaos.client import Connection
+from phalanx.chaos.client import HttpConnection
 from phalanx.chaos.ledger import Record
 from phalanx.chaos.traffic import Enough, Traffic
 
@@ -49,7 +49,7 @@ async def half_sent(address: tuple[str, int], record: Record) -> None:
 
     async def one(number: int) -> None:
         with contextlib.suppress(OSError):
-            async with Connection.open(address) as connection:
+            async with HttpConnection.open(address) as connection:
                 head = connection.head("POST", "/v1/completions", 1000)
                 connection.writer.write(head + b'{"prompt": ' if number % 2 else head[: len(head) // 2])
                 await asyncio.sleep(record.fault.seconds)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from phalanx.chaos.answers import Answer, Malformed, answer_of
 from phalanx.chaos.catalogue import Request
-from phalanx.chaos.client import CHUNK, Connection, Exchange
+from phalanx.chaos.client import CHUNK, Exchange, HttpConnection
 from phalanx.chaos.ledger import Flight, Ledger
 from phalanx.chaos.processes import Seat
 from phalanx.chaos.service import Service
@@ -49,7 +49,7 @@ class Traffic:
 
         async def client() -> None:
             for request in waiting:
-                async with Connection.open(self._service.address) as connection:
+                async with HttpConnection.open(self._service.address) as connection:
                     exchange = await connection.exchange("POST", request.path, request.encoded())
                 try:
                     answer = answer_of(exchange)
@@ -96,7 +96,7 @@ class Traffic:
         exchange = flight.exchange
         try:
             async with asyncio.timeout(PATIENCE):
-                async with Connection.open(self._service.address, receive_buffer) as connection:
+                async with HttpConnection.open(self._service.address, receive_buffer) as connection:
                     # Which API server will have it is known before it is sent, and not only if an answer begins.
                     flight.seat = _server(await connection.exchange("GET", "/health"))
                     if flight.seat is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from phalanx.chaos.client import Connection
+from phalanx.chaos.client import HttpConnection
 from phalanx.chaos.ledger import Ledger
 from phalanx.chaos.processes import Process
 from phalanx.chaos.service import Service
@@ -37,7 +37,7 @@ class World:
     async def incarnations(self) -> dict[int, int]:
         """Attached ranks and their incarnations, as an API server sees them; nothing where none answers."""
         with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
-            async with asyncio.timeout(1), Connection.open(self.service.address) as connection:
+            async with asyncio.timeout(1), HttpConnection.open(self.service.address) as connection:
                 answer = await connection.exchange("GET", "/ready")
                 return {rank["rank"]: rank["incarnation"] for rank in json.loads(bytes(answer.body))["ranks"]}
         return {}
@@ -73,7 +73,7 @@ class World:
 
         async def ask() -> bool:
             with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(BACK), Connection.open(self.service.address) as connection:
+                async with asyncio.timeout(BACK), HttpConnection.open(self.service.address) as connection:
                     answer = await connection.exchange("GET", "/health")
                     return answer.headers.get("x-phalanx-api-server") == str(index)
             return False

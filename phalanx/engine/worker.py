@@ -43,7 +43,7 @@ def _join(control: Control, launch: Launch, leader: str) -> Channel:
     """Waits in the backlog of a leader that is starting as we are."""
     try:
         channel = dial(control.leader, control.security, control.config.service.startup_timeout)
-    except (Closed, handshake.Refused):
+    except (Closed, handshake.HandshakeRefused):
         raise
     except OSError as error:
         raise ConnectionError(f"{leader} cannot be reached at {control.leader}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a child is started with: its program, the one address it is told, and its environment."""
+"""The program, arguments and environment with which a child is started."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ MODULES: Mapping[Role, str] = {
 }
 
 _NOT_THEIRS = ("PHALANX_API_KEY", "PHALANX_ADMIN_KEY", "NOTIFY_SOCKET")
-"""Variables of the supervisor alone."""
+"""Variables that are meant for the supervisor alone."""
 
 Commands = Mapping[Role, Sequence[str]]
 """The program of each role, with the arguments that come first."""
@@ -37,7 +37,7 @@ def python(module: str) -> tuple[str, ...]:
 
 
 def arguments(control: str, child: ChildId) -> list[str]:
-    """What follows the program: the control address, which listens already, and which child this is."""
+    """The arguments after the program: the control address, which listens already, and which child this is."""
     place = child.place
     worker = ["--worker", str(place.worker)] if place.worker else []
     return [

@@ -16,17 +16,17 @@ _READ = 65536
 
 
 class Audience(Protocol):
-    """Who is told what becomes of the children."""
+    """Hears what becomes of the children."""
 
     def launched(self, child: ChildId, pid: int) -> None: ...
 
     def not_launched(self, child: ChildId, reason: str) -> None: ...
 
     def printed(self, child: ChildId, data: bytes) -> None:
-        """It printed `data`; empty: its stdout and stderr are closed."""
+        """The child printed `data`; empty `data` says that its stdout and stderr are closed."""
 
     def exited(self, child: ChildId, status: int) -> None:
-        """As subprocess gives it: exit status, or minus the number of the signal."""
+        """The child has ended with an exit status, or by a signal: minus its number, as subprocess gives it."""
 
 
 class Host:
@@ -36,12 +36,12 @@ class Host:
         self._audience = audience
         self._processes: dict[ChildId, LocalProcess] = {}
         self._readable: set[ChildId] = set()
-        """Their output has not ended."""
+        """The children whose output has not ended."""
         self._living: set[ChildId] = set()
 
     @property
     def living(self) -> list[ChildId]:
-        """Those whose end has not been told."""
+        """The children whose end has not been told."""
         return list(self._living)
 
     def start(
@@ -69,7 +69,10 @@ class Host:
         self._audience.launched(child, process.pid)
 
     def signal(self, child: ChildId, number: signal.Signals) -> None:
-        """SIGKILL ends its whole session; any other signal is the child's alone. Nothing where it has ended."""
+        """Send a signal; a child that has ended gets none.
+
+        SIGKILL ends the child's whole session; any other signal is the child's alone.
+        """
         if child not in self._living:
             return
         process = self._processes[child]
@@ -83,7 +86,7 @@ class Host:
         process.signal(number)
 
     def close(self) -> None:
-        """Kill what runs, give all descriptors back. Tells the audience nothing."""
+        """Kill what runs and give all descriptors back. The audience is told nothing."""
         loop = asyncio.get_running_loop()
         for process in self._processes.values():
             process.kill()

@@ -32,9 +32,9 @@ class LocalProcess:
     def __init__(self, pid: int, output: int) -> None:
         self.pid = pid
         self.ended = os.pidfd_open(pid)
-        """Readable once the process has ended, from any cause."""
+        """A descriptor that becomes readable once the process has ended, from any cause."""
         self.output = output
-        """Non-blocking read end of its stdout and stderr."""
+        """The non-blocking read end of its stdout and stderr."""
         self._status: int | None = None
 
     def signal(self, number: signal.Signals) -> None:
@@ -51,7 +51,10 @@ class LocalProcess:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self) -> int | None:
-        """Its exit status, or minus its signal's number; None: it still runs. Kills what it left running."""
+        """Take in its end, and kill what it left running.
+
+        Returns its exit status, or minus its signal's number; None if it still runs.
+        """
         if self._status is None:
             ended = os.waitid(os.P_PIDFD, self.ended, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from phalanx.node.errors import NodeError
-from phalanx.transport.channel import Channel, FrameError, Refused, Untrusted, dial
+from phalanx.transport.channel import Channel, FrameError, HandshakeRefused, Untrusted, dial
 from phalanx.transport.security import Security
 
 ATTEMPT = 10.0
@@ -45,7 +45,7 @@ async def reach(
                 return await in_thread(partial(_dial_each, control, security, allowed, source))
         except Untrusted as error:
             raise NodeError(f"{control}: {error}") from None
-        except Refused as refused:
+        except HandshakeRefused as refused:
             raise NodeError(
                 f"{control}: {refused}; PHALANX_SECRET and the version of Phalanx must be the same at both ends"
             ) from None
@@ -74,7 +74,7 @@ def _dial_each(control: str, security: Security, timeout: float, source: str) ->
         address = f"{scheme}:{found}:{port}"
         try:
             return dial(address, security, timeout, source), address
-        except (Refused, FrameError):
+        except (HandshakeRefused, FrameError):
             raise
         except OSError as error:
             trouble = error

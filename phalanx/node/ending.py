@@ -10,7 +10,7 @@ class Ending(NamedTuple):
     status: int
     """Exit status: 0 the service ended, 1 this machine cannot be part of it, 70 the service is gone, 128 + a signal."""
     words: str
-    """For the person who started the node."""
+    """The sentence for the person who started the node."""
 
 
 def leave(program: str, ending: Ending) -> NoReturn:

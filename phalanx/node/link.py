@@ -11,7 +11,7 @@ from phalanx.transport.channel import Channel
 _decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)
 
 
-class Link:
+class SupervisorLink:
     """Gives messages on as they come; `ended` is set once the connection is over, from whatever side."""
 
     def __init__(self, channel: Channel, received: Callable[[ToNode], None], lost: Callable[[str], None]) -> None:

@@ -43,7 +43,7 @@ def find(config: Config, named: str | None, *, holds_ranks: bool) -> Path:
 
 
 def _is_whole(folder: Path, expected: Mapping[str, str], *, weights: bool) -> bool:
-    """It holds everything that it has to, and nothing else."""
+    """Whether it holds everything that it has to, and nothing else."""
     try:
         found = fingerprints.of_metadata(folder)
         return expected == (found | fingerprints.of_weights(weight_files(folder)) if weights else found)
@@ -72,7 +72,7 @@ def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]
 
 
 def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """In words, file by file; empty where the two are the same."""
+    """The differences in words, one for each file that is not the same."""
     return [
         f"{name} is missing"
         if name not in found

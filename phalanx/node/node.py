@@ -23,8 +23,8 @@ from phalanx.node import model
 from phalanx.node.arrival import in_thread, reach
 from phalanx.node.ending import Ending
 from phalanx.node.errors import NodeError
-from phalanx.node.link import Link
-from phalanx.node.sockets import Sockets
+from phalanx.node.link import SupervisorLink
+from phalanx.node.sockets import NodeSockets
 from phalanx.protocol import ChildId, Failed, NodeHello, NodeReady, Place, Pools, Role, ToNode, Welcome
 from phalanx.transport.security import Security
 
@@ -45,21 +45,21 @@ OWN = ("CUDA_VISIBLE_DEVICES",)
 
 @dataclass(frozen=True)
 class Orders:
-    """What a node was started with."""
+    """The settings with which a node was started."""
 
     control: str
-    """Where the supervisor listens."""
+    """The address at which the supervisor listens."""
     security: Security = field(repr=False)
     places: tuple[Place, ...]
     """The ranks, or workers of ranks, that it brings."""
     serves: bool
-    """It can hold API servers."""
+    """Whether it can hold API servers."""
     model: str | None = None
-    """Where the model is on this machine, where it is elsewhere than on the supervisor's."""
+    """The model's folder on this machine, if it is elsewhere than on the supervisor's."""
     patience: float = 0.0
-    """Seconds to wait for the supervisor to be there; 0: it must be."""
+    """Seconds to wait until the supervisor is there; 0: it must be there already."""
     address: str = ""
-    """Of this machine, to dial from; empty: the system's choice."""
+    """The address of this machine from which to dial; empty: the system's choice."""
 
 
 def run(orders: Orders, commands: Commands | None = None) -> Ending:
@@ -72,26 +72,26 @@ def run(orders: Orders, commands: Commands | None = None) -> Ending:
 
 
 class Node:
-    """Also the audience of its host: what becomes of the children goes to the supervisor."""
+    """One node. It is the audience of its own host: what becomes of the children goes to the supervisor."""
 
     def __init__(self, orders: Orders, commands: Commands | None) -> None:
         self._orders = orders
         self._commands = commands
         self._control = orders.control
-        """What children are told: the very address that answered."""
+        """The address that children are told: the very one that answered."""
         self._host = Host(self)
-        self._link: Link | None = None
-        self._sockets: Sockets | None = None
+        self._link: SupervisorLink | None = None
+        self._sockets: NodeSockets | None = None
         self._outputs: dict[ChildId, Output] = {}
-        """Of the children whose stdout and stderr are open."""
+        """The outputs of the children whose stdout and stderr are open."""
         self._at_rest = asyncio.Event()
-        """No child is left, or nobody to tell of one."""
+        """Set once no child is left, or nobody to tell of one."""
         self._welcomed: asyncio.Future[Welcome]
         self._over: asyncio.Future[Ending]
         self._stopped = False
         self._signalled_children: set[ChildId] = set()
         self._casualty = ""
-        """The first child that failed by itself, and how."""
+        """A sentence about the first child that failed by itself, and how."""
         self._muted = False
         self._grace = 0.0
 
@@ -131,7 +131,7 @@ class Node:
             lambda trouble: log.info("waiting up to %g s for %s: %s", orders.patience, orders.control, trouble),
             orders.address,
         )
-        link = self._link = Link(channel, self._received, self._lost)
+        link = self._link = SupervisorLink(channel, self._received, self._lost)
         pools = Pools(memory_pool(), cpu_pool())
         hello = NodeHello(machine, os.getpid(), phalanx.__version__, orders.places, orders.serves, link.host, pools)
         link.send(hello)
@@ -146,7 +146,9 @@ class Node:
         log.info("the service at %s knows us; checking the model", orders.control)
         folder = await in_thread(lambda: model.find(config, orders.model, holds_ranks=bool(orders.places)))
         try:
-            self._sockets = Sockets(config, orders.places, orders.serves, link.host, encrypted=orders.security.encrypts)
+            self._sockets = NodeSockets(
+                config, orders.places, orders.serves, link.host, encrypted=orders.security.encrypts
+            )
         except OSError as error:
             raise NodeError(f"no place for API servers: {error.strerror or error}") from None
         ready = NodeReady(str(folder), self._sockets.api_servers, self._sockets.leaders)

@@ -16,7 +16,7 @@ from phalanx.transport.listener import WILDCARDS, address_of, bind_http, bind_tc
 log = logging.getLogger(__name__)
 
 
-class Sockets:
+class NodeSockets:
     """A context manager; leaving it closes everything."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Sockets:
         self._scheme = config.http.scheme
         self._stack = contextlib.ExitStack()
         self._seat: dict[int, int] = {}
-        """API server number to its place among `_http` and `_engine`."""
+        """The index among `_http` and `_engine` of each API server, by its number."""
         count = (config.parallel.api_servers_per_node or 0) if serves else 0
         leads = [p.index for p in places if p.worker == 0] if config.parallel.tensor_parallel_size > 1 else []
         try:
@@ -64,7 +64,7 @@ class Sockets:
         return {rank: self._told(sock) for rank, sock in self._workers.items()}
 
     def of(self, place: Place) -> list[tuple[str, socket.socket]]:
-        """What the child in a place inherits, each incarnation the same.
+        """The sockets that the child in a place inherits, each incarnation the same.
 
         The numbers of the API servers are the supervisor's to give: a new one gets the first sockets not yet taken.
 
@@ -84,7 +84,7 @@ class Sockets:
     def _told(self, sock: socket.socket) -> str:
         return audited(address_of(sock, self.host, encrypted=self._encrypted))
 
-    def __enter__(self) -> "Sockets":
+    def __enter__(self) -> "NodeSockets":
         return self
 
     def __exit__(
@@ -94,7 +94,7 @@ class Sockets:
 
 
 def http_host(wanted: str, own: str) -> str:
-    """Where a node's API servers listen when the service's do at `wanted`; `own` is the node's address."""
+    """The host on which a node's API servers listen when the service's do at `wanted`; `own` is the node's address."""
     if wanted in WILDCARDS:
         return wanted
     if not _is_loopback(wanted) or _is_loopback(own):

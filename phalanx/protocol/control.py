@@ -5,7 +5,7 @@ from phalanx.protocol.identity import ApiServerId, Incarnation, Message, RankId,
 
 
 class Hello(Message, tag=1, frozen=True):
-    """First message of a child. `index` is its API server number or its rank."""
+    """The first message of a child. `index` is its API server number or its rank."""
 
     role: Role
     index: int
@@ -28,11 +28,11 @@ class Ready(Message, tag=3, frozen=True):
 
     detail: str = ""
     drains: bool = False
-    """It understands Drain; one that does not is stopped without."""
+    """Whether it understands Drain. A child that does not is stopped without one."""
 
 
 class Failed(Message, tag=4, frozen=True):
-    """The child's own last words before it exits non-zero."""
+    """The child's own last words before it exits with a status other than 0."""
 
     reason: str
     traceback: str = ""
@@ -42,7 +42,7 @@ class MetricsReport(Message, tag=5, frozen=True):
     """One API server's samples, in the form of `phalanx.api.metrics`: the answer to MetricsRequest, or unasked."""
 
     query: int
-    """0: unasked, so that the supervisor knows what it had counted when it dies."""
+    """The number of the MetricsRequest; 0 for an unasked report, kept for the case that the server dies."""
     samples: bytes
 
 
@@ -59,17 +59,17 @@ class Pulse(Message, tag=16, frozen=True):
     """
 
     steps: int
-    """Rounds its loop has made."""
+    """Rounds that its loop has made."""
     busy: bool
-    """It has work, so `steps` has to grow."""
+    """Whether it has work, so that `steps` has to grow."""
 
 
 class Drained(Message, tag=17, frozen=True):
-    """Answer to Drain: no request is running any more."""
+    """The answer to Drain: no request is running any more."""
 
 
 class Endpoint(Message, frozen=True):
-    """Where ranks dial one API server. The listener exists before this is ever sent.
+    """The address at which ranks dial one API server. The listener exists before this is ever sent.
 
     The same API server has other addresses for other children: a socket file on its own machine, elsewhere a
     host and port that the child can reach.
@@ -84,7 +84,7 @@ class Membership(Message, tag=20, frozen=True):
 
     api_servers: tuple[Endpoint, ...]
     complete: bool = True
-    """False: more will be named before the service is ready, and no rank is READY before it has reached them."""
+    """Whether these are all. Otherwise more will be named, and no rank is READY before it has reached those too."""
 
 
 class Share(Message, tag=31, frozen=True):
@@ -102,14 +102,16 @@ class Share(Message, tag=31, frozen=True):
 
 
 class Welcome(Message, tag=21, frozen=True):
+    """The answer to Hello or NodeHello: all that the child or node needs to know."""
+
     config: Config
     membership: Membership
     leader: str = ""
-    """For a tensor-parallel worker: where worker 0 of its rank listens."""
+    """The address at which worker 0 of the rank listens; only a tensor-parallel worker is told it."""
     counted: bytes = b""
-    """For an API server: the last samples of its predecessor in its place, to count on from; empty: none."""
+    """The last samples of an API server's predecessor, from which it counts on; empty where it had none."""
     share: Share | None = None
-    """For a rank; others have none."""
+    """The part of its machine that a rank has; None for all others."""
 
 
 class Stop(Message, tag=22, frozen=True):
@@ -117,28 +119,28 @@ class Stop(Message, tag=22, frozen=True):
 
 
 class Drain(Message, tag=29, frozen=True):
-    """To an API server that said it `drains`: take no new requests, and say Drained once none is running."""
+    """Tells an API server that said it `drains` to take no new requests, and to say Drained once none is running."""
 
 
 class MetricsRequest(Message, tag=23, frozen=True):
-    """Supervisor -> API server: report your samples under this query number."""
+    """The supervisor asks an API server to report its samples under this query number."""
 
     query: int
 
 
 class MetricsGathered(Message, tag=24, frozen=True):
-    """Supervisor -> the API server that sent MetricsQuery: the siblings' samples, those that answered in time."""
+    """The answer to MetricsQuery: the samples of the siblings that answered in time."""
 
     query: int
     samples: tuple[bytes, ...]
     kept: tuple[bytes, ...] = ()
-    """The last known samples of those that did not answer, or are not there: what they counted still counts."""
+    """The last known samples of siblings that did not answer or are not there: what they counted still counts."""
     rank_restarts: dict[RankId, int] = {}
-    """Times each was started again after a fall."""
+    """How often each rank was started again after a fall."""
     api_server_restarts: dict[ApiServerId, int] = {}
 
 
 class Refused(Message, tag=25, frozen=True):
-    """Answer to a Hello or NodeHello that cannot be; the connection is closed after it."""
+    """The answer to a Hello, NodeHello or WorkerHello that cannot be; the connection is closed after it."""
 
     reason: str

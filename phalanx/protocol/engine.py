@@ -16,10 +16,10 @@ class SamplingParams(Message, frozen=True):
     max_tokens: int
     min_tokens: int = 0
     temperature: float = 1.0
-    """0 is greedy."""
+    """0 means greedy."""
     top_p: float = 1.0
     top_k: int = 0
-    """0 is no limit."""
+    """0 means no limit."""
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -27,13 +27,13 @@ class SamplingParams(Message, frozen=True):
     seed: int = 0
     """0 <= seed < 2**64; always set by the API server, at random where the client gave none."""
     stop_token_ids: tuple[int, ...] = ()
-    """Besides the checkpoint's own end-of-sequence ids."""
+    """Ids that end the request, beside the checkpoint's own end-of-sequence ids."""
     ignore_eos: bool = False
     logit_bias: dict[int, float] | None = None
     logprobs: int | None = None
     """None: none. k >= 0: the sampled token's log probability and the k most likely ones'."""
     prompt_logprobs: int | None = None
-    """As `logprobs`, for each prompt token after the first."""
+    """The same for each prompt token after the first."""
     allowed_token_ids: tuple[int, ...] = ()
     """If not empty, no other token is chosen."""
     bad_words: tuple[tuple[int, ...], ...] = ()
@@ -66,7 +66,7 @@ class Submit(Message, tag=40, frozen=True):
     expected_tokens: int = 0
     """Output tokens the router expects it to take; with `expected_remaining`, what other routers hear of it."""
     priority: int = 0
-    """Lower runs first; equal ones in order of arrival."""
+    """A lower number runs first; equal ones run in order of arrival."""
 
 
 class Abort(Message, tag=41, frozen=True):
@@ -74,7 +74,7 @@ class Abort(Message, tag=41, frozen=True):
 
 
 class Probe(Message, tag=42, frozen=True):
-    """Say `Alive` at once.
+    """Asks a rank to say `Alive` at once.
 
     Sent before a request whose rank has died goes on at another: where several die of one cause, and not all ends have
     been seen yet, the request must not be held to be the cause.
@@ -84,7 +84,7 @@ class Probe(Message, tag=42, frozen=True):
 
 
 class EngineHello(Message, tag=60, frozen=True):
-    """First message of a rank to an API server, sent when the rank can take requests."""
+    """The first message of a rank to an API server, sent when the rank can take requests."""
 
     rank: RankId
     incarnation: Incarnation
@@ -110,7 +110,7 @@ class TokenLogprobs(Message, frozen=True):
 
 
 class RequestOutput(Message, frozen=True):
-    """What one step brought one request."""
+    """The result of one step for one request."""
 
     request_id: RequestId
     tokens: list[int]
@@ -121,14 +121,14 @@ class RequestOutput(Message, frozen=True):
     logprobs: list[TokenLogprobs] | None = None
     """One for each of `tokens`."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
-    """With the request's first tokens, where asked for: one a prompt token, None for the first."""
+    """One for each prompt token, None for the first; comes with the request's first tokens where it was asked for."""
     cached_tokens: int = 0
-    """With the request's first tokens: how many prompt tokens the prefix cache held."""
+    """Prompt tokens that the prefix cache held; comes with the request's first tokens."""
     error: str = ""
 
 
 class Load(Message, frozen=True):
-    """What a rank has to do, told to each API server from that server's point of view.
+    """The work that a rank has, told to each API server from that server's point of view.
 
     `others_*` leave out the receiver's own requests, which it counts itself, at once and exactly; so no
     report ever overwrites a router's own count and nothing is counted twice.
@@ -142,7 +142,7 @@ class Load(Message, frozen=True):
     kv_used_tokens: int
     kv_total_tokens: int
     prefix_query_tokens: int
-    """Counter since start: prompt tokens looked up in the prefix cache, and those found."""
+    """Prompt tokens looked up in the prefix cache since the start; `prefix_hit_tokens` are those found."""
     prefix_hit_tokens: int
     preemptions: int
     """Counter since start."""
@@ -151,17 +151,17 @@ class Load(Message, frozen=True):
 
 
 class StepOutput(Message, tag=61, frozen=True):
-    """One a step to each API server that has requests in it, and one when the load changed for the others."""
+    """Sent each step to every API server that has requests in it, and to the others when the load has changed."""
 
     outputs: list[RequestOutput]
     load: Load
 
 
 class Alive(Message, tag=62, frozen=True):
-    """Answer to Probe."""
+    """The answer to Probe."""
 
     number: int
-    """Of the Probe."""
+    """The number of the Probe."""
 
 
 ToEngine: TypeAlias = Submit | Abort | Probe

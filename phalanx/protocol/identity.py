@@ -1,4 +1,4 @@
-"""Who is who, and the base of all messages."""
+"""The names of the service's processes, and the base class of all messages."""
 
 import enum
 from typing import NewType
@@ -20,7 +20,7 @@ class Role(enum.StrEnum):
 
 
 class StageName(enum.StrEnum):
-    """Where a child is on its way to READY, in order; each has its own progress deadline."""
+    """The stages of a child's start, in order. Each has its own progress deadline."""
 
     STARTED = "started"
     IMPORTED = "imported"
@@ -36,13 +36,13 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Place(Message, frozen=True):
-    """A seat in the fleet; stable while the processes that fill it come and go."""
+    """A position in the fleet, such as rank 3. It stays the same while the processes that fill it come and go."""
 
     role: Role
     index: int
-    """API server number or rank."""
+    """The API server's number, or the rank."""
     worker: int = 0
-    """Tensor-parallel worker of a rank; worker 0 is the rank itself and leads the others."""
+    """The tensor-parallel worker of a rank; worker 0 is the rank itself and leads the others."""
 
     def __str__(self) -> str:
         if self.role is Role.RAY:

@@ -6,20 +6,20 @@ from phalanx.protocol.identity import Incarnation, Message, RankId
 
 
 class Roster(Message, tag=32, frozen=True):
-    """To API servers: the ranks there are. Sent after Welcome and again on every change; answered by Vacated."""
+    """Tells API servers the ranks there are, after Welcome and again on every change. Vacated is the answer."""
 
     number: int
-    """Counts changes."""
+    """The number of this change, counted from the start of the service."""
     ranks: tuple[RankId, ...]
-    """Those that shall serve, be they there or not."""
+    """The ranks that shall serve, whether they are there or not."""
     leaving: tuple[RankId, ...] = ()
-    """These get no new requests, and their end is none that a request dies of."""
+    """Ranks that get no new requests. Their end is no failure: requests are not counted as killed by it."""
     moving: tuple[RankId, ...] = ()
-    """Of those that leave: what still runs in them has to go on elsewhere now."""
+    """The leaving ranks whose running requests have to go on elsewhere now."""
 
 
 class Vacated(Message, tag=18, frozen=True):
-    """Answer to Roster, repeatedly: these ranks leave, and no request of the API server runs in them any more."""
+    """The answer to Roster, sent repeatedly: no request of the API server runs any more in these leaving ranks."""
 
     roster: int
     """The number of the latest Roster that it has taken."""
@@ -29,28 +29,28 @@ class Vacated(Message, tag=18, frozen=True):
 class AdminVerb(enum.StrEnum):
     SHOW = "show"
     DRAIN = "drain"
-    """Ranks get nothing new, and stay without work."""
+    """The ranks get nothing new, and stay without work."""
     RESUME = "resume"
-    """Undoes DRAIN."""
+    """It undoes DRAIN."""
     RESTART = "restart"
     SCALE = "scale"
 
 
 class AdminRequest(Message, tag=19, frozen=True):
-    """What an operator asks of an API server; answered by AdminAnswer."""
+    """An operator's request, passed on by an API server. AdminAnswer is the answer."""
 
     query: int
     verb: AdminVerb
     ranks: tuple[RankId, ...] = ()
-    """With SCALE: those that go."""
+    """The ranks that are meant; with SCALE those that go."""
     size: int | None = None
-    """With SCALE: ranks that there shall be; absent: as many as stay."""
+    """The number of ranks that SCALE asks for; absent: as many as stay."""
     timeout: float | None = None
     """Seconds that running requests get to finish before they go on elsewhere; absent: --drain-timeout."""
 
 
 class Standing(enum.StrEnum):
-    """Of a rank, or of an API server, which knows no leaving."""
+    """How a rank or an API server is, as operators see it. An API server is never LEAVING."""
 
     STARTING = "starting"
     SERVING = "serving"
@@ -58,9 +58,9 @@ class Standing(enum.StrEnum):
     DRAINING = "draining"
     DRAINED = "drained"
     LEAVING = "leaving"
-    """For good."""
+    """It leaves for good."""
     FALLEN = "fallen"
-    """Given up; an operator may restart it."""
+    """It was given up; an operator may restart it."""
 
 
 class RankState(Message, frozen=True):
@@ -68,12 +68,12 @@ class RankState(Message, frozen=True):
     standing: Standing
     incarnation: Incarnation
     restarts: int
-    """After falls, since the service began."""
+    """Restarts after falls, since the service began."""
     pid: int | None
     where: str
-    """The machine; empty: the supervisor's own."""
+    """The machine it runs on; empty: the supervisor's own."""
     since: float
-    """Seconds in its present stage."""
+    """Seconds that it has been in its present stage."""
     detail: str = ""
 
 
@@ -87,11 +87,13 @@ class ApiServerState(Message, frozen=True):
 
 
 class AdminAnswer(Message, tag=33, frozen=True):
+    """How all ranks and API servers are once the AdminRequest was taken or refused."""
+
     query: int
-    """Of the AdminRequest."""
+    """The number of the AdminRequest."""
     ranks: tuple[RankState, ...]
     api_servers: tuple[ApiServerState, ...]
     refusal: str = ""
     """Why nothing was done."""
     status: int = 202
-    """Of HTTP."""
+    """The HTTP status with which the API server answers."""

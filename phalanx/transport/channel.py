@@ -12,12 +12,12 @@ import msgspec
 from phalanx.protocol import Message
 from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
-from phalanx.transport.handshake import NEEDS_TLS, Dialer, Handshake, Listener, Refusal, Refused, Untrusted
+from phalanx.transport.handshake import NEEDS_TLS, Dialer, Handshake, HandshakeRefused, Listener, Refusal, Untrusted
 from phalanx.transport.listener import connect_target, host_of, tune
 from phalanx.transport.security import Security
 from phalanx.transport.tls import Session, TlsError
 
-__all__ = ["Channel", "Closed", "FrameError", "Refused", "Untrusted", "accept", "dial"]
+__all__ = ["Channel", "Closed", "FrameError", "HandshakeRefused", "Untrusted", "accept", "dial"]
 
 T = TypeVar("T")
 READ_SIZE = 1 << 18
@@ -37,7 +37,7 @@ def dial(address: str, security: Security, timeout: float, source: str = "") -> 
 
     Raises:
         ConnectionError, FileNotFoundError: nothing listens there.
-        Refused: the secret or the protocol version differ; says at which end.
+        HandshakeRefused: the secret or the protocol version differ; says at which end.
         Untrusted: only one end speaks TLS, or does not accept the other's certificate; says which.
         FilesError: our own certificate cannot be used; says why.
         TimeoutError: the peer did not answer in time.
@@ -86,7 +86,7 @@ def accept(sock: socket.socket, security: Security, timeout: float, peer: str) -
     another machine must speak TLS where `security` has it.
 
     Raises:
-        Refused: the secret or the protocol version differ; says at which end.
+        HandshakeRefused: the secret or the protocol version differ; says at which end.
         TlsError: only one end speaks TLS, or does not accept the other's certificate; says which.
         Closed, FrameError, TimeoutError: the peer left, did not speak this protocol, or was silent.
     """
@@ -115,7 +115,7 @@ def _prove(channel: "Channel", handshake: Handshake, deadline: float) -> None:
         body = channel._receive_body()
         try:
             answer = handshake.receive(body)
-        except Refused as refused:
+        except HandshakeRefused as refused:
             with contextlib.suppress(OSError):
                 channel.send(Refusal(str(refused)))
             raise
@@ -166,7 +166,7 @@ class Channel:
         self._socket.setblocking(blocking)
 
     def set_timeout(self, seconds: float) -> None:
-        """From now on a blocking `send` raises TimeoutError after so long, `receive` after so long without a byte."""
+        """Have a blocking `send` raise TimeoutError after `seconds`, and `receive` after as long without a byte."""
         self._socket.settimeout(seconds)
 
     def end_sending(self) -> None:
@@ -274,7 +274,7 @@ class Channel:
         self._reader.feed(data)
 
     def _answer(self) -> None:
-        """What the TLS handshake has to say. Once it is over, TLS speaks with the next frame only."""
+        """Take what the TLS handshake has to send. Once it is over, TLS sends only with the next frame."""
         assert self._session is not None
         if answer := self._session.outgoing():
             with contextlib.suppress(OSError):  # what the peer said on its way out is worth reading

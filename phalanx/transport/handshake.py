@@ -30,12 +30,12 @@ NEEDS_TLS = (
 """The reason of a Refusal, in the clear, to a dialler that does not speak TLS."""
 
 
-class Refused(ConnectionError):
+class HandshakeRefused(ConnectionError):
     """One of the two ends turned the other down; says which end and why."""
 
 
-class Untrusted(Refused):
-    """For what TLS is about: one end speaks it and the other does not, or a certificate is not accepted."""
+class Untrusted(HandshakeRefused):
+    """TLS is the reason: one end speaks it and the other does not, or a certificate is not accepted."""
 
 
 class Opening(Message, tag=0, frozen=True):
@@ -62,8 +62,8 @@ class Refusal(Message, tag=4, frozen=True):
     reason: str
 
 
-Step: TypeAlias = Opening | Challenge | Proof | Accepted | Refusal
-_decoder: msgspec.msgpack.Decoder[Step] = msgspec.msgpack.Decoder(Step)
+HandshakeMessage: TypeAlias = Opening | Challenge | Proof | Accepted | Refusal
+_decoder: msgspec.msgpack.Decoder[HandshakeMessage] = msgspec.msgpack.Decoder(HandshakeMessage)
 
 
 def _proof(secret: bytes, side: bytes, dialer_nonce: bytes, listener_nonce: bytes) -> bytes:
@@ -71,11 +71,11 @@ def _proof(secret: bytes, side: bytes, dialer_nonce: bytes, listener_nonce: byte
     return hmac.digest(secret, label + dialer_nonce + listener_nonce, hashlib.sha256)
 
 
-def _decode(body: bytes) -> Step:
+def _decode(body: bytes) -> HandshakeMessage:
     try:
         return _decoder.decode(body)
     except msgspec.DecodeError:
-        raise Refused("the peer does not speak this protocol") from None
+        raise HandshakeRefused("the peer does not speak this protocol") from None
 
 
 class Handshake:
@@ -86,11 +86,11 @@ class Handshake:
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self.done = False
 
-    def receive(self, body: bytes) -> Step | None:
+    def receive(self, body: bytes) -> HandshakeMessage | None:
         """Take the peer's next frame body; returns the answer to send, if one is due.
 
         Raises:
-            Refused: the peer refused us or must be refused; its text is what the peer is told, as a Refusal.
+            HandshakeRefused: the peer refused us or must be refused; its text is what the peer is told, as a Refusal.
         """
         raise NotImplementedError
 
@@ -99,22 +99,22 @@ class Dialer(Handshake):
     def opening(self) -> Opening:
         return Opening(MAGIC, PROTOCOL_VERSION, self._nonce)
 
-    def receive(self, body: bytes) -> Step | None:
+    def receive(self, body: bytes) -> HandshakeMessage | None:
         match _decode(body):
             case Challenge(version, nonce, proof):
                 if version != PROTOCOL_VERSION:
-                    raise Refused(f"protocol version {version} there, {PROTOCOL_VERSION} here")
+                    raise HandshakeRefused(f"protocol version {version} there, {PROTOCOL_VERSION} here")
                 if not hmac.compare_digest(proof, _proof(self._secret, b"listener", self._nonce, nonce)):
-                    raise Refused("the listener does not know the launch secret")
+                    raise HandshakeRefused("the listener does not know the launch secret")
                 return Proof(_proof(self._secret, b"dialer", self._nonce, nonce))
             case Accepted():
                 self.done = True
                 return None
             case Refusal(reason):
-                kind = Untrusted if reason == NEEDS_TLS else Refused
+                kind = Untrusted if reason == NEEDS_TLS else HandshakeRefused
                 raise kind(f"refused by the listener: {reason}")
             case _:
-                raise Refused("the listener broke the order of the handshake")
+                raise HandshakeRefused("the listener broke the order of the handshake")
 
 
 class Listener(Handshake):
@@ -122,22 +122,24 @@ class Listener(Handshake):
         super().__init__(secret)
         self._dialer_nonce: bytes | None = None
 
-    def receive(self, body: bytes) -> Step | None:
+    def receive(self, body: bytes) -> HandshakeMessage | None:
         match _decode(body):
             case Opening(magic, version, nonce) if self._dialer_nonce is None:
                 if magic != MAGIC or len(nonce) != NONCE_BYTES:
-                    raise Refused("the dialer does not speak this protocol")
+                    raise HandshakeRefused("the dialer does not speak this protocol")
                 if version != PROTOCOL_VERSION:
-                    raise Refused(f"protocol version {version} at the dialer, {PROTOCOL_VERSION} at the listener")
+                    raise HandshakeRefused(
+                        f"protocol version {version} at the dialer, {PROTOCOL_VERSION} at the listener"
+                    )
                 self._dialer_nonce = nonce
                 return Challenge(PROTOCOL_VERSION, self._nonce, _proof(self._secret, b"listener", nonce, self._nonce))
             case Proof(proof) if self._dialer_nonce is not None:
                 expected = _proof(self._secret, b"dialer", self._dialer_nonce, self._nonce)
                 if not hmac.compare_digest(proof, expected):
-                    raise Refused("the dialer does not know the launch secret")
+                    raise HandshakeRefused("the dialer does not know the launch secret")
                 self.done = True
                 return Accepted()
             case Refusal(reason):
-                raise Refused(f"refused by the dialer: {reason}")
+                raise HandshakeRefused(f"refused by the dialer: {reason}")
             case _:
-                raise Refused("the dialer broke the order of the handshake")
+                raise HandshakeRefused("the dialer broke the order of the handshake")

@@ -23,7 +23,7 @@ BACKLOG = 2048
 WILDCARDS = ("0.0.0.0", "::")
 
 PORTS_TRIED = 16
-"""Of those that the kernel chooses, until one is free on every address of a name."""
+"""Ports that the kernel may choose, until one is free on every address of a name."""
 
 SocketAddress = tuple[socket.AddressFamily, Any]
 """What `socket` and `bind` or `connect` take."""

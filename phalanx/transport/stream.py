@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from phalanx.protocol import Message
 from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
-from phalanx.transport.handshake import TIMEOUT, Listener, Refusal, Refused
+from phalanx.transport.handshake import TIMEOUT, HandshakeRefused, Listener, Refusal
 from phalanx.transport.listener import host_of, tune
 from phalanx.transport.security import Security
 from phalanx.transport.tls import Session, is_hello
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Handler(Protocol):
-    """What one authenticated connection talks to."""
+    """Receives what comes over one authenticated connection."""
 
     def received(self, body: bytes) -> None:
-        """One frame body. A FrameError raised from here closes the connection with its reason."""
+        """Take one frame body. A FrameError raised from here closes the connection with its reason."""
 
     def closed(self, reason: str) -> None:
-        """The connection is over; called once, last."""
+        """Learn that the connection is over; called once, last."""
 
 
 async def serve(
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._handler: Handler | None = None
         self._reader = FrameReader(frames.MAX_UNPROVEN_FRAME)
         self._first = True
-        """Nothing has been received."""
+        """Whether nothing has been received yet."""
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle
         self._reason = "the peer closed the connection"
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
                     self._handler.received(body)
                 else:
                     self._prove(body)
-        except Refused as refused:
+        except HandshakeRefused as refused:
             self.send(Refusal(str(refused)))
             self._drop(str(refused))
         except FrameError as error:
@@ -136,7 +136,9 @@ class Connection(asyncio.Protocol):
         """The frames in what the peer sent."""
         if self._session is None:
             if self._first and is_hello(data):
-                raise Refused("the dialer speaks TLS, and here nobody does: give --cluster-ssl-certfile at both ends")
+                raise HandshakeRefused(
+                    "the dialer speaks TLS, and here nobody does: give --cluster-ssl-certfile at both ends"
+                )
             self._first = False
             return data
         try:

@@ -23,10 +23,10 @@ from phalanx.transport.handshake import NEEDS_TLS, Refusal
 log = logging.getLogger(__name__)
 
 VARIABLES = ("PHALANX_CLUSTER_SSL_CERTFILE", "PHALANX_CLUSTER_SSL_KEYFILE", "PHALANX_CLUSTER_SSL_CA_CERTS")
-"""Where a process finds the fields of `Files`, in their order."""
+"""The variables in which a process finds the fields of `Files`, in their order."""
 
 FLAGS = ("--cluster-ssl-certfile", "--cluster-ssl-keyfile", "--cluster-ssl-ca-certs")
-"""The same, as options of whatever starts a service or a node."""
+"""The options that name the same files to whatever starts a service or a node."""
 
 _HANDSHAKE, _ALERT = 22, 21
 """First bytes of TLS records (RFC 8446, 5.1). No frame that opens a connection in the clear begins with either."""

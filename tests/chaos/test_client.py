@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from phalanx.chaos.client import Connection, Exchange
+from phalanx.chaos.client import Exchange, HttpConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-phalanx-api-server: 1\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
@@ -39,7 +39,7 @@ def exchange(answering: Answering, leave_after: int | None = None) -> Exchange:
                 seen.set()
             return leave_after is not None and len(so_far.arrivals) >= leave_after
 
-        async with server(answering, seen) as address, Connection.open(address) as connection:
+        async with server(answering, seen) as address, HttpConnection.open(address) as connection:
             return await connection.exchange("POST", "/", b"{}", enough=enough)
 
     return asyncio.run(asyncio.wait_for(run(), 30))

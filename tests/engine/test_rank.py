@@ -34,7 +34,7 @@ from phalanx.protocol import (
     Stop,
     Submit,
 )
-from phalanx.transport.handshake import Refused
+from phalanx.transport.handshake import HandshakeRefused
 from phalanx.transport.listener import address_of, bind_unix
 
 START = [StageName.IMPORTED, StageName.WEIGHTS, StageName.CACHE, StageName.WARM_UP]
@@ -129,7 +129,7 @@ def test_an_address_where_nobody_listens_is_told_with_its_reason_and_dialled_aga
 
 def test_an_api_server_with_another_secret_is_refused(folder: Path) -> None:
     with running(folder) as (rank, [api]):
-        with pytest.raises(Refused, match="launch secret"):
+        with pytest.raises(HandshakeRefused, match="launch secret"):
             accept(api.listener, b"another secret")
         while "secret" not in (report := rank.control.until(Stage)).detail:
             pass
@@ -409,7 +409,7 @@ def test_a_rank_whose_secret_is_wrong_is_refused_and_says_so(folder: Path) -> No
     process = None
     with bind_unix(folder / "control") as listener:
         process = start_process(address_of(listener), 0, secret=b"another secret")
-        with pytest.raises(Refused, match="does not know the launch secret"):
+        with pytest.raises(HandshakeRefused, match="does not know the launch secret"):
             accept(listener)
         printed, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == EXIT_FAILED

@@ -269,7 +269,7 @@ def test_who_does_not_know_the_secret_is_refused_and_who_says_nothing_keeps_nobo
     listener: socket.socket,
 ) -> None:
     leader = Leader(listener, 2)
-    with pytest.raises(handshake.Refused, match="does not know the launch secret"):
+    with pytest.raises(handshake.HandshakeRefused, match="does not know the launch secret"):
         dial(address_of(listener), Security(b"another secret"), DEADLINE)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(listener.getsockname())

@@ -38,8 +38,7 @@ from phalanx.protocol import (
     Welcome,
 )
 from phalanx.transport import frames
-from phalanx.transport.channel import Refused as SecretRefused
-from phalanx.transport.channel import dial
+from phalanx.transport.channel import HandshakeRefused, dial
 from phalanx.transport.handshake import Dialer, Proof
 from phalanx.transport.security import Security
 
@@ -149,7 +148,7 @@ def test_requests_go_to_the_rank_with_less_to_do(start: Start) -> None:
 def test_who_does_not_know_the_secret_is_not_heard(serve: Start) -> None:
     front_end = serve()
     for address in front_end.engine_addresses:
-        with pytest.raises(SecretRefused, match="does not know the launch secret"):
+        with pytest.raises(HandshakeRefused, match="does not know the launch secret"):
             dial(address, Security(b"another secret"), DEADLINE)
     assert len(front_end.wait_ranks(1)) == 1
 

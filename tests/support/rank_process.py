@@ -39,7 +39,7 @@ from phalanx.protocol import (
     Welcome,
 )
 from phalanx.transport.channel import Channel
-from phalanx.transport.handshake import Listener, Refusal, Refused
+from phalanx.transport.handshake import HandshakeRefused, Listener, Refusal
 from phalanx.transport.listener import address_of, bind_unix
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -72,7 +72,7 @@ def config(*, folder: str = "", facts: dict[str, Any] | None = None, **engine: A
 
 
 def accept(listener: socket.socket, secret: bytes = SECRET) -> Channel:
-    """Take one connection and let it prove itself. Raises Refused where it cannot."""
+    """Take one connection and let it prove itself. Raises HandshakeRefused where it cannot."""
     listener.settimeout(DEADLINE)
     sock, _ = listener.accept()
     sock.settimeout(DEADLINE)
@@ -84,7 +84,7 @@ def accept(listener: socket.socket, secret: bytes = SECRET) -> Channel:
             if answer is not None:
                 channel.send(answer)
     except BaseException as error:
-        if isinstance(error, Refused):
+        if isinstance(error, HandshakeRefused):
             with contextlib.suppress(OSError):
                 channel.send(Refusal(str(error)))
         channel.close()

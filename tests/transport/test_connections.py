@@ -12,7 +12,7 @@ import pytest
 
 from phalanx.protocol import PROTOCOL_VERSION, Abort, Hello, Incarnation, RequestId, Role, ToEngine, ToSupervisor
 from phalanx.transport import frames, stream
-from phalanx.transport.channel import Closed, FrameError, Refused, dial
+from phalanx.transport.channel import Closed, FrameError, HandshakeRefused, dial
 from phalanx.transport.handshake import Opening, Proof
 from phalanx.transport.listener import address_of, bind_tcp, bind_unix
 from phalanx.transport.security import Security
@@ -103,7 +103,7 @@ def test_a_peer_with_another_secret_is_refused_with_a_reason_at_both_ends(
         warnings: asyncio.Queue[str] = asyncio.Queue()
         monkeypatch.setattr(stream.log, "warning", lambda text, *args: warnings.put_nowait(text % args))
         async with listening(listener) as peer:
-            with pytest.raises(Refused, match="does not know the launch secret"):
+            with pytest.raises(HandshakeRefused, match="does not know the launch secret"):
                 await asyncio.to_thread(dial, address_of(listener), Security(b"another"), 10)
             assert "does not know the launch secret" in await warnings.get()
             assert peer.connections.empty()

@@ -216,7 +216,7 @@ def test_the_launch_secret_still_counts_inside(
 ) -> None:
     async def scene() -> None:
         async with listening(listener, ours) as peer:
-            with pytest.raises(channel.Refused, match="does not know the launch secret") as refused:
+            with pytest.raises(channel.HandshakeRefused, match="does not know the launch secret") as refused:
                 await asyncio.to_thread(dial, at(listener), secured(ours, b"another"), DEADLINE)
             assert not isinstance(refused.value, Untrusted)
             assert "does not know the launch secret" in await warnings.get()
