@@ -122,14 +122,16 @@ def test_the_checkpoint_s_max_new_tokens_stands_where_a_request_names_no_number(
 
 
 def test_bad_words_are_tokens_of_a_word_at_the_beginning_and_in_the_middle(tmp_path: Path) -> None:
-    """As vLLM reads them: with a space in front too, where that makes another first token and no more tokens."""
-    vocabulary = {"<unk>": 0, "a": 1, "b": 2, "▁": 3, "ab": 4, "▁ab": 5, "c": 6, "<s>": 7, "▁c": 8, "bc": 9}
-    tokenizer = Tokenizer(BPE(vocabulary, [("a", "b"), ("▁", "ab"), ("▁", "c"), ("b", "c")], unk_token="<unk>"))
+    vocabulary = {"<unk>": 0, "a": 1, "b": 2, "▁": 3, "ab": 4, "▁ab": 5, "c": 6, "<s>": 7, "▁c": 8, "bc": 13}
+    vocabulary |= {"d": 10, "e": 11, "▁de": 12, "▁d": 9}
+    tokenizer = Tokenizer(
+        BPE(vocabulary, [("a", "b"), ("▁", "ab"), ("▁", "c"), ("b", "c"), ("▁", "d"), ("▁d", "e")], unk_token="<unk>")
+    )
     tokenizer.normalizer = Replace(" ", "▁")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     model = ModelTokenizer.load(tmp_path)
     service: Any = SimpleNamespace(
-        tokenizer=model, max_model_len=100, config=SimpleNamespace(facts=SimpleNamespace(vocab_size=9))
+        tokenizer=model, max_model_len=100, config=SimpleNamespace(facts=SimpleNamespace(vocab_size=13))
     )
 
     def read(*words: str) -> tuple[tuple[int, ...], ...]:
@@ -137,9 +139,12 @@ def test_bad_words_are_tokens_of_a_word_at_the_beginning_and_in_the_middle(tmp_p
 
     try:
         assert read("ab", " ab", "  c") == ((4,), (5,), (4,), (5,), (6,), (8,))
-        # A space makes one token more of it: it is not counted twice.
+        # A space that is a token of its own ends with the word: it is not counted twice.
         assert read("b") == ((2,),)
-        for word, says in (("   ", "makes nothing"), ("bc", "tokens are 0 to 8")):
+        assert read("cab") == ((6, 4), (8, 4))
+        assert read("abb") == ((4, 2), (5, 2))
+        assert read("de") == ((10, 11), (12,))
+        for word, says in (("   ", "makes nothing"), ("bc", "tokens are 0 to 12")):
             with pytest.raises(ApiError, match=says) as refused:
                 read(word)
             assert refused.value.detail.param == "bad_words"

@@ -48,10 +48,11 @@ def check_tokens(tokens: list[int], service: Service, param: str) -> None:
 
 
 async def bad_words(service: Service, request: SamplingFields) -> tuple[tuple[int, ...], ...]:
-    """The tokens of each of the request's bad words, as vLLM reads them.
+    """The tokens of each of the request's bad words.
 
-    A word is meant at the beginning of a text and within it: it counts with a space before it too, where that makes
-    another first token and no more tokens.
+    A word is meant at the beginning of a text and within it, as vLLM has it: with a space before it and without. Other
+    than there, the two may be of different length, as common words are only with their space one token. Where the
+    space is a token of its own, the word without it is enough.
 
     Raises ApiError (400) for a word without tokens and for tokens that the model does not have.
     """
@@ -64,7 +65,7 @@ async def bad_words(service: Service, request: SamplingFields) -> tuple[tuple[in
             f" {word.lstrip()}", add_special_tokens=False, limit=service.max_model_len
         )
         words.append(bare)
-        if spaced[0] != bare[0] and len(spaced) == len(bare):
+        if spaced[-len(bare) :] != bare:
             words.append(spaced)
     for tokens in words:
         check_tokens(tokens, service, "bad_words")
