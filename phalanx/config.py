@@ -224,6 +224,12 @@ class HttpOptions(Group, frozen=True):
     )
     header_timeout: Annotated[float, flag("seconds in which a request's headers must have come; then 408", gt=0)] = 10.0
     body_timeout: Annotated[float, flag("seconds in which a request's body must have come; then 408", gt=0)] = 60.0
+    sse_keep_alive: Annotated[
+        float, flag("seconds of silence after which a stream gets a comment, for the proxies between; 0: never", ge=0)
+    ] = 15.0
+    log_requests: Annotated[
+        bool, flag("a line for each request: its id, endpoint, status, tokens, times and rank, never its text")
+    ] = False
     write_timeout: Annotated[
         float, flag("seconds after which a client that takes nothing of its answer is cut off", gt=0)
     ] = 60.0

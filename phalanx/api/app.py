@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from phalanx.api import request_log
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection, ClientGone, Exchange, Receive, Scope, Send
 from phalanx.api.keys import Keys
@@ -53,18 +54,20 @@ class Application:
                     raise server_error("The server is being stopped.", status=503, code="stopping", retry_after=1)
                 await self._check_route(exchange, place, route).handler(exchange, self._service)
             except ApiError as error:
-                await exchange.refuse(error)
+                await self._give_up(exchange, error)
             except ClientGone:
                 pass
             except asyncio.CancelledError:
                 await self._cut_short(exchange)
             except Exception:
-                log.exception("%s %s failed", exchange.method, exchange.path)
+                log.exception("%s %s failed (%s)", exchange.method, exchange.path, exchange.request_id)
                 await self._give_up(exchange, server_error("The server failed on this request; its log says why."))
         finally:
             self._running -= counts
             self._tell_if_idle()
             handler = "none" if route is None else route.path
+            if self._service.config.http.log_requests and (route is None or route.access is not Access.OPEN):
+                request_log.write(exchange, handler)
             method = exchange.method if route is not None else "other"
             status = f"{exchange.status // 100}xx" if exchange.status else "gone"
             self._service.metrics.http.add(1, handler, method, status)

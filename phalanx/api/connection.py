@@ -96,6 +96,8 @@ class Reading(Enum):
 class BoundedProtocol(HttpToolsProtocol):
     paused = False
     """The client reads more slowly than it is written to."""
+    chunk_written = 0.0
+    """When `write_chunk` was last called."""
     _reading = Reading.HEAD
     _endless = 0
     """Bytes read of what may have no end: of a head, or of chunk extensions and trailers since the last part of a
@@ -157,6 +159,7 @@ class BoundedProtocol(HttpToolsProtocol):
         Not while `paused`. Does nothing where the client has gone: the request is told so in a turn of its own.
         """
         if not self.transport.is_closing():
+            self.chunk_written = self.loop.time()
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
     # --- the end of the server ---

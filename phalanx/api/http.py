@@ -4,10 +4,12 @@ Requests and answers go over plain ASGI. What ASGI has no words for goes to the 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
+from uuid import uuid4
 
 import msgspec
 
@@ -33,11 +35,20 @@ _STREAM_HEADERS = [
 ]
 
 
+_COMMENT = b": waiting\n\n"
+"""A line that readers of event streams pass over."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+"""What is taken of a client's `x-request-id`: it goes into answers and into the log."""
+
+
 class ClientConnection(Protocol):
     """The connection that a request came on."""
 
     paused: bool
     """The client reads more slowly than it is written to."""
+    chunk_written: float
+    """When `write_chunk` was last called, on the event loop's clock."""
 
     def write_chunk(self, body: bytes) -> None:
         """Write a part of an answer that has begun, without waiting. Not while `paused`."""
@@ -50,6 +61,17 @@ class ClientConnection(Protocol):
 
 class ClientGone(Exception):
     """The connection ended before the answer did."""
+
+
+class Generated(NamedTuple):
+    """What a request that asked for text took."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    first_token: float | None
+    """Seconds from the request's arrival to its first token; None: there was none."""
+    ranks: tuple[int, ...]
 
 
 class BodyTooLarge(ApiError):
@@ -67,11 +89,14 @@ class Exchange:
     __slots__ = (
         "_body_asked_for",
         "_receive",
+        "_spoke",
         "arrival",
         "connection",
+        "generated",
         "method",
         "parameter",
         "path",
+        "request_id",
         "scope",
         "send",
         "signature",
@@ -91,8 +116,15 @@ class Exchange:
         self.arrival = perf_counter()
         self.status = 0
         """Of the answer; 0 while none has begun."""
-        self.signature: list[tuple[bytes, bytes]] = []
-        """Headers that say which processes answered."""
+        self._spoke = 0.0
+        """When an event was last sent, on the event loop's clock; `write_chunk` keeps its own time."""
+        self.generated: Generated | None = None
+        """None for a request that asks for no text."""
+        given = self.header(b"x-request-id")
+        self.request_id = given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
+        """The client's or its proxy's; else one of ours."""
+        self.signature: list[tuple[bytes, bytes]] = [(b"x-request-id", self.request_id.encode())]
+        """Headers that every answer carries, whatever it is."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
@@ -154,6 +186,7 @@ class Exchange:
     async def begin_events(self) -> None:
         """Start a stream of server-sent events; each is then one `http.response.body` through `send`."""
         self.status = 200
+        self._spoke = asyncio.get_running_loop().time()
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + self.signature})
 
     @property
@@ -162,11 +195,52 @@ class Exchange:
         return self.connection if self.scope["http_version"] == "1.1" else None
 
     async def send_event(self, event: bytes) -> None:
+        self._spoke = asyncio.get_running_loop().time()
         await self.send({"type": "http.response.body", "body": event, "more_body": True})
 
     async def end_events(self, event: bytes) -> None:
         """Send the last event and end the answer."""
         await self.send({"type": "http.response.body", "body": event})
+
+    @contextmanager
+    def kept_alive(self, silence: float) -> Iterator[None]:
+        """In the block, which writes an event stream, say something whenever it has been silent for so many seconds.
+
+        A stream whose first event takes that long, counted from the request's arrival, gets its headers then; what
+        refuses it after that has to be an event. What says something is a comment, which clients pass over: it is for
+        the proxies between, which cut silent connections. 0: never.
+        """
+        if not silence:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        self._spoke = loop.time() - (perf_counter() - self.arrival)
+        saying: asyncio.Task[None] | None = None
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal saying, timer
+            left = silence - (loop.time() - max(self._spoke, self.connection.chunk_written))
+            if left <= 0:
+                left = silence
+                # A client that does not read has something to read.
+                if not self.connection.paused:
+                    saying = loop.create_task(self._say_something())
+            timer = loop.call_later(left, look)
+
+        timer = loop.call_later(max(silence - (loop.time() - self._spoke), 0), look)
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if saying is not None:
+                saying.cancel()
+
+    async def _say_something(self) -> None:
+        if not self.status:
+            await self.begin_events()
+        await self.send_event(_COMMENT)
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]], length: int) -> None:
         headers += [(b"content-length", str(length).encode()), *self.signature]

@@ -115,6 +115,9 @@ def _https(given: Given) -> Iterator[str]:
                     f"{origins[name]} has no meaning with --frontend-command: the program bounds its own queues and "
                     "connections; give it options of its own"
                 )
+        for name in _PYTHON_API_SERVERS:
+            if name in origins:
+                yield f"{origins[name]} has no meaning with --frontend-command: it is the Python API servers' to heed"
 
 
 _OVERLOAD = (
@@ -127,6 +130,8 @@ _OVERLOAD = (
     "body_timeout",
     "write_timeout",
 )
+
+_PYTHON_API_SERVERS = ("sse_keep_alive", "log_requests")
 
 _OTHER_MACHINES_ONLY = (
     "data_parallel_address",

@@ -19,13 +19,13 @@ FLAGS = """
 --data-parallel-rpc-port --data-parallel-size --data-parallel-size-local --device --drain-timeout --dtype
 --enable-prefix-caching --enable-ssl-refresh --engine --frontend-command --header-timeout --help --host
 --keep-alive-timeout --kv-cache-memory-bytes --kv-cache-memory-share --kv-cache-tokens --load-format --log-level
---max-batch --max-body-bytes --max-connections --max-failed-starts --max-held-bytes --max-logprobs --max-model-len
---max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts --min-ranks
---no-enable-prefix-caching --no-enable-ssl-refresh --no-strict-fields --node-timeout --port
---rank-timeout --ray-address --ray-runtime-env --restart-window --revision --seed --served-model-name
---shutdown-timeout --ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile --ssl-keyfile-password-file
---startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage --tensor-parallel-size
---write-timeout -asc -dp -dpa -dpl -dpp -h -tp
+--log-requests --max-batch --max-body-bytes --max-connections --max-failed-starts --max-held-bytes --max-logprobs
+--max-model-len --max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts
+--min-ranks --no-enable-prefix-caching --no-enable-ssl-refresh --no-log-requests --no-strict-fields --node-timeout
+--port --rank-timeout --ray-address --ray-runtime-env --restart-window --revision --seed --served-model-name
+--shutdown-timeout --sse-keep-alive --ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile
+--ssl-keyfile-password-file --startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage
+--tensor-parallel-size --write-timeout -asc -dp -dpa -dpl -dpp -h -tp
 """
 """All of them. A change here is a change of what people type: say it in the documentation."""
 

@@ -81,6 +81,11 @@ class Branch:
         return None if self._generation is None else self._generation.rank
 
     @property
+    def first_token(self) -> float | None:
+        """Seconds from the request's arrival to its first token; None: there is none yet."""
+        return self._first - self._arrival if self._first else None
+
+    @property
     def produced(self) -> int:
         """Output tokens that have come from ranks."""
         return 0 if self._generation is None else len(self._generation.tokens)

@@ -12,7 +12,7 @@ import msgspec
 
 from phalanx.api.choice import ScoredToken
 from phalanx.api.errors import ApiError
-from phalanx.api.http import Exchange
+from phalanx.api.http import Exchange, Generated
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import Usage, usage
 from phalanx.api.openai.flight import Flight
@@ -92,7 +92,8 @@ async def run(
             exchange.signature.append((b"x-phalanx-ranks", ",".join(map(str, sorted(ranks))).encode()))
             if request.stream:
                 options = request.stream_options or StreamOptions()
-                await _stream(exchange, branches, form, options, request.n or 1)
+                with exchange.kept_alive(service.config.http.sse_keep_alive):
+                    await _stream(exchange, branches, form, options, request.n or 1)
                 return
             await _together([each.collect() for each in collected])
     except TimeoutError:
@@ -105,10 +106,23 @@ async def run(
         await exchange.end_events(b"data: %b\n\n" % error.body)
         return
     finally:
+        exchange.generated = _generated(branches, request.n or 1)
         for branch in branches:
             branch.leave()
     flight.begin()
     await exchange.reply_json(form.response(collected, _spent(branches, request.n or 1)))
+
+
+def _generated(branches: list[Branch], per_prompt: int) -> Generated:
+    spent = _spent(branches, per_prompt)
+    first = [branch.first_token for branch in branches if branch.first_token is not None]
+    return Generated(
+        spent.prompt_tokens,
+        sum(branch.cached_tokens for branch in branches[::per_prompt]),
+        spent.completion_tokens,
+        min(first, default=None),
+        tuple(sorted({branch.rank for branch in branches if branch.rank is not None})),
+    )
 
 
 def _left(exchange: Exchange, request: SamplingFields) -> float | None:
