@@ -24,6 +24,12 @@ def test_tokens_outside_the_vocabulary_are_refused_wherever_they_are() -> None:
         limits.check([-1], SAMPLING)
     with pytest.raises(Rejected, match="logit_bias has token id 100"):
         limits.check([1], SamplingParams(max_tokens=4, logit_bias={100: 1.0}))
+    with pytest.raises(Rejected, match="allowed_token_ids has token id 100"):
+        limits.check([1], SamplingParams(max_tokens=4, allowed_token_ids=(5, 100)))
+    with pytest.raises(Rejected, match="bad_words has token id 100"):
+        limits.check([1], SamplingParams(max_tokens=4, bad_words=((5,), (5, 100))))
+    with pytest.raises(Rejected, match="bad_words has a word without tokens"):
+        limits.check([1], SamplingParams(max_tokens=4, bad_words=((),)))
 
 
 def test_a_prompt_without_tokens_is_refused() -> None:

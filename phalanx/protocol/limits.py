@@ -34,6 +34,10 @@ class RequestLimits(NamedTuple):
         self._check_vocabulary("prompt", prompt)
         self._check_vocabulary("generated", generated)
         self._check_vocabulary("logit_bias", tuple(sampling.logit_bias or ()))
+        self._check_vocabulary("allowed_token_ids", sampling.allowed_token_ids)
+        if not all(sampling.bad_words):
+            raise Rejected("bad_words has a word without tokens")
+        self._check_vocabulary("bad_words", [token for word in sampling.bad_words for token in word])
         if len(prompt) >= self.max_model_len:
             limit = (
                 f"its KV cache holds {self.cache_tokens:,}"
