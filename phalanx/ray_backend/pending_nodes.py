@@ -143,7 +143,7 @@ class PendingNodes:
                 del self._ranks[rank]
                 yield from _over(wait, f"no placement group for rank {rank} within {self._limit}: {self._why(group)}")
             elif group is not None:
-                yield from self._tell(wait, "", self._groups.lacks(group.nodes))
+                yield from self._tell(wait, None, self._groups.lacks(group.nodes))
             elif settled:
                 lacking = placement_plan.lacks(nodes, self._demand, *self._rule)
                 yield from self._tell(wait, f"rank {rank} waits", lacking)
@@ -188,9 +188,9 @@ class PendingNodes:
     def _limit(self) -> str:
         return f"{self._timeout:g} s (--node-timeout)"
 
-    def _tell(self, wait: _Wait, who: str, waiting_for: str) -> Iterator[NodeStarting]:
+    def _tell(self, wait: _Wait, who: str | None, waiting_for: str) -> Iterator[NodeStarting]:
         """Tell the supervisor of a wait that may last, and, with `who`, the people who read the log."""
-        if who and waiting_for not in wait.told.values():
+        if who is not None and waiting_for not in wait.told.values():
             log.warning("%s for %s", who, waiting_for)
         for worker, order in wait.orders.items():
             if wait.told.get(worker) != waiting_for:

@@ -317,7 +317,7 @@ def test_a_cluster_that_wants_a_token_says_so_and_the_end_of_this_machine_s_node
             )
         with running(tmp_path, cluster) as driver:
             driver.ready()
-            cluster.nodes[0].freeze_launcher()  # it would end the head too, which is told instead of its consequences
+            cluster.nodes[0].freeze_launcher()  # it would end the head too, and then that would be told
             cluster.nodes[0].kill("raylet")
             assert driver.failed().startswith("this machine's Ray node is gone: nobody answers at ")
             assert driver.wait() == (1, "")
