@@ -15,6 +15,7 @@ PACKAGE = Path(phalanx.__file__).parent
 MAY_IMPORT = {
     "machine": set(),
     "signals": set(),
+    "streams": set(),
     "config": set(),
     "protocol": {"config"},
     "transport": {"protocol"},
@@ -27,11 +28,12 @@ MAY_IMPORT = {
     "hosting": {"protocol", "transport", "child"},
     "node": {"machine", "signals", "config", "protocol", "transport", "child", "checkpoint", "hosting"},
     "ray_backend": {"signals", "config", "protocol", "transport", "child"},
-    "supervisor": {"machine", "signals", "config", "protocol", "transport", "child", "hosting"},
+    "supervisor": {"machine", "signals", "streams", "config", "protocol", "transport", "child", "hosting"},
     # It drives the service from outside, as its users and the operating system do.
     "chaos": {"machine"},
     "cli": {
         "signals",
+        "streams",
         "config",
         "protocol",
         "transport",

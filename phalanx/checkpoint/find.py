@@ -31,7 +31,12 @@ def find(options: ModelOptions) -> Path:
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder} has no tokenizer.json: checkpoints need a fast tokenizer")
     refuse_pointer(folder / "tokenizer.json")
-    return folder.resolve()
+    folder = folder.resolve()
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{str(folder)!r}: the name is not UTF-8 text: give the folder another one") from None
+    return folder
 
 
 def find_weights(options: ModelOptions, folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from phalanx.cli import serve
 from phalanx.cli.numbers import above_zero, whole
 from phalanx.cli.options import OPTIONS, Parser, UsageError, nearest
+from phalanx.streams import say, show
 from phalanx.supervisor.events import ExitCode
 
 if TYPE_CHECKING:
@@ -56,12 +58,12 @@ def run(arguments: Sequence[str]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             outcome = runner.run(run_chaos(wanted, _Live()))
     except KeyboardInterrupt:
-        print("\nphalanx chaos: stopped, and the service with it", file=sys.stderr)
+        say(sys.stderr, "\nphalanx chaos: stopped, and the service with it")
         return INTERRUPTED
     except (StartFailed, Undisturbed) as error:
-        print(f"phalanx chaos: {error}", file=sys.stderr)
+        say(sys.stderr, f"phalanx chaos: {error}")
         return ExitCode.FAILED
-    print(f"\n{table.report(outcome)}", flush=True)
+    show(f"\n{table.report(outcome)}")
     return ExitCode.OK if outcome.good else ExitCode.FAILED
 
 
@@ -134,10 +136,11 @@ class _Live:
 
         text = line(outcome)
         if sys.stderr.isatty():
-            print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # The terminal may be gone.
+                print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
             self._width = len(text)
         elif self._calls % EXPLAINED == 0:
-            print(text, file=sys.stderr, flush=True)
+            say(sys.stderr, text)
         self._calls += 1
 
 

@@ -7,6 +7,7 @@ wins over the file, the file over the defaults.
 import argparse
 import difflib
 import math
+import sys
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import inspect
 
 from phalanx.config import OPTION_GROUPS, HttpOptions, Options
+from phalanx.streams import show
 
 
 class UsageError(ValueError):
@@ -66,6 +68,7 @@ class Option:
         Raises:
             UsageError: it is no such value.
         """
+        refuse_bytes(value, origin)
         if from_text and isinstance(self.kind, inspect.LiteralType) and value not in self.kind.values:
             value = next((known for known in self.kind.values if str(known) == value), value)
         if self.repeated and not isinstance(value, list | tuple):
@@ -169,6 +172,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
+    def print_help(self, file: Any = None) -> None:
+        """Raises OutputLost, where argparse would say nothing and succeed."""
+        show(self.format_help().rstrip())
+
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """What was given, by destination; nothing for what was not.
 
@@ -194,7 +201,10 @@ class Parser(argparse.ArgumentParser):
         if rest:
             takes_model = any(action.dest == POSITIONAL and not action.option_strings for action in self._actions)
             raise UsageError(f"unexpected argument {rest[0]!r}" + (": there is one MODEL" if takes_model else ""))
-        return {name: value for name, value in vars(namespace).items() if value is not None}
+        given = {name: value for name, value in vars(namespace).items() if value is not None}
+        for name, value in given.items():
+            refuse_bytes(value, "MODEL" if name == POSITIONAL else f"--{name.replace('_', '-')}")
+        return given
 
 
 def serve_parser() -> Parser:
@@ -293,6 +303,21 @@ def _is_negative_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def refuse_bytes(value: Any, origin: str) -> None:
+    """Raises UsageError for what no JSON and no message can hold as text: the name of a file can be any bytes."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    try:
+        "".join(text for text in texts if isinstance(text, str)).encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        if encoding == "utf-8":
+            raise UsageError(f"{origin}: it is not UTF-8 text; a folder or file of such a name needs another") from None
+        raise UsageError(
+            f"{origin}: letters that the encoding of this locale, {encoding}, does not have: "
+            "set another locale, such as LC_ALL=C.UTF-8"
+        ) from None
 
 
 def _dashed(argument: str) -> str:

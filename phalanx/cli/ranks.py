@@ -7,6 +7,7 @@ from typing import Any
 from phalanx.cli.admin import AdminError, Fleet, Rank, Service, add_options, admin_parser, number, seconds, service
 from phalanx.cli.options import Parser, UsageError, nearest
 from phalanx.cli.waiting import wait
+from phalanx.streams import say, show
 from phalanx.supervisor.events import ExitCode
 
 SUMMARY = "show the ranks of a running service; drain, resume or restart one"
@@ -51,16 +52,16 @@ def answered(command: str, act: Callable[[], None]) -> int:
     try:
         act()
     except AdminError as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        say(sys.stderr, f"{command}: {error}")
         return ExitCode.FAILED
     except KeyboardInterrupt:
-        print(f"{command}: no longer waiting; the service goes on with it", file=sys.stderr)
+        say(sys.stderr, f"{command}: no longer waiting; the service goes on with it")
         return INTERRUPTED
     return ExitCode.OK
 
 
 def _show(fleet: Fleet) -> None:
-    print(table(fleet))
+    show(table(fleet))
 
 
 def _change(verb: str, given: dict[str, Any]) -> None:
@@ -70,7 +71,7 @@ def _change(verb: str, given: dict[str, Any]) -> None:
     body = {} if verb == "resume" else {"timeout": timeout}
     asked = to.ask("POST", f"/admin/ranks/{rank}/{verb}", body)
     if not given["wait"]:
-        print(table(asked))
+        show(table(asked))
         return
     before = next(each.incarnation for each in asked.ranks if each.rank == rank)
 
@@ -86,11 +87,7 @@ def _change(verb: str, given: dict[str, Any]) -> None:
             case _:
                 return found.state == "serving"
 
-    wait(to, asked, done, say, rank)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
+    wait(to, asked, done, show, rank)
 
 
 HEADS = ("rank", "state", "for", "restarts", "pid", "machine", "running", "waiting", "KV cache", "")

@@ -5,8 +5,9 @@ from typing import Any
 
 from phalanx.cli.admin import Fleet, add_options, admin_parser, number, seconds, service
 from phalanx.cli.options import Parser, UsageError
-from phalanx.cli.ranks import answered, say, table
+from phalanx.cli.ranks import answered, table
 from phalanx.cli.waiting import wait
+from phalanx.streams import show
 
 SUMMARY = "give a running service more ranks or fewer"
 
@@ -26,9 +27,9 @@ def _scale(given: dict[str, Any], body: dict[str, Any]) -> None:
     to = service(given)
     asked = to.ask("POST", "/admin/scale", body)
     if not given["wait"]:
-        print(table(asked))
+        show(table(asked))
         return
-    wait(to, asked, settled, say)
+    wait(to, asked, settled, show)
 
 
 def request(given: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def given_secret() -> str | None:
     """Take PHALANX_SECRET. It leaves the environment here, so nothing this process starts or prints inherits it.
 
     Raises:
-        UsageError: it is too short to be one.
+        UsageError: it is too short to be one, or no text.
     """
     secret = os.environ.pop(SECRET_VARIABLE, None)
     if secret is None:
@@ -26,6 +26,10 @@ def given_secret() -> str | None:
             f"{SECRET_VARIABLE} has {len(secret)} characters, it takes at least {SHORTEST}: "
             "for example `openssl rand -hex 32`"
         )
+    try:
+        secret.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{SECRET_VARIABLE} is not UTF-8 text: for example `openssl rand -hex 32` is") from None
     return secret
 
 

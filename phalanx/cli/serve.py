@@ -28,10 +28,11 @@ from phalanx.checkpoint.find import find, find_weights
 from phalanx.cli import config_file, keys
 from phalanx.cli.cluster_tls import cluster_files
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
-from phalanx.cli.options import Given, UsageError, build, serve_parser
+from phalanx.cli.options import Given, UsageError, build, refuse_bytes, serve_parser
 from phalanx.cli.secret import service_secret
 from phalanx.config import Config
 from phalanx.hosting.children import Commands
+from phalanx.streams import say
 from phalanx.supervisor import activation
 from phalanx.supervisor.events import ExitCode
 from phalanx.transport.listener import WILDCARDS, HttpSockets, bind_http
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
     # At once: until here `ps` shows what was typed, and what comes may take minutes.
     setproctitle.setproctitle("phalanx supervisor")
     for warning in given.warnings:
-        print(f"phalanx serve: warning: {warning}", file=sys.stderr)
+        say(sys.stderr, f"phalanx serve: warning: {warning}")
     given = with_certificates(given)
     parallel = given.options.parallel
     files = cluster_files(
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
         return _no_address(f"{what}{error.strerror or error}")
     for warning in keys.exposed(given.options.http, (sock for each in sockets for sock in each)):
-        print(f"phalanx serve: warning: {warning}", file=sys.stderr)
+        say(sys.stderr, f"phalanx serve: warning: {warning}")
     return _serve(configuration(given), sockets, passed, commands, Security(secret.encode(), files))
 
 
@@ -83,6 +84,8 @@ def with_certificates(given: Given) -> Given:
         UsageError: they cannot be used; says which and why.
     """
     http = https.absolute(given.options.http)
+    for path in (http.ssl_certfile, http.ssl_keyfile, http.ssl_keyfile_password_file, http.ssl_ca_certs):
+        refuse_bytes(path, f"{path!r}")  # The working folder is a part of it now.
     try:
         https.context(http)
     except https.CertificateError as error:
@@ -168,7 +171,7 @@ def _serve(config: Config, http: list[HttpSockets], passed: bool, commands: Comm
     import uvloop
 
     from phalanx.supervisor import report
-    from phalanx.supervisor.picture import PictureLog, say
+    from phalanx.supervisor.picture import PictureLog
     from phalanx.supervisor.pictures import picture_for
     from phalanx.supervisor.service_manager import Manager, Notifications
     from phalanx.supervisor.sockets import Sockets
@@ -208,7 +211,7 @@ def _serve(config: Config, http: list[HttpSockets], passed: bool, commands: Comm
 
 
 def _no_address(reason: str) -> ExitCode:
-    print(f"phalanx serve: {reason}", file=sys.stderr)
+    say(sys.stderr, f"phalanx serve: {reason}")
     return ExitCode.ADDRESS
 
 

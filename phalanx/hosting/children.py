@@ -32,8 +32,15 @@ def own_commands(frontend: str | None = None) -> Commands:
 
 def python(module: str) -> tuple[str, ...]:
     """-P: a child must not import from the folder the service was started in, unless this process itself does."""
-    safe = ("-P",) if sys.flags.safe_path or os.getcwd() not in sys.path else ()
+    safe = ("-P",) if sys.flags.safe_path or not _imports_from_working_folder() else ()
     return (sys.executable, *safe, "-m", module)
+
+
+def _imports_from_working_folder() -> bool:
+    try:
+        return os.getcwd() in sys.path
+    except OSError:
+        return False  # It was deleted.
 
 
 def arguments(control: str, child: ChildId) -> list[str]:
@@ -55,4 +62,6 @@ def environment(security: Security, further: Mapping[str, str] | None = None) ->
         # Last words must not sit in a buffer when the process dies, nor a native crash die silently.
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
+        # What is read is read as UTF-8, whatever the locale.
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
     }

@@ -141,6 +141,7 @@ def _become(
         os.setsid()
         signal.set_wakeup_fd(-1)
         _set_signals()
+        _leave_deleted_folder()
         sources = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, above + 1) for sock in sockets]
         output = fcntl.fcntl(output, fcntl.F_DUPFD_CLOEXEC, above + 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -169,6 +170,14 @@ def _set_signals() -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGABRT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _leave_deleted_folder() -> None:
+    """Libraries fail where they cannot be told where they are, Intel's among them."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        os.chdir("/")
 
 
 def die_with_parent(parent: int) -> None:

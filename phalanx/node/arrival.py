@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from phalanx.node.errors import NodeError
 from phalanx.transport.channel import Channel, FrameError, HandshakeRefused, Untrusted, dial
+from phalanx.transport.listener import look_up
 from phalanx.transport.security import Security
 
 ATTEMPT = 10.0
@@ -69,7 +70,7 @@ def _dial_each(control: str, security: Security, timeout: float, source: str) ->
     scheme, _, rest = control.partition(":")
     host, _, port = rest.rpartition(":")
     trouble: OSError | None = None
-    for family, _, _, _, target in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+    for family, target in look_up(host.strip("[]"), int(port)):
         found = f"[{target[0]}]" if family == socket.AF_INET6 else target[0]
         address = f"{scheme}:{found}:{port}"
         try:

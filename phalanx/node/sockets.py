@@ -11,7 +11,7 @@ from types import TracebackType
 from phalanx.config import Config
 from phalanx.protocol import Place, RankId, Role, ServedAt
 from phalanx.transport.audit import audited
-from phalanx.transport.listener import WILDCARDS, address_of, bind_http, bind_tcp
+from phalanx.transport.listener import WILDCARDS, address_of, bind_http, bind_tcp, look_up
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,6 @@ def http_host(wanted: str, own: str) -> str:
 
 def _is_loopback(host: str) -> bool:
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+        return all(ipaddress.ip_address(target[0]).is_loopback for _, target in look_up(host, 0))
     except (OSError, ValueError):
         return False  # A name that only the service's own machine knows.

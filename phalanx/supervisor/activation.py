@@ -10,7 +10,7 @@ import socket
 from collections.abc import MutableMapping, Sequence
 
 from phalanx.child import FIRST_INHERITED
-from phalanx.transport.listener import BACKLOG, WILDCARDS, HttpSockets, spelt
+from phalanx.transport.listener import BACKLOG, WILDCARDS, HttpSockets, look_up, spelt
 
 NAME = "http"
 """FileDescriptorName= of the sockets: a descriptor meant for something else is never taken for one."""
@@ -141,7 +141,7 @@ def _is_connected(sock: socket.socket) -> bool:
 
 def _addresses(host: str) -> set[str]:
     """What the socket may be bound to where `host` is asked for."""
-    found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    found = {str(target[0]) for _, target in look_up(host, 0)}
     # systemd's `ListenStream=8000` is [::], which takes IPv4 as well.
     return found | set(WILDCARDS) if found & set(WILDCARDS) else found
 

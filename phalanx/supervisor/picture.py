@@ -1,36 +1,17 @@
 """What a person sees of the start, as plain lines: one when a child enters a stage, none for progress within it."""
 
-import errno
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 from phalanx.protocol import Place, StageName
+from phalanx.streams import say
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Life, Phase
 
 Announce = Callable[[list[str]], None]
 """Tell the addresses, once the service serves at them; the first is the service's own."""
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""There may be room again."""
-
-
-def say(stream: TextIO, text: str) -> None:
-    """Print a line. Whoever read the stream may be gone, or its disk full; the service is not to end of that."""
-    try:
-        print(text, file=stream, flush=True)
-    except OSError as error:
-        # Nor may what is still buffered spoil the exit code when Python flushes it.
-        with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(stream.fileno()), "w") as kept:
-            os.dup2(nowhere.fileno(), stream.fileno())
-            if error.errno in FULL:
-                # This line is lost; the next one may find room.
-                stream.flush()
-                os.dup2(kept.fileno(), stream.fileno())
 
 
 class PlainPicture:

@@ -37,6 +37,9 @@ _SO_ATTACH_FILTER = 26
 _RETURN_ZERO = struct.pack("@HBBI", 0x06, 0, 0, 0)
 """A packet filter of one instruction: let 0 bytes of a packet pass (linux/filter.h)."""
 
+LONGEST_BASE = 60
+"""Bytes of the path that a private folder is made in."""
+
 
 class AddressInUse(OSError):
     """Somebody listens on the port already; says who where /proc shows it."""
@@ -228,28 +231,59 @@ class PrivateFolder:
     """
 
     def __init__(self, base: Path | None = None) -> None:
-        """In `base`, or where socket files of this user belong."""
-        base = base or _runtime_folder()
-        _sweep(base)
-        # The lock is taken under another name first: a folder that can be swept always has its lock held.
-        staging = Path(tempfile.mkdtemp(prefix=".phalanx-new-", dir=base))
-        self._lock = os.open(staging / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.path = base / (_FOLDER_PREFIX + staging.name.removeprefix(".phalanx-new-"))
-        staging.rename(self.path)
+        """In `base`, or where socket files of this user belong.
+
+        Raises:
+            OSError: no folder can be made; says where and why.
+        """
+        for folder in [base] if base is not None else _runtime_folders():
+            try:
+                self.path, self._lock = _private_folder(folder)
+                return
+            except OSError as error:
+                trouble = OSError(error.errno, f"no folder for socket files can be made in {folder}: {error.strerror}")
+        raise trouble
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
-def _runtime_folder() -> Path:
-    """Where socket files may live: short (a socket path holds 107 bytes), local and writable."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK) and len(runtime) < 60:
-        return Path(runtime)
-    folder = tempfile.gettempdir()
-    return Path(folder if len(folder) < 60 else "/tmp")
+def _private_folder(base: Path) -> tuple[Path, int]:
+    """A new folder, and the lock on it that is held for as long as it is wanted."""
+    _sweep(base)
+    # The lock is taken under another name first: a folder that can be swept always has its lock held.
+    staging = Path(tempfile.mkdtemp(prefix=".phalanx-new-", dir=base))
+    try:
+        lock = os.open(staging / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        staging.rmdir()
+        raise
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    path = base / (_FOLDER_PREFIX + staging.name.removeprefix(".phalanx-new-"))
+    staging.rename(path)
+    return path, lock
+
+
+def _runtime_folders() -> list[Path]:
+    """Where socket files may live, the best first: local, short, and with a name that can be told to children."""
+    candidates = [os.environ.get("XDG_RUNTIME_DIR", ""), *_temporary_folder(), "/tmp"]
+    return [Path(name) for name in dict.fromkeys(candidates) if os.path.isabs(name) and _is_short_text(name)]
+
+
+def _temporary_folder() -> list[str]:
+    try:
+        return [tempfile.gettempdir()]
+    except FileNotFoundError:  # none can be written to
+        return []
+
+
+def _is_short_text(path: str) -> bool:
+    """A socket's path holds 107 bytes, and an address is UTF-8."""
+    try:
+        return len(path.encode()) < LONGEST_BASE
+    except UnicodeEncodeError:
+        return False
 
 
 def _sweep(base: Path) -> None:
@@ -266,17 +300,27 @@ def _sweep(base: Path) -> None:
                 os.close(lock)
 
 
+def look_up(host: str, port: int) -> list[SocketAddress]:
+    """The addresses of a host, by name or as they are written.
+
+    Raises:
+        socket.gaierror: there is no such host.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:
+        # A label without letters, or one of more than 63.
+        raise socket.gaierror(socket.EAI_NONAME, "it is no name of a host") from None
+    return [(family, target) for family, _, _, _, target in found]
+
+
 def _resolve(host: str, port: int) -> SocketAddress:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, target = found[0]
-    return family, target
+    return look_up(host, port)[0]
 
 
 def _resolve_all(host: str) -> list[SocketAddress]:
     """Each address once, those of IPv4 first: their URLs can be pasted anywhere."""
-    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = dict.fromkeys((family, target) for family, _, _, _, target in found)
-    return sorted(addresses, key=lambda address: address[0] != socket.AF_INET)
+    return sorted(dict.fromkeys(look_up(host, 0)), key=lambda address: address[0] != socket.AF_INET)
 
 
 def _holder_of_port(port: int) -> str | None:

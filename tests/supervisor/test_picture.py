@@ -6,7 +6,7 @@ from pathlib import Path
 
 SCRIPT = """
 import os, resource, sys
-from phalanx.supervisor.picture import say
+from phalanx.streams import say
 
 say(sys.stderr, "before")
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -35,7 +35,7 @@ def test_a_disk_that_stays_full_does_not_spoil_the_exit_status(tmp_path: Path) -
 
 
 def test_a_reader_that_has_gone_does_not_spoil_it_either() -> None:
-    script = "import sys; from phalanx.supervisor.picture import say; [say(sys.stderr, 'x' * 999) for _ in range(99)]"
+    script = "import sys; from phalanx.streams import say; [say(sys.stderr, 'x' * 999) for _ in range(99)]"
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         process.stderr.close()

@@ -12,7 +12,7 @@ import pytest
 
 from phalanx.transport import listener
 from phalanx.transport.frames import FrameError, FrameReader, encode
-from phalanx.transport.listener import AddressInUse, PrivateFolder, bind_http, bind_tcp
+from phalanx.transport.listener import AddressInUse, PrivateFolder, bind_http, bind_tcp, bind_unix
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +143,31 @@ def test_a_private_folder_is_ours_alone_and_goes_with_its_service(tmp_path: Path
     assert folder.path.stat().st_mode & 0o777 == 0o700
     folder.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "unfit", ["/proc", "relative", "/nowhere/at/all", "/tmp/" + "x" * 60, "/tmp/" + "ü" * 40, os.fsdecode(b"/tmp/\xff")]
+)
+def test_a_private_folder_is_made_elsewhere_where_the_first_place_is_unfit_for_socket_files(
+    unfit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes 107 bytes as a socket's path; /proc has room for nothing."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
+    if unfit.startswith("/tmp/"):
+        os.makedirs(unfit, exist_ok=True)
+    folder = PrivateFolder()
+    try:
+        with bind_unix(folder.path / "workers-1023"):
+            assert folder.path.parent in (tmp_path, Path("/tmp"))
+    finally:
+        folder.close()
+        if unfit.startswith("/tmp/"):
+            os.rmdir(unfit)
+
+
+def test_where_no_private_folder_can_be_made_is_said() -> None:
+    with pytest.raises(OSError, match=r"no folder for socket files can be made in /proc: "):
+        PrivateFolder(Path("/proc"))
 
 
 def test_the_next_service_sweeps_the_folder_of_a_killed_one_and_leaves_a_living_ones_alone(tmp_path: Path) -> None:
