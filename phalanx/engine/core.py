@@ -70,8 +70,9 @@ class Engine:
         while not self._stopping:
             self._rounds += 1
             self.receive()
-            if chunks := self._scheduler.plan():
-                self._scheduler.complete(*self.execute(chunks))
+            if chunks := self._scheduler.plan(time.monotonic()):
+                ran, results = self.execute(chunks)
+                self._scheduler.complete(ran, results, time.monotonic())
             elif stuck := self._scheduler.unfinished:
                 # Never seen; but without this a defect of the plan would spin here for ever, and say nothing.
                 raise RuntimeError(f"the scheduler has {stuck} requests and plans none of them")
@@ -132,7 +133,7 @@ class Engine:
             self._scheduler.fail(key, str(error))
             return
         self._arrivals += 1
-        self._scheduler.add(sequence_of(submit, key, self._arrivals))
+        self._scheduler.add(sequence_of(submit, key, self._arrivals, time.monotonic()))
 
     # --- run ---
 
@@ -179,9 +180,10 @@ class Engine:
         if not outputs and not all_due and len(told) == len(peers.attached):
             return
         view = scheduler.view()
+        step_tokens = scheduler.step_tokens() if all_due else None
         for api_server, batch in outputs.items():
             told[api_server] = load = view.seen_from(api_server)
-            peers.send(api_server, StepOutput(batch, load))
+            peers.send(api_server, StepOutput(batch, load, step_tokens))
         if all_due:
             self._told_all = now
         for api_server in peers.attached:
@@ -190,7 +192,7 @@ class Engine:
                 load = view.seen_from(api_server)
                 if told.get(api_server) != load:
                     told[api_server] = load
-                    peers.send(api_server, StepOutput([], load))
+                    peers.send(api_server, StepOutput([], load, step_tokens))
 
 
 def keep_collector_out_of_the_way() -> None:

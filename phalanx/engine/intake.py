@@ -6,8 +6,11 @@ from phalanx.engine.sequence import RequestKey, Sequence
 from phalanx.protocol import Submit
 
 
-def sequence_of(submit: Submit, key: RequestKey, arrival: int) -> Sequence:
-    """A request on its way into the scheduler; tokens it has generated elsewhere count as output already."""
+def sequence_of(submit: Submit, key: RequestKey, arrival: int, now: float = 0.0) -> Sequence:
+    """A request on its way into the scheduler; tokens it has generated elsewhere count as output already.
+
+    `now`: seconds, on the clock that the scheduler is told.
+    """
     sampling = submit.sampling
     if submit.generated and sampling.prompt_logprobs is not None:
         # They went out with its first token.
@@ -19,5 +22,6 @@ def sequence_of(submit: Submit, key: RequestKey, arrival: int) -> Sequence:
         sampling=sampling,
         priority=submit.priority,
         arrival=arrival,
+        queued_at=now,
         expected_tokens=submit.expected_tokens,
     )

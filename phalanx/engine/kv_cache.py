@@ -57,7 +57,7 @@ class KvCache:
 
     def reuses(self, sequence: Sequence) -> bool:
         """Whether it may start from the cache. Prompt logprobs need the logits of every position computed."""
-        return self._prefix_caching and sequence.sampling.prompt_logprobs is None
+        return self._prefix_caching and not sequence.scores_prompt
 
     def lookup(self, sequence: Sequence) -> list[BlockId]:
         """The findable blocks that a sequence without blocks may start from; takes nothing.

@@ -114,7 +114,7 @@ class ModelRunner:
 
         first_row = 0
         for chunk in chunks:
-            if chunk.sequence.sampling.prompt_logprobs is not None:
+            if chunk.sequence.scores_prompt:
                 self._add_prompt_logprobs(chunk, x_TD[first_row : first_row + chunk.length])
             first_row += chunk.length
 

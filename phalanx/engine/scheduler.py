@@ -8,16 +8,14 @@ findable until it is overwritten. So the first in order always goes on, and with
 
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
-from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-
-import msgspec
 
 from phalanx.engine.kv_cache import KvCache
 from phalanx.engine.prefill import PrefillBudget
-from phalanx.engine.sequence import BlockHash, BlockId, Chunk, RequestKey, Sampled, Sequence
-from phalanx.engine.workload import Account, RankView
-from phalanx.protocol import ApiServerId, FinishReason, RequestOutput
+from phalanx.engine.prompt_step import Full, PromptStep, SkipOnce, Start
+from phalanx.engine.sequence import BlockId, Chunk, RequestKey, Sampled, Sequence
+from phalanx.engine.workload import Account, RankView, StepSizes
+from phalanx.protocol import ApiServerId, FinishReason, PhaseTimes, RequestOutput, StepTokens
 
 LOOKAHEAD = 32
 """Waiting requests that one step may pass over on its way to one that can start: bounds the work a step."""
@@ -63,6 +61,7 @@ class Scheduler:
         self._prefix_hit_tokens = 0
         self._preemptions = 0
         self._steps = 0
+        self._sizes = StepSizes()
 
     # --- events ---
 
@@ -97,11 +96,15 @@ class Scheduler:
         output = RequestOutput(key.request_id, [], FinishReason.ERROR, error=reason)
         self._accounts[key.api_server].outputs.append(output)
 
-    def complete(self, chunks: list[Chunk], results: list[Sampled | None]) -> None:
-        """The step has run: `results` has, for each chunk, its next token, or None where it did not sample."""
+    def complete(self, chunks: list[Chunk], results: list[Sampled | None], now: float = 0.0) -> None:
+        """The step has run: `results` has, for each chunk, its next token, or None where it did not sample.
+
+        `now`: seconds, on the clock that `plan` is told.
+        """
         self._steps += 1
-        size, accounts = self._cache.block_size, self._accounts
+        size, accounts, step_tokens = self._cache.block_size, self._accounts, 0
         for (sequence, start, length), sampled in zip(chunks, results, strict=True):
+            step_tokens += length
             computed = sequence.computed = start + length
             if computed % size < length:
                 self._cache.commit(sequence, start)
@@ -122,7 +125,13 @@ class Scheduler:
             if finish is None and logprobs is None and generated > 1:
                 account.outputs.append(RequestOutput(sequence.key.request_id, [token]))
                 continue
-            first = generated == 1
+            prompt_logprobs, cached, times = None, 0, None
+            if generated == 1:
+                cached = sequence.cached
+                times = PhaseTimes(sequence.started_at - sequence.queued_at, now - sequence.started_at)
+                if sequence.scores_prompt:
+                    prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, []
+                    sequence.prompt_told = True
             account.outputs.append(
                 RequestOutput(
                     sequence.key.request_id,
@@ -130,26 +139,27 @@ class Scheduler:
                     finish,
                     token if finish is FinishReason.STOP and not self._ends_by_itself(sequence, token) else None,
                     None if logprobs is None else [logprobs],
-                    sequence.prompt_logprobs if first and sequence.sampling.prompt_logprobs is not None else None,
-                    sequence.cached if first else 0,
+                    prompt_logprobs,
+                    cached,
+                    times=times,
                 )
             )
             if finish is not None:
                 self._remove(sequence)
-            elif sequence.sampling.prompt_logprobs is not None:
-                # Told once; what is recomputed after a preemption may use the prefix cache again.
-                sequence.sampling = msgspec.structs.replace(sequence.sampling, prompt_logprobs=None)
-                sequence.prompt_logprobs = []
+        self._sizes.count(step_tokens)
 
     # --- the plan ---
 
-    def plan(self) -> list[Chunk]:
-        """What the next step runs; empty only where no request is left. Allocates the blocks it needs."""
+    def plan(self, now: float = 0.0) -> list[Chunk]:
+        """What the next step runs; empty only where no request is left. Allocates the blocks it needs.
+
+        `now`: seconds, on any clock that is the same in every call; nothing is decided by it.
+        """
         size = self._cache.block_size
         preemptions = self._preemptions
         decodes: list[Chunk] = []
         prompts: list[Sequence] = []
-        # Making room preempts from the end of this very list, which iterating over it allows.
+        # _make_room may pop from the end of _running while we iterate: safe, because we walk from front to back.
         for sequence in self._running:
             start = sequence.computed
             if len(sequence.tokens) > start + 1:
@@ -159,15 +169,14 @@ class Scheduler:
         if not prompts and not self._waiting:
             return decodes
         budget = PrefillBudget(self._step_tokens - len(decodes), self._step_tokens)
-        chunks = self._plan_prompts(prompts, budget)
+        chunks = self._plan_prompts(prompts, PromptStep(budget, list(prompts), now))
         if self._preemptions != preemptions:
             decodes = [chunk for chunk in decodes if chunk.sequence.blocks]
         return decodes + chunks
 
-    def _plan_prompts(self, prompts: list[Sequence], budget: PrefillBudget) -> list[Chunk]:
+    def _plan_prompts(self, prompts: list[Sequence], step: PromptStep) -> list[Chunk]:
         """Chunks of prompts that run already and of prompts that wait, merged in order."""
-        step = _PromptStep(budget, list(prompts))
-        queue = deque(prompts)
+        queue, budget = deque(prompts), step.budget
         while budget.left:
             waiting = self._first_waiting() if step.admit else None
             if queue and (waiting is None or order(queue[0]) < order(waiting)):
@@ -185,7 +194,7 @@ class Scheduler:
                 step.chunks[step.long] = Chunk(sequence, start, length)
         return step.chunks
 
-    def _continue_prompt(self, step: "_PromptStep", sequence: Sequence) -> None:
+    def _continue_prompt(self, step: PromptStep, sequence: Sequence) -> None:
         if not sequence.blocks:
             return  # preempted a moment ago, for one before it
         remaining = len(sequence.tokens) - sequence.computed
@@ -198,40 +207,73 @@ class Scheduler:
                 # What was planned for those that gave way is dropped: they must not come back in this step.
                 step.admit = False
 
-    def _start_prompt(self, step: "_PromptStep", sequence: Sequence) -> None:
+    def _start_prompt(self, step: PromptStep, sequence: Sequence) -> None:
         """Admit the head of waiting, or pass it over in this step."""
-        cache = self._cache
         heappop(self._waiting)
-        reused = cache.lookup(sequence)
+        reused = self._cache.lookup(sequence)
+        hit = len(reused) * self._cache.block_size
+        length = step.budget.offer(len(sequence.tokens) - hit)
+        match self._admission(step, sequence, reused, length):
+            case SkipOnce():
+                step.passed.append(sequence)
+                step.admit = len(step.passed) < LOOKAHEAD
+            case Full():
+                step.passed.append(sequence)
+                step.admit = False
+            case Start(victims):
+                for victim in victims:
+                    self._preempt(victim)
+                step.admit = not victims  # as in _continue_prompt
+                self._admit(sequence, reused, step.now)
+                extended = self._cache.extend(sequence, hit + length)
+                assert extended, "a request was admitted without room for it"
+                step.unfinished.append(sequence)
+                self._run_prompt(step, sequence, length)
+
+    def _admission(
+        self, step: PromptStep, sequence: Sequence, reused: list[BlockId], length: int
+    ) -> Start | SkipOnce | Full:
+        """Whether a waiting request starts in this step, from the blocks `reused` and with `length` tokens.
+
+        There is room for it where its tokens, those that running prompts still lack blocks for, and a block more for
+        every running request fit: so a newcomer does not cause a preemption at once. Those of lower priority that run
+        give way to it, the last in order first.
+        """
+        cache = self._cache
         hit = len(reused) * cache.block_size
-        remaining = len(sequence.tokens) - hit
-        length = step.budget.offer(remaining)
-        # Most of what it needs is being computed by another in this very step: in the next it finds that in the cache.
-        soon_cached = length > 0 and 2 * cache.overlap(sequence, hit, step.computing) > remaining
-        yielding = self._yielding(sequence, reused, step.unfinished) if length and not soon_cached else None
-        if yielding is None:
-            step.passed.append(sequence)
-            # Where there is no room for it, none behind it may take what room there is.
-            step.admit = (not length or soon_cached) and len(step.passed) < LOOKAHEAD
-            return
-        for victim in yielding:
-            self._preempt(victim)
-        step.admit = not yielding  # as in _continue_prompt
+        if not length:
+            return SkipOnce()
+        if 2 * cache.overlap(sequence, hit, step.computing) > len(sequence.tokens) - hit:
+            # Most of what it needs is computed by another in this very step: in the next the cache has it.
+            return SkipOnce()
+        promised = sum(map(cache.missing, step.unfinished))
+        cost = cache.cost(sequence, reused)
+        running, free = len(self._running), cache.free_blocks
+        victims: list[Sequence] = []
+        spared = set(reused) if running and self._running[-1].priority > sequence.priority else set()
+        while running >= self._seats or cost + promised + running > free:
+            if not running or self._running[running - 1].priority <= sequence.priority:
+                return Full()
+            running -= 1
+            victims.append(self._running[running])
+            free += cache.reclaimable(victims[-1], spared)
+        return Start(victims)
+
+    def _admit(self, sequence: Sequence, reused: list[BlockId], now: float) -> None:
+        """It runs from now on, with the blocks that the prefix cache had for it."""
+        cache = self._cache
         cache.adopt(sequence, reused)
-        self._accounts[sequence.key.api_server].prefill_tokens -= hit
+        self._accounts[sequence.key.api_server].prefill_tokens -= sequence.computed
         if not sequence.admitted:
             sequence.admitted = True
-            sequence.cached = min(hit, sequence.prompt_length)
+            sequence.started_at = now
+            sequence.cached = min(sequence.computed, sequence.prompt_length)
             if cache.reuses(sequence):
                 self._prefix_query_tokens += sequence.prompt_length
                 self._prefix_hit_tokens += sequence.cached
         insort(self._running, sequence, key=order)
-        extended = cache.extend(sequence, hit + length)
-        assert extended, "a request was admitted without room for it"
-        step.unfinished.append(sequence)
-        self._run_prompt(step, sequence, length)
 
-    def _run_prompt(self, step: "_PromptStep", sequence: Sequence, length: int) -> None:
+    def _run_prompt(self, step: PromptStep, sequence: Sequence, length: int) -> None:
         remaining = len(sequence.tokens) - sequence.computed
         if step.budget.is_long(remaining):
             step.long = len(step.chunks)
@@ -241,25 +283,6 @@ class Scheduler:
             step.unfinished.remove(sequence)
         if self._waiting:
             step.computing.update(self._cache.names(sequence, sequence.computed, length))
-
-    def _yielding(self, sequence: Sequence, reused: list[BlockId], unfinished: list[Sequence]) -> list[Sequence] | None:
-        """Who must give way for a waiting request to start: nobody, the last ones of lower priority, or None: it waits.
-
-        There is room where its tokens, those that running prompts still lack blocks for, and a block more for
-        every running request fit: so a newcomer does not cause a preemption at once.
-        """
-        promised = sum(map(self._cache.missing, unfinished))
-        cost = self._cache.cost(sequence, reused)
-        running, free = len(self._running), self._cache.free_blocks
-        victims: list[Sequence] = []
-        spared = set(reused) if running and self._running[-1].priority > sequence.priority else set()
-        while running >= self._seats or cost + promised + running > free:
-            if not running or self._running[running - 1].priority <= sequence.priority:
-                return None
-            running -= 1
-            victims.append(self._running[running])
-            free += self._cache.reclaimable(victims[-1], spared)
-        return victims
 
     # --- running and waiting ---
 
@@ -353,20 +376,6 @@ class Scheduler:
             steps=self._steps,
         )
 
-
-@dataclass(slots=True)
-class _PromptStep:
-    """The prompt part of a plan while it is being made."""
-
-    budget: PrefillBudget
-    unfinished: list[Sequence]
-    """Running prompts that will want more blocks than they have."""
-    admit: bool = True
-    """Waiting requests may start still."""
-    chunks: list[Chunk] = field(default_factory=list)
-    long: int | None = None
-    """Index of the long prompt's chunk, which takes what the others leave."""
-    passed: list[Sequence] = field(default_factory=list)
-    """Waiting requests that cannot or need not start in this step."""
-    computing: set[BlockHash] = field(default_factory=set)
-    """Blocks that this step fills."""
+    def step_tokens(self) -> StepTokens:
+        """How many tokens the steps have run, since the start."""
+        return self._sizes.told()

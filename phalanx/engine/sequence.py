@@ -28,6 +28,9 @@ class Sequence:
     priority: int = 0
     arrival: int = 0
     """Order of arrival in this rank; breaks ties of priority."""
+    queued_at: float = 0.0
+    """When it arrived, and when a step first ran some of it: seconds on the clock of the engine's loop."""
+    started_at: float = 0.0
     expected_tokens: int = 0
     expected_left: int = 0
     """Output tokens it is expected to take still, as its API server's account counts them."""
@@ -43,6 +46,13 @@ class Sequence:
     """Chained hashes of its leading full blocks, as far as anybody has asked for them; see `kv_cache`."""
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     """Filled chunk by chunk by the runner, where sampling.prompt_logprobs asks for it."""
+    prompt_told: bool = False
+    """They have been told. Should its prompt be computed again, it may start from the prefix cache like any other."""
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether computing its prompt has to give log probabilities: they are asked for, and not told yet."""
+        return self.sampling.prompt_logprobs is not None and not self.prompt_told
 
     @property
     def generated(self) -> int:

@@ -70,7 +70,7 @@ class SyntheticRunner:
     def execute(self, chunks: list[Chunk]) -> list[Sampled | None]:
         self._digests = {chunk.sequence: self._digest(chunk.sequence) for chunk in chunks}
         for chunk in chunks:
-            if chunk.sequence.sampling.prompt_logprobs is not None:
+            if chunk.sequence.scores_prompt:
                 self._add_prompt_logprobs(chunk)
         if self._workers is None:
             results = [self._next(chunk.sequence) if chunk.samples else None for chunk in chunks]

@@ -1,7 +1,9 @@
 """What the requests of each API server still need from this rank, kept up to date token by token. Pure."""
 
+from bisect import bisect_left
+
 from phalanx.engine.sequence import Sequence
-from phalanx.protocol import ApiServerId, Load, RequestOutput, expected_remaining
+from phalanx.protocol import STEP_SIZES, ApiServerId, Load, RequestOutput, StepTokens, expected_remaining
 
 
 class Account:
@@ -53,3 +55,18 @@ class RankView:
             self._requests - own.requests,
             **self._counters,
         )
+
+
+class StepSizes:
+    """Counts the steps of a rank by the tokens that they ran; see `StepTokens`."""
+
+    def __init__(self) -> None:
+        self._steps = [0] * (len(STEP_SIZES) + 1)
+        self._tokens = 0
+
+    def count(self, tokens: int) -> None:
+        self._steps[bisect_left(STEP_SIZES, tokens)] += 1
+        self._tokens += tokens
+
+    def told(self) -> StepTokens:
+        return StepTokens(tuple(self._steps), self._tokens)

@@ -34,15 +34,18 @@ from phalanx.protocol.control import (
     Welcome,
 )
 from phalanx.protocol.engine import (
+    STEP_SIZES,
     Abort,
     Alive,
     EngineHello,
     FinishReason,
     Load,
+    PhaseTimes,
     Probe,
     RequestOutput,
     SamplingParams,
     StepOutput,
+    StepTokens,
     Submit,
     ToApi,
     ToEngine,
@@ -131,6 +134,7 @@ ToNode: TypeAlias = Welcome | Membership | Stop | Refused | LaunchChild | Signal
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "STEP_SIZES",
     "Abort",
     "AdminAnswer",
     "AdminRequest",
@@ -164,6 +168,7 @@ __all__ = [
     "NodeHello",
     "NodeReady",
     "NodeStarting",
+    "PhaseTimes",
     "Place",
     "Pools",
     "Probe",
@@ -188,6 +193,7 @@ __all__ = [
     "Standing",
     "StartNode",
     "StepOutput",
+    "StepTokens",
     "Stop",
     "Submit",
     "ToApi",

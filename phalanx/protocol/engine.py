@@ -109,6 +109,15 @@ class TokenLogprobs(Message, frozen=True):
     top_logprobs: list[float]
 
 
+class PhaseTimes(Message, frozen=True):
+    """How long a rank kept a request before its first token: seconds, measured by the rank's own clock alone."""
+
+    queue: float
+    """From its arrival in the rank until a step ran some of its tokens for the first time."""
+    prefill: float
+    """From then until its first token was there; where it was preempted meanwhile, that is included."""
+
+
 class RequestOutput(Message, frozen=True):
     """The result of one step for one request."""
 
@@ -125,6 +134,8 @@ class RequestOutput(Message, frozen=True):
     cached_tokens: int = 0
     """Prompt tokens that the prefix cache held; comes with the request's first tokens."""
     error: str = ""
+    times: PhaseTimes | None = None
+    """With the request's first tokens."""
 
 
 class Load(Message, frozen=True):
@@ -150,11 +161,26 @@ class Load(Message, frozen=True):
     """Counter since start."""
 
 
+STEP_SIZES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Bounds, in tokens, between the steps that StepTokens counts apart."""
+
+
+class StepTokens(Message, frozen=True):
+    """How many tokens the steps of a rank have run, since its start."""
+
+    steps: tuple[int, ...]
+    """Counters: steps of at most STEP_SIZES[0] tokens, of at most STEP_SIZES[1], ...; the last: of more than all."""
+    tokens: int
+    """Counter: the tokens of all of them."""
+
+
 class StepOutput(Message, tag=61, frozen=True):
     """Sent each step to every API server that has requests in it, and to the others when the load has changed."""
 
     outputs: list[RequestOutput]
     load: Load
+    step_tokens: StepTokens | None = None
+    """Told at intervals, and in the last message before the rank is idle; None: not in this message."""
 
 
 class Alive(Message, tag=62, frozen=True):

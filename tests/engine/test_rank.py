@@ -262,6 +262,33 @@ def test_a_small_cache_preempts_and_brings_the_same_tokens(folder: Path) -> None
     assert results[0] == results[1]
 
 
+def test_an_idle_rank_has_told_every_api_server_the_tokens_of_all_its_steps(folder: Path) -> None:
+    with running(folder, api_servers=2) as (rank, apis):
+        rank.ready()
+        for number, api in enumerate(apis):
+            api.submit(number, [5, 6, 7, number], max_tokens=60)
+        for number, api in enumerate(apis):
+            api.result(number)
+        ran = 2 * (4 + 59)
+        for api in apis:
+            api.wait(lambda api: api.step_tokens is not None and api.step_tokens.tokens >= ran)
+            assert api.step_tokens is not None
+            assert api.step_tokens.tokens == ran
+            assert sum(api.step_tokens.steps) == api.loads[-1].steps
+
+
+def test_times_before_the_first_token_are_durations_and_come_with_it_alone(folder: Path) -> None:
+    with running(folder, config(synthetic_rate=50.0)) as (rank, [api]):
+        rank.ready()
+        api.submit(1, max_tokens=3)
+        api.result(1)
+    first, *rest = api.outputs[1]
+    assert first.times is not None
+    assert 0 <= first.times.queue < DEADLINE
+    assert 0.02 <= first.times.prefill < DEADLINE
+    assert [output.times for output in rest] == [None, None]
+
+
 def test_a_second_turn_finds_the_first_turns_output_in_the_cache(folder: Path) -> None:
     with running(folder) as (rank, [api]):
         rank.ready()

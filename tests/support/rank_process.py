@@ -33,6 +33,7 @@ from phalanx.protocol import (
     SamplingParams,
     Stage,
     StepOutput,
+    StepTokens,
     Submit,
     ToApi,
     ToSupervisor,
@@ -156,6 +157,8 @@ class PlayedApiServer:
         self.reader: Reader
         self.outputs: dict[int, list[RequestOutput]] = {}
         self.loads: list[Any] = []
+        self.step_tokens: StepTokens | None = None
+        """As last told."""
 
     def attach(self) -> EngineHello:
         """Take the rank's connection."""
@@ -178,6 +181,7 @@ class PlayedApiServer:
         """The next report of the rank."""
         step = self.reader.until(StepOutput)
         self.loads.append(step.load)
+        self.step_tokens = step.step_tokens or self.step_tokens
         for output in step.outputs:
             self.outputs.setdefault(output.request_id, []).append(output)
         return step

@@ -178,9 +178,13 @@ ENGINE: dict[str, p.Message] = {
                 [SCORED, p.TokenLogprobs(0.0, 1, [], [])],
                 [None, SCORED, SCORED],
                 2,
+                times=p.PhaseTimes(0.25, 1.5),
             )
         ],
         LOAD,
+    ),
+    "StepOutput, the tokens of the steps": p.StepOutput(
+        [], LOAD, p.StepTokens((0, 127, 128, 255, 256, 65535, 65536, 0, 0, 0, 0, 0, 0, 1), BIG)
     ),
     "StepOutput, every ending": p.StepOutput(
         [
