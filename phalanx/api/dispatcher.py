@@ -23,6 +23,7 @@ from phalanx.protocol import (
     RequestOutput,
     SamplingParams,
     StepOutput,
+    StepTokens,
     Submit,
 )
 
@@ -152,13 +153,14 @@ def _merged(first: RequestOutput, then: RequestOutput) -> RequestOutput:
         prompt_logprobs=first.prompt_logprobs or then.prompt_logprobs,
         cached_tokens=first.cached_tokens or then.cached_tokens,
         error=then.error,
+        times=first.times or then.times,
     )
 
 
 class RankLink:
     """One attached rank, and this server's live requests in it."""
 
-    __slots__ = ("_probes", "_router", "hello", "live", "port", "withheld")
+    __slots__ = ("_probes", "_router", "hello", "live", "port", "step_tokens", "withheld")
 
     def __init__(self, hello: EngineHello, port: Port, router: Router) -> None:
         self.hello = hello
@@ -166,6 +168,8 @@ class RankLink:
         self.live: dict[RequestId, Request] = {}
         self.withheld: dict[RequestId, int] = {}
         """Those of them that the rank gets when it has answered the probe of that number: they have seen a death."""
+        self.step_tokens: StepTokens | None = None
+        """As the rank last told; None: not yet."""
         self._probes = 0
         self._router = router
 
@@ -209,6 +213,8 @@ class RankLink:
         """The rank tells what a step of it brought."""
         router = self._router
         router.report(self.hello.rank, step.load)
+        if step.step_tokens is not None:
+            self.step_tokens = step.step_tokens
         for output in step.outputs:
             # Aborted a moment ago: what the rank had sent by then is nobody's.
             request = self.live.get(output.request_id)

@@ -24,6 +24,7 @@ from phalanx.protocol import (
     RequestOutput,
     SamplingParams,
     StepOutput,
+    StepTokens,
     ToApi,
 )
 from phalanx.transport.frames import FrameError
@@ -46,6 +47,8 @@ class RankStatus(NamedTuple):
     hello: EngineHello
     load: Load | None
     own_requests: int
+    step_tokens: StepTokens | None = None
+    """None: not told yet."""
 
 
 class Generation(Request):
@@ -132,7 +135,7 @@ class EngineClient:
     def ranks(self) -> list[RankStatus]:
         """The attached ranks, by number."""
         return [
-            RankStatus(rank, link.hello.incarnation, link.hello, view.load, view.own_requests)
+            RankStatus(rank, link.hello.incarnation, link.hello, view.load, view.own_requests, link.step_tokens)
             for rank, link in sorted(self._dispatcher.links.items())
             for view in (self._dispatcher.router.ranks[rank],)
         ]

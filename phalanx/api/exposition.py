@@ -7,26 +7,34 @@ alone and nothing is counted twice.
 Imported with the first scrape: prometheus_client brings an HTTP server and client of its own.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import core, registry
 from prometheus_client.exposition import generate_latest
 
 from phalanx.api.engine_client import RankStatus
-from phalanx.api.metrics import Gauge, Metrics
-from phalanx.protocol import MetricsGathered
+from phalanx.api.metrics import Gauge, Labels, Metrics
+from phalanx.config import EngineOptions
+from phalanx.protocol import STEP_SIZES, MetricsGathered
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(
-    merged: Metrics, ranks: list[RankStatus], gathered: MetricsGathered, model: str, expected_ranks: int
+    merged: Metrics,
+    ranks: list[RankStatus],
+    gathered: MetricsGathered,
+    model: str,
+    expected_ranks: int,
+    engine: EngineOptions,
 ) -> bytes:
     """The text that Prometheus reads.
 
     `merged`: the sum over all API servers; `gathered`: what the supervisor said of the others; `ranks`: as the scraped
     one sees them.
     """
+    for status in ranks:
+        merged.begin(status.rank)
 
     def families() -> Iterator[core.Metric]:
         for counter in merged.counters:
@@ -36,14 +44,14 @@ def exposition(
                 labelled.add_metric((model, *labels), value)
             yield labelled
         for histogram in merged.histograms:
-            family = core.HistogramMetricFamily(histogram.name, histogram.help, labels=("model_name",))
-            buckets, seen = [], 0
-            for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
-                seen += count
-                buckets.append((bound, float(seen)))
-            family.add_metric((model,), buckets, histogram.total)
+            family = core.HistogramMetricFamily(
+                histogram.name, histogram.help, labels=("model_name", *histogram.labels)
+            )
+            for labels, found in histogram.values.items():
+                _add_histogram(family, (model, *labels), histogram.bounds, found.counts, found.total)
             yield family
         yield from _rank_families(ranks, model)
+        yield _cache_family(ranks, model, engine)
         yield from _restart_families(gathered, model)
         servers = 1 + len(gathered.samples)
         yield core.GaugeMetricFamily("phalanx:api_servers", "API servers that answered this scrape.", servers)
@@ -57,6 +65,17 @@ def exposition(
     collected = registry.CollectorRegistry(auto_describe=False)
     collected.register(Once())
     return generate_latest(collected)
+
+
+def _add_histogram(
+    family: core.HistogramMetricFamily, labels: Labels, bounds: Sequence[float], counts: Sequence[int], total: float
+) -> None:
+    """`counts`: not summed up, one more than `bounds`."""
+    buckets, seen = [], 0
+    for bound, count in zip((*(str(float(bound)) for bound in bounds), "+Inf"), counts, strict=True):
+        seen += count
+        buckets.append((bound, float(seen)))
+    family.add_metric(labels, buckets, total)
 
 
 _RANK_GAUGES = (
@@ -106,3 +125,26 @@ def _rank_families(ranks: list[RankStatus], model: str) -> Iterator[core.Metric]
             counter.add_metric(of, count)
     yield from gauges
     yield from counters
+    steps = core.HistogramMetricFamily(
+        "vllm:iteration_tokens_total", "Tokens that a step of the rank ran.", labels=labels
+    )
+    for status in ranks:
+        told = status.step_tokens
+        # A rank of another release may tell the sizes of its steps by other bounds.
+        if told is not None and len(told.steps) == len(STEP_SIZES) + 1:
+            _add_histogram(steps, (model, str(status.rank)), STEP_SIZES, told.steps, told.tokens)
+    yield steps
+
+
+def _cache_family(ranks: list[RankStatus], model: str, engine: EngineOptions) -> core.Metric:
+    """Always 1: what it tells stands in its labels. The names are vLLM's, also where there is no GPU."""
+    info = core.GaugeMetricFamily(
+        "vllm:cache_config_info",
+        "The rank's KV cache, in its labels.",
+        labels=("model_name", "engine", "block_size", "num_gpu_blocks", "enable_prefix_caching"),
+    )
+    for status in ranks:
+        size = engine.block_size
+        blocks = status.hello.kv_cache_tokens // size
+        info.add_metric((model, str(status.rank), str(size), str(blocks), str(engine.enable_prefix_caching)), 1)
+    return info

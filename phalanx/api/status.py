@@ -84,5 +84,6 @@ async def metrics(exchange: Exchange, service: Service) -> None:
         gathered,
         service.config.served_names[0],
         len(service.roster.expected),
+        service.config.engine,
     )
     await exchange.reply(200, text, exposition.CONTENT_TYPE)

@@ -110,7 +110,7 @@ def test_a_finished_request_is_never_aborted(serve_api: Serve, stream: bool) -> 
         client.close()
     assert api.http.post("/v1/completions", json=COMPLETE[1]).status_code == 200
     assert not any(asked.aborted.is_set() for asked in api.rank.asked)
-    assert api.metrics.finished.values == {("stop",): 21.0}
+    assert api.metrics.finished.values == {("0", "stop"): 21.0}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -185,7 +185,7 @@ def test_a_client_that_goes_is_counted_as_an_abort(serve_api: Serve) -> None:
     (asked,) = api.rank.wait_asked(1)
     client.close()
     assert_aborted(asked)
-    assert api.metrics.finished.values == {("abort",): 1.0}
+    assert api.metrics.finished.values == {("0", "abort"): 1.0}
 
 
 def test_a_stream_in_full_flow_survives_its_client_s_reset(serve_api: Serve, caplog: pytest.LogCaptureFixture) -> None:

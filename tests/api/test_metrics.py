@@ -14,6 +14,7 @@ from phalanx.api.errors import ApiError
 from phalanx.api.exposition import exposition
 from phalanx.api.metrics import Metrics
 from phalanx.api.siblings import Siblings
+from phalanx.config import EngineOptions
 from phalanx.protocol import (
     ApiServerId,
     EngineHello,
@@ -28,6 +29,8 @@ from phalanx.protocol import (
 )
 
 ALONE = MetricsGathered(1, ())
+CACHE = EngineOptions(block_size=16)
+ENGINE_0 = (("engine", "0"),)
 
 
 def a_rank(number: int, running: int) -> RankStatus:
@@ -47,9 +50,9 @@ def samples_of(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], flo
 
 def counted(prompt: int, finished: str, first_token: float) -> Metrics:
     metrics = Metrics()
-    metrics.prompt_tokens.add(prompt)
-    metrics.finished.add(1, finished)
-    metrics.first_token.observe(first_token)
+    metrics.prompt_tokens.add(prompt, "0")
+    metrics.finished.add(1, "0", finished)
+    metrics.first_token.observe(first_token, ("0",))
     return metrics
 
 
@@ -57,12 +60,12 @@ def test_counters_and_histograms_of_all_servers_add_up() -> None:
     here = counted(10, "stop", 0.015)
     siblings = [counted(5, "stop", 0.03), counted(7, "length", 100.0)]
     merged = here.merged([sibling.samples() for sibling in siblings])
-    found = samples_of(exposition(merged, [], MetricsGathered(1, (b"", b"")), "m", 4))
-    assert found["vllm:prompt_tokens_total", ()] == 22
-    assert found["vllm:request_success_total", (("finished_reason", "stop"),)] == 2
-    assert found["vllm:request_success_total", (("finished_reason", "length"),)] == 1
-    assert found["vllm:time_to_first_token_seconds_count", ()] == 3
-    assert found["vllm:time_to_first_token_seconds_sum", ()] == pytest.approx(100.045)
+    found = samples_of(exposition(merged, [], MetricsGathered(1, (b"", b"")), "m", 4, CACHE))
+    assert found["vllm:prompt_tokens_total", ENGINE_0] == 22
+    assert found["vllm:request_success_total", (*ENGINE_0, ("finished_reason", "stop"))] == 2
+    assert found["vllm:request_success_total", (*ENGINE_0, ("finished_reason", "length"))] == 1
+    assert found["vllm:time_to_first_token_seconds_count", ENGINE_0] == 3
+    assert found["vllm:time_to_first_token_seconds_sum", ENGINE_0] == pytest.approx(100.045)
     buckets = [
         (dict(labels)["le"], value)
         for (name, labels), value in found.items()
@@ -79,13 +82,13 @@ def test_counters_and_histograms_of_all_servers_add_up() -> None:
 def test_merging_leaves_the_server_s_own_counts_alone() -> None:
     here = counted(10, "stop", 0.015)
     here.merged([here.samples()])
-    assert here.prompt_tokens.values == {(): 10.0}
-    assert sum(here.first_token.counts) == 1
+    assert here.prompt_tokens.values == {("0",): 10.0}
+    assert sum(here.first_token.of(("0",)).counts) == 1
 
 
 def test_ranks_are_labelled_and_in_it_once() -> None:
     merged = Metrics().merged([Metrics().samples()])
-    found = samples_of(exposition(merged, [a_rank(0, 4), a_rank(1, 6)], ALONE, "m", 2))
+    found = samples_of(exposition(merged, [a_rank(0, 4), a_rank(1, 6)], ALONE, "m", 2, CACHE))
     assert found["vllm:num_requests_running", (("engine", "0"),)] == 4
     assert found["vllm:num_requests_running", (("engine", "1"),)] == 6
     assert found["vllm:num_requests_waiting", (("engine", "1"),)] == 2
@@ -98,8 +101,8 @@ def test_ranks_are_labelled_and_in_it_once() -> None:
 
 def test_a_value_on_a_bound_belongs_below_it() -> None:
     metrics = Metrics()
-    metrics.request_prompt.observe(5.0)
-    assert metrics.request_prompt.counts[metrics.request_prompt.bounds.index(5.0)] == 1
+    metrics.request_prompt.observe(5.0, ("0",))
+    assert metrics.request_prompt.of(("0",)).counts[metrics.request_prompt.bounds.index(5.0)] == 1
 
 
 def test_a_scrape_asks_the_supervisor_and_waits_for_its_answer() -> None:
@@ -146,7 +149,7 @@ def test_what_a_scrape_shows_the_supervisor_knows_before() -> None:
         siblings = Siblings(sent.append, metrics)
         asking = asyncio.create_task(siblings.gather())
         await asyncio.sleep(0)
-        metrics.prompt_tokens.add(5)
+        metrics.prompt_tokens.add(5, "0")
         siblings.gathered(MetricsGathered(1, ()))
         await asking
         return sent, metrics.samples()
@@ -162,7 +165,7 @@ def test_counts_are_reported_when_they_have_changed() -> None:
     siblings.report()
     siblings.report()
     first = metrics.samples()
-    metrics.prompt_tokens.add(1)
+    metrics.prompt_tokens.add(1, "0")
     siblings.report()
     assert sent == [MetricsReport(0, first), MetricsReport(0, metrics.samples())]
 
@@ -174,11 +177,11 @@ def test_a_successor_counts_on_and_holds_nothing_that_its_predecessor_held() -> 
     after = Metrics()
     after.count_on(before.samples())
     after.replays.read = lambda: 2.0
-    after.prompt_tokens.add(1)
-    found = samples_of(exposition(after.merged(()), [], ALONE, "m", 1))
-    assert found["vllm:prompt_tokens_total", ()] == 11
-    assert found["vllm:request_success_total", (("finished_reason", "stop"),)] == 1
-    assert found["vllm:time_to_first_token_seconds_count", ()] == 1
+    after.prompt_tokens.add(1, "0")
+    found = samples_of(exposition(after.merged(()), [], ALONE, "m", 1, CACHE))
+    assert found["vllm:prompt_tokens_total", ENGINE_0] == 11
+    assert found["vllm:request_success_total", (*ENGINE_0, ("finished_reason", "stop"))] == 1
+    assert found["vllm:time_to_first_token_seconds_count", ENGINE_0] == 1
     assert found["phalanx:request_replays_total", ()] == 5
     assert found["phalanx:held_requests", ()] == 0
 
@@ -187,25 +190,25 @@ def test_counts_of_a_server_that_is_not_there_are_in_the_sum_and_what_it_held_is
     gone = counted(10, "stop", 0.015)
     gone.held_requests.read = lambda: 7.0
     merged = counted(1, "stop", 0.1).merged((), kept=[gone.samples()])
-    found = samples_of(exposition(merged, [], ALONE, "m", 1))
-    assert found["vllm:prompt_tokens_total", ()] == 11
+    found = samples_of(exposition(merged, [], ALONE, "m", 1, CACHE))
+    assert found["vllm:prompt_tokens_total", ENGINE_0] == 11
     assert found["phalanx:held_requests", ()] == 0
     assert found["phalanx:api_servers", ()] == 1
 
 
 def test_what_another_release_counts_otherwise_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     metrics = counted(1, "stop", 0.1)
-    theirs = {"vllm:prompt_tokens": [((), 2.0)], "news": [(("x",), 1.0)]}
-    histograms = {"vllm:time_to_first_token_seconds": ([1, 2], 3.0), "news": ([1], 1.0)}
+    theirs = {"vllm:prompt_tokens": [(("0",), 2.0)], "news": [(("x",), 1.0)]}
+    histograms = {"vllm:time_to_first_token_seconds": [(("0",), [1, 2], 3.0)], "news": [((), [1], 1.0)]}
     merged = metrics.merged([msgspec.msgpack.encode([theirs, histograms]), b"\xc1"])
-    assert merged.prompt_tokens.values == {(): 3.0}
-    assert sum(merged.first_token.counts) == 1
+    assert merged.prompt_tokens.values == {("0",): 3.0}
+    assert sum(merged.first_token.of(("0",)).counts) == 1
     assert "do not decode" in caplog.text
 
 
 def test_restarts_are_told_by_rank_and_by_api_server() -> None:
     gathered = MetricsGathered(1, (), (), {RankId(0): 0, RankId(1): 4}, {ApiServerId(0): 2})
-    found = samples_of(exposition(Metrics(), [], gathered, "m", 2))
+    found = samples_of(exposition(Metrics(), [], gathered, "m", 2, CACHE))
     assert found["phalanx:rank_restarts_total", (("engine", "0"),)] == 0
     assert found["phalanx:rank_restarts_total", (("engine", "1"),)] == 4
     assert found["phalanx:api_server_restarts_total", (("api_server", "0"),)] == 2

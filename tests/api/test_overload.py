@@ -121,6 +121,14 @@ def test_more_tokens_than_fit_and_wait_are_refused_by_what_the_prompt_and_its_an
         assert_overloaded(api.http.post(COMPLETE, json={"prompt": "a" * 1000}), "--max-queued-tokens")
 
 
+def test_what_is_refused_once_it_is_tokenised_is_no_completion_that_ended(serve_api: Serve) -> None:
+    api = serve_api(max_queued_tokens=100)
+    with in_flight(api, {"prompt": [1] * 2000, "max_tokens": 40, "n": 32}):
+        refused = api.http.post(COMPLETE, json={"prompt": "a" * 250, "max_tokens": 120})
+        assert_overloaded(refused, "--max-queued-tokens")
+        assert api.metrics.finished.values == {}
+
+
 def test_memory_is_bounded_by_what_scores_may_take(serve_api: Serve) -> None:
     api = serve_api(max_held_bytes=2**20)
     scored = {"prompt": "hi", "max_tokens": 100, "logprobs": 20}

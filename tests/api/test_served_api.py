@@ -1,6 +1,7 @@
 """The API servers of a whole service: real processes, real ranks (synthetic engine), one HTTP port."""
 
 import socket
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,14 +29,15 @@ def client(service: Service) -> Iterator[openai.OpenAI]:
 
 
 def scrape(service: Service) -> dict[tuple[str, str], float]:
-    """One scrape over a connection of its own: any API server may answer. By name and finish reason or rank."""
+    """One scrape over a connection of its own: any API server may answer. By name and finish reason or else rank."""
     text = httpx.get(f"{service.address}/metrics", timeout=DEADLINE).text
-    return {
-        (sample.name, sample.labels.get("finished_reason", sample.labels.get("engine", ""))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if "le" not in sample.labels and "handler" not in sample.labels
-    }
+    found: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if "le" not in sample.labels and "handler" not in sample.labels:
+                key = sample.labels.get("finished_reason", sample.labels.get("engine", ""))
+                found[sample.name, key] += sample.value
+    return found
 
 
 def test_many_clients_at_once_get_all_their_tokens(service: Service, client: openai.OpenAI) -> None:

@@ -35,11 +35,13 @@ from phalanx.protocol import (
     Incarnation,
     Load,
     MetricsGathered,
+    PhaseTimes,
     RankId,
     RequestId,
     RequestOutput,
     SamplingParams,
     StepOutput,
+    StepTokens,
     Submit,
     ToEngine,
     TokenLogprobs,
@@ -91,7 +93,7 @@ class FakeRank:
     def attach(self, address: str, security: Security) -> None:
         self._channel = dial(address, security, DEADLINE)
         self._channel.send(EngineHello(RankId(0), Incarnation(1), self._max_model_len, 64, 65536))
-        self._channel.send(StepOutput([], LOAD))
+        self._channel.send(StepOutput([], LOAD, STEP_TOKENS))
         self._thread.start()
 
     def _serve(self) -> None:
@@ -148,6 +150,7 @@ class FakeRank:
 
 
 LOAD = Load(0, 0, 0, 3, 1, 512, 65536, 1000, 250, 2, 77)
+STEP_TOKENS = StepTokens((60, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 2), 90_000)
 
 
 def answering(text: bytes | str, end: int | None = 256, at_a_time: int = 1) -> Script:
@@ -168,6 +171,7 @@ def answering(text: bytes | str, end: int | None = 256, at_a_time: int = 1) -> S
                 if sampling.prompt_logprobs is None or number
                 else [None, *(scored(token, sampling.prompt_logprobs) for token in prompt[1:])],
                 cached_tokens=2 if number == 0 else 0,
+                times=PhaseTimes(0.25, 0.5) if number == 0 else None,
             )
             for number, step in enumerate(steps)
         ]

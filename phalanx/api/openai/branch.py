@@ -1,8 +1,7 @@
-"""One completion of one prompt: its way through the engine, and what is counted of it."""
+"""One completion of one prompt, on its way through the engine."""
 
 import asyncio
 from collections.abc import Callable
-from time import perf_counter
 
 import msgspec
 
@@ -11,6 +10,7 @@ from phalanx.api.engine_client import EngineDied, Generation, NoRank
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection
 from phalanx.api.metrics import Metrics
+from phalanx.api.openai.completion_metrics import CompletionMetrics
 from phalanx.api.service import Service
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 
@@ -22,14 +22,13 @@ class Branch:
     """One completion of one prompt."""
 
     __slots__ = (
-        "_arrival",
-        "_first",
+        "_begun",
+        "_failed",
         "_generation",
-        "_last",
-        "_metrics",
         "cached_tokens",
         "choice",
         "index",
+        "metrics",
         "on_begin",
         "prompt",
         "prompt_logprobs",
@@ -60,10 +59,9 @@ class Branch:
         self.on_begin: Callable[[], None] = lambda: None
         """Called with the first token."""
         self._generation: Generation | None = None
-        self._metrics = metrics
-        self._arrival = arrival
-        self._first = 0.0
-        self._last = 0.0
+        self.metrics = CompletionMetrics(metrics, arrival, len(prompt), sampling.max_tokens)
+        self._begun = False
+        self._failed = False
 
     def submit(self, service: Service, priority: int) -> None:
         """Hand it to the engine, which may have to wait for a rank."""
@@ -79,11 +77,6 @@ class Branch:
     def rank(self) -> int | None:
         """Where it runs; None: nowhere, there is nothing to generate."""
         return None if self._generation is None else self._generation.rank
-
-    @property
-    def first_token(self) -> float | None:
-        """Seconds from the request's arrival to its first token; None: there is none yet."""
-        return self._first - self._arrival if self._first else None
 
     @property
     def produced(self) -> int:
@@ -107,6 +100,7 @@ class Branch:
         try:
             return self._absorb(await self._generation.next())
         except (EngineDied, NoRank) as error:
+            self._failed = True
             raise _engine_failed(error) from None
 
     async def pump(self, sink: Callable[[str], None], outlet: ClientConnection | None = None) -> str | None:
@@ -138,6 +132,7 @@ class Branch:
                     else:
                         done.set_result(text)
             except (EngineDied, NoRank) as error:
+                self._failed = True
                 done.set_exception(_engine_failed(error))
             except Exception as error:
                 # Ours, and not of the engine's connection, whose turn this is.
@@ -151,47 +146,27 @@ class Branch:
             generation.on_output = None
 
     def _absorb(self, output: RequestOutput) -> str:
-        now = perf_counter()
-        if self._last:
-            count = len(output.tokens)
-            if count:
-                self._metrics.inter_token.observe((now - self._last) / count, count)
-        else:
-            self._begin(output, now)
-        self._last = now
+        assert self._generation is not None
         if output.finish is not None and output.finish >= FinishReason.ABORT:
+            self._failed = True
             raise server_error(f"The engine could not run this request: {output.error or 'it was aborted'}.")
+        self.metrics.came(output, self._generation.placement)
+        if not self._begun:
+            self._begun = True
+            self.on_begin()
+            self.cached_tokens = output.cached_tokens
+            self.prompt_logprobs = output.prompt_logprobs
         if self.sampling.max_tokens == 0:
             self.choice.finish_reason = "length"
             self.choice.scores = []
             text = ""
         else:
             text = self.choice.feed(output)
-            self._metrics.generation_tokens.values[()] += len(output.tokens)
         if self.choice.finish_reason is not None:
-            self._end(now)
+            self.metrics.ended(self.choice.finish_reason, self.choice.tokens)
+            # A stop string ended the text before the engine ended the request; else this does nothing.
+            self.release()
         return text
-
-    def _begin(self, output: RequestOutput, now: float) -> None:
-        self._first = now
-        self.on_begin()
-        self._metrics.first_token.observe(now - self._arrival)
-        self._metrics.prompt_tokens.add(len(self.prompt))
-        self.cached_tokens = output.cached_tokens
-        self.prompt_logprobs = output.prompt_logprobs
-
-    def _end(self, now: float) -> None:
-        metrics, tokens = self._metrics, self.choice.tokens
-        assert self.choice.finish_reason is not None
-        metrics.finished.add(1, self.choice.finish_reason)
-        metrics.latency.observe(now - self._arrival)
-        if tokens > 1:
-            metrics.per_token.observe((now - self._first) / (tokens - 1))
-        metrics.request_prompt.observe(len(self.prompt))
-        metrics.request_output.observe(tokens)
-        metrics.asked_tokens.observe(self.sampling.max_tokens)
-        # A stop string ended the text before the engine ended the request; else this does nothing.
-        self.release()
 
     def release(self) -> None:
         """Nobody wants the rest: stop the engine's work on it. Does nothing where that has ended."""
@@ -200,8 +175,8 @@ class Branch:
 
     def leave(self) -> None:
         """The request ends here, finished or not."""
-        if self.choice.finish_reason is None:
-            self._metrics.finished.add(1, "abort")
+        if self.choice.finish_reason is None and self._generation is not None:
+            self.metrics.broke_off(self._generation.placement, failed=self._failed)
         self.release()
 
 

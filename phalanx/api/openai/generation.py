@@ -15,6 +15,7 @@ from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange, Generated
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import Usage, usage
+from phalanx.api.openai.completion_metrics import count_prompt
 from phalanx.api.openai.flight import Flight
 from phalanx.api.openai.sampling import SamplingFields, StreamOptions
 from phalanx.api.service import Service
@@ -109,13 +110,15 @@ async def run(
         exchange.generated = _generated(branches, request.n or 1)
         for branch in branches:
             branch.leave()
+        for first in range(0, len(branches), request.n or 1):
+            count_prompt(service.metrics, [each.metrics for each in branches[first : first + (request.n or 1)]])
     flight.begin()
     await exchange.reply_json(form.response(collected, _spent(branches, request.n or 1)))
 
 
 def _generated(branches: list[Branch], per_prompt: int) -> Generated:
     spent = _spent(branches, per_prompt)
-    first = [branch.first_token for branch in branches if branch.first_token is not None]
+    first = [each for branch in branches if (each := branch.metrics.first_token) is not None]
     return Generated(
         spent.prompt_tokens,
         sum(branch.cached_tokens for branch in branches[::per_prompt]),

@@ -99,7 +99,6 @@ def branches_for(
             service.limits.check(prompt.tokens, sampling)
         except Rejected as error:
             raise ApiError(f"This request cannot run: {error}.", param="prompt") from None
-        service.metrics.asked_choices.observe(n)
         context = prompt.tokens if prompt.continues else []
         for choice in range(n):
             branches.append(
