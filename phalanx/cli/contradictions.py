@@ -78,10 +78,17 @@ def _contradictions(given: Given) -> Iterator[str]:
             f"{origins['max_num_batched_tokens']} {engine.max_num_batched_tokens} is below "
             f"{origins['max_num_seqs']} {engine.max_num_seqs}: each running request takes a token a step"
         )
+    if given.options.service.min_ranks > parallel.data_parallel_size:
+        least, ranks = given.options.service.min_ranks, parallel.data_parallel_size
+        yield f"{origins['min_ranks']} {least} is above --data-parallel-size {ranks}"
     if engine.kv_cache_tokens is not None and engine.kv_cache_tokens < engine.block_size:
         yield f"--kv-cache-tokens {engine.kv_cache_tokens} is less than one block of --block-size {engine.block_size}"
     yield from _https(given)
-    if any(not name.strip() for name in model.served_model_name):
+    names = model.served_model_name
+    if model.model is None and len(names) > 1 and ("/" in names[-1] or Path(names[-1]).is_dir()):
+        # The demo model under the name of another would be found out late.
+        yield f"{origins['served_model_name']} takes all that follows, {names[-1]} too: write MODEL before the options"
+    if any(not name.strip() for name in names):
         yield f"{origins['served_model_name']}: an empty name"
     if model.chat_template is not None and not Path(model.chat_template).is_file():
         yield f"{origins['chat_template']}: there is no file {model.chat_template}"
@@ -172,7 +179,7 @@ def _placement(given: Given) -> Iterator[str]:
                 yield f"{origins[name]} needs --data-parallel-backend ray"
         if local is not None and local > ranks:
             yield f"{origins['data_parallel_size_local']} {local} is above --data-parallel-size {ranks}"
-        if engine.device == "cuda":
+        if engine.device == "cuda" and engine.engine == "synthetic":
             yield f"{origins['device']} cuda needs --data-parallel-backend ray so far"
         for name in _OTHER_MACHINES_ONLY:
             if name in origins and not parallel.spans_machines:
@@ -180,7 +187,10 @@ def _placement(given: Given) -> Iterator[str]:
     if "api_servers_per_node" in origins and "api_server_count" in origins:
         yield f"{origins['api_servers_per_node']} and {origins['api_server_count']} both count API servers: give one"
     if engine.engine != "synthetic" and engine.device == "cuda":
-        yield f"{origins['device']} cuda runs only --engine synthetic so far"
+        yield (
+            f"{origins['device']} cuda: models run on CPUs so far, leave it out; --engine synthetic can ask a Ray "
+            "cluster for GPUs with it"
+        )
     if engine.engine != "synthetic" and parallel.tensor_parallel_size > 1:
         yield f"{origins['tensor_parallel_size']} {parallel.tensor_parallel_size} runs only --engine synthetic so far"
     if parallel.frontend_command is not None:

@@ -54,6 +54,8 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
                 raise UsageError(f"{given.origins[name]}: an empty key would let everybody in")
         # Key to where it came from.
         keys = gathered[kind.name] = dict(_named(given, kind))
+        if len(kind.files) > 1 and not os.path.isfile(kind.files[-1]):
+            _refuse_model(given, OPTIONS[kind.file].flag, kind.files[-1])
         for path in kind.files:
             keys |= of_file(Path(path), given.origins[kind.file])
             warnings += _seen_by_others(Path(path))
@@ -83,8 +85,7 @@ def _refuse_model(given: Given, flag: str, last: str) -> None:
     """
     if given.options.model.model is None and ("/" in last or os.path.exists(last)):
         raise UsageError(
-            f"{flag}: its last value looks like a MODEL, and MODEL is missing: write it before the options, or the "
-            f"keys into a file ({flag}-file)"
+            f"{flag}: its last value looks like a MODEL, and MODEL is missing: write it before the options"
         )
 
 

@@ -36,8 +36,11 @@ def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype, share:
         blocks = int(free * part) // bytes_a_block
         source = f"{part:.0%} of {free / 2**30:.1f} GiB free memory"
     if blocks < blocks_a_sequence:
+        # How much memory is free may be another number when the advice is followed.
+        exact = blocks > 0 and flag != "--kv-cache-memory-share"
+        shorter = f"--max-model-len of at most {blocks * block_size}" if exact else "shorter --max-model-len"
         raise ValueError(
             f"the KV cache holds {blocks * block_size:,} tokens ({source}, {bytes_a_block / block_size:,.0f} bytes a "
-            f"token), less than one sequence of {longest:,}: lower --max-model-len, or raise {flag}"
+            f"token), less than one sequence of {longest:,}: give a {shorter}, or a larger {flag}"
         )
     return min(blocks, config.engine.max_num_seqs * blocks_a_sequence)

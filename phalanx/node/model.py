@@ -37,9 +37,21 @@ def find(config: Config, named: str | None, *, holds_ranks: bool) -> Path:
         if weights:
             _compare(folder, their_weights, fingerprints.of_weights(find_weights(wanted, folder)))
     except CheckpointError as error:
-        hint = "" if named is not None else "; --model FOLDER says where the model is on this machine"
+        hint = "" if named is not None else f"; {_help(config, 'the model')}"
         raise NodeError(f"no model: {error}{hint}") from None
+    except _Another as error:
+        raise NodeError(f"another model than the service's: {error}; {_help(config, 'the right one')}") from None
     return folder
+
+
+class _Another(Exception):
+    """The folder holds another model than the service's; says which files differ."""
+
+
+def _help(config: Config, what: str) -> str:
+    if config.parallel.data_parallel_backend == "ray":
+        return f"each node needs {what} in the folder where this service has it, or serve it by its name on the hub"
+    return f"--model FOLDER says where {what} is on this machine"
 
 
 def _is_whole(folder: Path, expected: Mapping[str, str], *, weights: bool) -> bool:
@@ -63,12 +75,9 @@ def _found(wanted: ModelOptions, there: Path | None) -> tuple[Path, ModelOptions
 
 
 def _compare(folder: Path, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Raises NodeError where they are not the same."""
+    """Raises _Another where they are not the same."""
     if wrong := differences(expected, found):
-        raise NodeError(
-            f"another model than the service's: in {folder} {', '.join(wrong)}; "
-            "--model FOLDER says where the right one is on this machine"
-        )
+        raise _Another(f"in {folder} {', '.join(wrong)}")
 
 
 def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

@@ -70,7 +70,7 @@ def test_ranks_that_divide_the_memory_take_no_more_together_than_one_alone(
         ({"kv_cache_tokens": 512}, r"holds 512 tokens \(--kv-cache-tokens 512.*less than one sequence of 1,024"),
         (
             {"kv_cache_tokens": None, "kv_cache_memory_bytes": 10**6},
-            r"holds 864 tokens \(--kv-cache-memory-bytes 1000000.*lower --max-model-len, or raise --kv-cache-memory-b",
+            r"holds 864 tokens \(--kv-cache-memory-bytes 1000000.*--max-model-len of at most 864, or a larger --kv-c",
         ),
         ({"kv_cache_tokens": None, "kv_cache_memory_share": 1e-9}, r"holds 0 tokens .* of .* GiB free memory"),
     ],
