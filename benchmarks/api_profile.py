@@ -36,7 +36,6 @@ from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
 from phalanx.api.server import HttpServer, load_template, settle
 from phalanx.api.service import Service
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.checkpoint.facts import read
 from phalanx.checkpoint.find import DEMO
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
@@ -52,6 +51,7 @@ from phalanx.protocol import (
     Submit,
     ToEngine,
 )
+from phalanx.text.tokenizer import ModelTokenizer
 from phalanx.transport.channel import dial
 from phalanx.transport.listener import address_of, bind_unix
 from phalanx.transport.security import Security

@@ -16,7 +16,6 @@ import uvloop
 
 from phalanx.api import https
 from phalanx.api.app import Application
-from phalanx.api.chat_template import ChatTemplate, NoChatTemplate, find_template
 from phalanx.api.connection import BoundedProtocol, Connections
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.mailbox import Mailbox
@@ -25,7 +24,6 @@ from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
 from phalanx.api.service import Service
 from phalanx.api.siblings import Siblings
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.child import PULSE, Control, Launch
 from phalanx.config import Config
 from phalanx.protocol import (
@@ -40,6 +38,8 @@ from phalanx.protocol import (
     Stop,
     ToChild,
 )
+from phalanx.text.chat_template import ChatTemplate, NoChatTemplate, find_template
+from phalanx.text.tokenizer import ModelTokenizer
 
 log = logging.getLogger(__name__)
 

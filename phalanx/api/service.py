@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from phalanx.api.admission import Admission, Amount, bounds
-from phalanx.api.chat_template import ChatTemplate, NoChatTemplate
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
 from phalanx.protocol import MetricsGathered, RequestLimits
+from phalanx.text.chat_template import ChatTemplate, NoChatTemplate
+from phalanx.text.tokenizer import ModelTokenizer
 
 UNKNOWN_CACHE = 65_536
 """Tokens that a rank's KV cache is taken to hold until one has said how many."""

@@ -14,7 +14,7 @@ from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.messages import PART_KINDS, Messages
 from phalanx.api.openai.prompts import check_tokens
 from phalanx.api.service import Service
-from phalanx.api.tokenizer import TooLong
+from phalanx.text.tokenizer import TooLong
 
 MOST_TOKENS = 2**20
 """Longer texts are refused: counting them would keep a thread busy for many seconds."""

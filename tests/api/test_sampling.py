@@ -17,9 +17,9 @@ from tokenizers.normalizers import Replace
 from phalanx.api.errors import ApiError
 from phalanx.api.openai.prompts import bad_words
 from phalanx.api.openai.sampling import SamplingFields
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.config import Config
 from phalanx.protocol import SamplingParams
+from phalanx.text.tokenizer import ModelTokenizer
 
 Ask = Callable[..., list[Asked]]
 

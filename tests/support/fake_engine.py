@@ -16,7 +16,6 @@ import msgspec
 import uvloop
 
 from phalanx.api.app import Application
-from phalanx.api.detokenize import byte_alphabet
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.operator import Operator
@@ -25,7 +24,6 @@ from phalanx.api.route import Route
 from phalanx.api.routes import ROUTES
 from phalanx.api.server import HttpServer, load_template
 from phalanx.api.service import Service
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.checkpoint.facts import read
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (
@@ -46,6 +44,8 @@ from phalanx.protocol import (
     ToEngine,
     TokenLogprobs,
 )
+from phalanx.text.detokenize import byte_alphabet
+from phalanx.text.tokenizer import ModelTokenizer
 from phalanx.transport.channel import Channel, dial
 from phalanx.transport.listener import address_of, bind_unix
 from phalanx.transport.security import Security

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from phalanx.api.choice import Choice
 from phalanx.api.engine_client import EngineDied, Generation, NoRank
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection
@@ -13,6 +12,7 @@ from phalanx.api.metrics import Metrics
 from phalanx.api.openai.completion_metrics import CompletionMetrics
 from phalanx.api.service import Service
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+from phalanx.text.choice import Choice
 
 RETRY_AFTER = 5
 """Seconds a client is told to wait where no rank came in time."""

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from phalanx.api.chat_template import RESERVED, NoChatTemplate, TemplateError
-from phalanx.api.choice import FinishName
 from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
@@ -21,7 +19,9 @@ from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_templ
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, encode_prompt
 from phalanx.api.openai.sampling import SamplingFields
 from phalanx.api.service import Service
-from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer
+from phalanx.text.chat_template import RESERVED, NoChatTemplate, TemplateError
+from phalanx.text.choice import FinishName
+from phalanx.text.tokenizer import INLINE_CHARACTERS, ModelTokenizer
 
 TemplateValues = Annotated[
     Raw,

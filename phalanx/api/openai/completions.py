@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from phalanx.api.choice import FinishName, ScoredToken
 from phalanx.api.decoding import ABSENT, LARGE_BODY, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
@@ -20,8 +19,9 @@ from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs,
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
 from phalanx.api.openai.sampling import SamplingFields
 from phalanx.api.service import Service
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.protocol import SamplingParams
+from phalanx.text.choice import FinishName, ScoredToken
+from phalanx.text.tokenizer import ModelTokenizer
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from phalanx.api.choice import ScoredToken
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange, Generated
 from phalanx.api.openai.branch import Branch
@@ -19,6 +18,7 @@ from phalanx.api.openai.completion_metrics import count_prompt
 from phalanx.api.openai.flight import Flight
 from phalanx.api.openai.sampling import SamplingFields, StreamOptions
 from phalanx.api.service import Service
+from phalanx.text.choice import ScoredToken
 
 _DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode

@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from phalanx.api.choice import ScoredToken
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.protocol import TokenLogprobs
+from phalanx.text.choice import ScoredToken
+from phalanx.text.tokenizer import ModelTokenizer
 
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON cannot say."""

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from phalanx.api.choice import Choice
 from phalanx.api.decoding import SHOWN
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
@@ -12,8 +11,9 @@ from phalanx.api.known_errors import too_long
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.sampling import SamplingFields, choice_seed
 from phalanx.api.service import Service
-from phalanx.api.tokenizer import TooLong
 from phalanx.protocol import Rejected, SamplingParams
+from phalanx.text.choice import Choice
+from phalanx.text.tokenizer import TooLong
 
 
 class Prompt(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 from support.checkpoints import write_checkpoint
 
-from phalanx.api.added_tokens import declared_tokens
-from phalanx.api.tokenizer import ModelTokenizer
+from phalanx.text.added_tokens import declared_tokens
+from phalanx.text.tokenizer import ModelTokenizer
 
 TEXT = "Hi<|user|>there <|x|> and <|y|>!<|end|> <im> <s>"
 X = {"content": "<|x|>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.fake_engine import an_output, byte_token, scored
 
-from phalanx.api.choice import Choice
-from phalanx.api.tokenizer import ModelTokenizer
 from phalanx.protocol import FinishReason, RequestOutput
+from phalanx.text.choice import Choice
+from phalanx.text.tokenizer import ModelTokenizer
 
 END = 256
 MakeChoice = Callable[..., Choice]

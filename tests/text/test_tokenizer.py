@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.api.tokenizer import INLINE_CHARACTERS, ModelTokenizer, TooLong
+from phalanx.text.tokenizer import INLINE_CHARACTERS, ModelTokenizer, TooLong
 
 
 @pytest.fixture

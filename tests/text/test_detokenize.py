@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from phalanx.api.detokenize import (
+from phalanx.text.detokenize import (
     ByteLevelTexts,
     PieceTexts,
     WindowTexts,

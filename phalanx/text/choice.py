@@ -2,9 +2,9 @@
 
 from typing import Literal, NamedTuple, TypeAlias
 
-from phalanx.api.detokenize import Detokenizer
-from phalanx.api.stops import StopMatcher
 from phalanx.protocol import FinishReason, RequestOutput, TokenLogprobs
+from phalanx.text.detokenize import Detokenizer
+from phalanx.text.stops import StopMatcher
 
 FinishName: TypeAlias = Literal["stop", "length"]
 

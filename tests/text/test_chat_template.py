@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phalanx.api.chat_template import ChatTemplate, NoChatTemplate, TemplateError, TemplateSource, find_template
+from phalanx.text.chat_template import ChatTemplate, NoChatTemplate, TemplateError, TemplateSource, find_template
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 CHAT = [

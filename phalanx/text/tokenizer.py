@@ -13,8 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tokenizers import Tokenizer
 
-from phalanx.api.added_tokens import declared_tokens
-from phalanx.api.detokenize import Detokenizer, TokenTexts, token_texts
+from phalanx.text.added_tokens import declared_tokens
+from phalanx.text.detokenize import Detokenizer, TokenTexts, token_texts
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.api.stops import StopMatcher
+from phalanx.text.stops import StopMatcher
 
 # Few letters, so that stop strings overlap one another, themselves and the borders of pieces.
 text = st.text("ab", max_size=24)

@@ -1,0 +1,1 @@
+"""Between tokens and text: tokenizer, detokenizer, stop strings, chat templates. It knows no wire and no endpoint."""
