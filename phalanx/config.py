@@ -198,6 +198,13 @@ class HttpOptions(Group, frozen=True):
     enable_ssl_refresh: Annotated[
         bool, flag("give new connections a certificate that was replaced on disk; authorities stay as they were")
     ] = True
+    allowed_origins: Annotated[
+        tuple[str, ...], flag("web pages that a browser lets read answers (CORS), such as https://ui.example; *: all")
+    ] = ()
+    allowed_methods: Annotated[tuple[str, ...], flag("methods that such pages may use; *: all")] = ("*",)
+    allowed_headers: Annotated[tuple[str, ...], flag("headers that such pages may send; *: all")] = ("*",)
+    allow_credentials: Annotated[bool, flag("let such pages send cookies, which a proxy in front may ask for")] = False
+    root_path: Annotated[str, flag("path under which a proxy shows this server, such as /llm")] = ""
     max_body_bytes: Annotated[int, flag("largest request body", ge=1024)] = 16 * 2**20
     max_batch: Annotated[int, flag("most completions one HTTP request may ask for (prompts times n)", ge=1)] = 256
     strict_fields: Annotated[

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from phalanx.api import request_log
+from phalanx.api.cors import Cors
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection, ClientGone, Exchange, Receive, Scope, Send
 from phalanx.api.keys import Keys
@@ -23,6 +24,8 @@ class Application:
         self._service = service
         self._routing = Routing(routes)
         self._keys = Keys(service.config.http)
+        self._root = service.config.http.root_path
+        self._cors = Cors(service.config.http, dict.fromkeys(route.method for route in routes))
         self._signature = (b"x-phalanx-api-server", str(service.engine.index).encode())
         self._running = 0
         """Requests being answered, but for those that ask how things are or change them."""
@@ -42,6 +45,10 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send, connection: ClientConnection) -> None:
         exchange = Exchange(scope, receive, send, connection)
         exchange.signature.append(self._signature)
+        if self._cors.is_on:
+            exchange.signature += self._cors.headers(exchange)
+        if self._root:
+            exchange.path = _below(self._root, exchange.path)
         place = self._routing.at(exchange.path)
         exchange.parameter = place.parameter
         route = place.methods.get(exchange.method)
@@ -49,6 +56,9 @@ class Application:
         self._running += counts
         try:
             try:
+                if self._cors.is_on and self._cors.is_preflight(exchange):
+                    await self._cors.answer_preflight(exchange)
+                    return
                 self._keys.check(_access(place, route), exchange.header(b"authorization"))
                 if counts and self._service.draining:
                     raise server_error("The server is being stopped.", status=503, code="stopping", retry_after=1)
@@ -100,6 +110,11 @@ class Application:
             await exchange.refuse(error)
         else:
             await exchange.end_events(b"data: %b\n\n" % error.body)
+
+
+def _below(root: str, path: str) -> str:
+    """A path as the table has it, whether the proxy in front has taken its own part of it away or not."""
+    return (path[len(root) :] or "/") if path == root or path.startswith(f"{root}/") else path
 
 
 def _access(place: RouteMatch, route: Route | None) -> Access:

@@ -167,6 +167,12 @@ class Exchange:
     async def reply_json(self, answer: Any) -> None:
         await self.reply(200, msgspec.json.encode(answer))
 
+    async def reply_nothing(self, headers: Headers) -> None:
+        """Answer that all is well, without a body."""
+        self.status = 204
+        await self.send({"type": "http.response.start", "status": 204, "headers": [*headers, *self.signature]})
+        await self.send({"type": "http.response.body", "body": b""})
+
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error."""
         if not isinstance(error, BodyTooLarge):

@@ -23,8 +23,11 @@ _GET_ERRORS = ("401", "404", "500")
 _POST_ERRORS = ("400", "401", "404", "408", "413", "429", "500", "503")
 
 
-def document(routes: tuple[Route, ...], *, strict: bool = False) -> bytes:
-    """OpenAPI 3.1 as JSON. `strict`: requests may have no fields that it does not name."""
+def document(routes: tuple[Route, ...], *, strict: bool = False, root_path: str = "") -> bytes:
+    """OpenAPI 3.1 as JSON.
+
+    `strict`: requests may have no fields that it does not name. `root_path`: what a proxy puts before every path.
+    """
     types: list[type[msgspec.Struct]] = [
         found
         for route in routes
@@ -45,6 +48,7 @@ def document(routes: tuple[Route, ...], *, strict: bool = False) -> bytes:
         {
             "openapi": "3.1.0",
             "info": {"title": "Phalanx", "version": phalanx.__version__},
+            "servers": [{"url": root_path or "/"}],
             "paths": paths,
             "components": {
                 "schemas": components,

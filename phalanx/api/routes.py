@@ -10,12 +10,12 @@ from phalanx.api.service import Service
 
 
 async def openapi_json(exchange: Exchange, service: Service) -> None:
-    await exchange.reply(200, _document(service.config.http.strict_fields))
+    await exchange.reply(200, _document(service.config.http.strict_fields, service.config.http.root_path))
 
 
 @cache
-def _document(strict: bool) -> bytes:
-    return openapi.document(ROUTES, strict=strict)
+def _document(strict: bool, root_path: str) -> bytes:
+    return openapi.document(ROUTES, strict=strict, root_path=root_path)
 
 
 ROUTES = (

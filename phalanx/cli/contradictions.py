@@ -1,5 +1,6 @@
 """Options that are right one by one and wrong together. Pure: an option that would be ignored is refused instead."""
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def _contradictions(given: Given) -> Iterator[str]:
     if engine.kv_cache_tokens is not None and engine.kv_cache_tokens < engine.block_size:
         yield f"--kv-cache-tokens {engine.kv_cache_tokens} is less than one block of --block-size {engine.block_size}"
     yield from _https(given)
+    yield from _pages_and_paths(given)
     names = model.served_model_name
     if model.model is None and len(names) > 1 and ("/" in names[-1] or Path(names[-1]).is_dir()):
         # The demo model under the name of another would be found out late.
@@ -138,7 +140,43 @@ _OVERLOAD = (
     "write_timeout",
 )
 
-_PYTHON_API_SERVERS = ("sse_keep_alive", "log_requests")
+_CORS_ONLY = ("allowed_methods", "allowed_headers", "allow_credentials")
+
+_PYTHON_API_SERVERS = ("sse_keep_alive", "log_requests", "root_path", "allowed_origins")
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", re.IGNORECASE)
+"""A page's scheme, host and port, as a browser sends them."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""The name of a method or a header."""
+
+
+def _pages_and_paths(given: Given) -> Iterator[str]:
+    """Which pages are let in, and under which path."""
+    origins, http = given.origins, given.options.http
+    if not http.allowed_origins:
+        for name in _CORS_ONLY:
+            if name in origins:
+                yield f"{origins[name]} needs --allowed-origins: which pages it is about"
+    for origin in http.allowed_origins:
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            yield (
+                f"{origins['allowed_origins']}: {origin!r} is not a page's origin, which is a scheme, a host and no "
+                "path: https://ui.example or http://127.0.0.1:3000"
+            )
+    if "*" in http.allowed_origins and http.allow_credentials:
+        yield (
+            f"{origins['allow_credentials']} with {origins['allowed_origins']} * would let every page act for whoever "
+            "looks at it: name the origins"
+        )
+    for name, values in (("allowed_methods", http.allowed_methods), ("allowed_headers", http.allowed_headers)):
+        for value in values:
+            if not _TOKEN.fullmatch(value):
+                yield f"{origins[name]}: {value!r} is no name of a {name.removeprefix('allowed_').removesuffix('s')}"
+    root = http.root_path
+    if "root_path" in origins and (not root.startswith("/") or root.endswith("/") or re.search(r"[?#%\s]", root)):
+        yield f"{origins['root_path']}: {root!r} is not a path such as /llm: it begins with a slash and ends without"
+
 
 _OTHER_MACHINES_ONLY = (
     "data_parallel_address",

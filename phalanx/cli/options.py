@@ -73,6 +73,8 @@ class Option:
             value = next((known for known in self.kind.values if str(known) == value), value)
         if self.repeated and not isinstance(value, list | tuple):
             value = [value]
+        if self.repeated and from_text and not self.secret and len(value) == 1:
+            value = _listed(value[0])
         # A string option takes "null" and "7" as they are.
         strict = not from_text or not _is_number(self.kind)
         try:
@@ -144,6 +146,15 @@ def build(command_line: Mapping[str, Any], file: Mapping[str, Any], file_name: s
     for name, value in values.items():
         tree[OPTIONS[name].group][name] = value
     return Given(msgspec.convert(tree, Options), origins)
+
+
+def _listed(text: str) -> list[Any]:
+    """A list that was typed as JSON, `["a", "b"]`, as well as one word that is what it is."""
+    try:
+        found = msgspec.json.decode(text, type=list[str])
+    except msgspec.DecodeError:
+        return [text]
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

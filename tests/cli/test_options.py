@@ -13,19 +13,20 @@ from phalanx.config import OPTION_GROUPS
 from phalanx.supervisor.events import ExitCode
 
 FLAGS = """
---admin-key --admin-key-file --api-key --api-key-file --api-server-count --api-servers-per-node --block-size
---body-timeout --chat-template --cluster-ssl-ca-certs --cluster-ssl-certfile --cluster-ssl-keyfile --config
---cpu-threads --data-parallel-address --data-parallel-backend --data-parallel-nodes --data-parallel-pack
---data-parallel-rpc-port --data-parallel-size --data-parallel-size-local --device --drain-timeout --dtype
---enable-prefix-caching --enable-ssl-refresh --engine --frontend-command --header-timeout --help --host
---keep-alive-timeout --kv-cache-memory-bytes --kv-cache-memory-share --kv-cache-tokens --load-format --log-level
---log-requests --max-batch --max-body-bytes --max-connections --max-failed-starts --max-held-bytes --max-logprobs
---max-model-len --max-num-batched-tokens --max-num-seqs --max-queued-requests --max-queued-tokens --max-restarts
---min-ranks --no-enable-prefix-caching --no-enable-ssl-refresh --no-log-requests --no-strict-fields --node-timeout
---port --rank-timeout --ray-address --ray-runtime-env --restart-window --revision --seed --served-model-name
---shutdown-timeout --sse-keep-alive --ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile
---ssl-keyfile-password-file --startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage
---tensor-parallel-size --write-timeout -asc -dp -dpa -dpl -dpp -h -tp
+--admin-key --admin-key-file --allow-credentials --allowed-headers --allowed-methods --allowed-origins --api-key
+--api-key-file --api-server-count --api-servers-per-node --block-size --body-timeout --chat-template
+--cluster-ssl-ca-certs --cluster-ssl-certfile --cluster-ssl-keyfile --config --cpu-threads --data-parallel-address
+--data-parallel-backend --data-parallel-nodes --data-parallel-pack --data-parallel-rpc-port --data-parallel-size
+--data-parallel-size-local --device --drain-timeout --dtype --enable-prefix-caching --enable-ssl-refresh --engine
+--frontend-command --header-timeout --help --host --keep-alive-timeout --kv-cache-memory-bytes --kv-cache-memory-share
+--kv-cache-tokens --load-format --log-level --log-requests --max-batch --max-body-bytes --max-connections
+--max-failed-starts --max-held-bytes --max-logprobs --max-model-len --max-num-batched-tokens --max-num-seqs
+--max-queued-requests --max-queued-tokens --max-restarts --min-ranks --no-allow-credentials --no-enable-prefix-caching
+--no-enable-ssl-refresh --no-log-requests --no-strict-fields --node-timeout --port --rank-timeout --ray-address
+--ray-runtime-env --restart-window --revision --root-path --seed --served-model-name --shutdown-timeout
+--sse-keep-alive --ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile --ssl-keyfile-password-file
+--startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage --tensor-parallel-size
+--write-timeout -asc -dp -dpa -dpl -dpp -h -tp
 """
 """All of them. A change here is a change of what people type: say it in the documentation."""
 
