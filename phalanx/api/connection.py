@@ -21,6 +21,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from phalanx import running_time
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import AsgiMessage, ClientConnection, Exchange, Receive, Scope, Send
 from phalanx.api.metrics import Metrics
@@ -78,7 +79,7 @@ class Connections(ServerState):
             cast(BoundedProtocol, connection).leave()
 
     def look(self, now: float) -> None:
-        """End those whose client has let the time for something pass. `now`: on the event loop's clock."""
+        """End those whose client has let the time for something pass. `now`: on the clock of `running_time`."""
         for connection in list(self.connections):
             cast(BoundedProtocol, connection).look(now)
 
@@ -130,7 +131,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._since = self.loop.time()
+        self._since = running_time.now()
         if len(self.connections) > self._all.most:
             self._all.metrics.refused.add(1, "connections")
             message = f"This server has {self._all.most} open connections, the most it takes (--max-connections)."
@@ -268,7 +269,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._reading = Reading.HEAD
         self._endless = 0
-        self._since = self.loop.time()
+        self._since = running_time.now()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -287,7 +288,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.expect_100_continue = False
         self._reading = Reading.BODY
         self._endless = 0
-        self._since = self.loop.time()
+        self._since = running_time.now()
         super().on_headers_complete()
         if self._all.leaving:
             self.leave()
@@ -318,7 +319,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         # What has come of a next request had to wait until now.
-        self._since = self.loop.time()
+        self._since = running_time.now()
         super().on_response_complete()
 
     def _received(self) -> None:

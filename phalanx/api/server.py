@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from phalanx import running_time
 from phalanx.api import https
 from phalanx.api.app import Application
 from phalanx.api.connection import BoundedProtocol, Connections
@@ -113,9 +114,9 @@ class HttpServer(uvicorn.Server):
 
         uvicorn's own loop looks ten times a second.
         """
-        clock, interval = asyncio.get_running_loop().time, self._connections.interval
+        interval = self._connections.interval
         while not await self.on_tick(0):
-            self._connections.look(clock())
+            self._connections.look(running_time.now())
             self._service.look()
             if self._renewal is not None:
                 self._renewal.look()

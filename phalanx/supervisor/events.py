@@ -1,6 +1,7 @@
 """What happens to the fleet, and what the fleet asks for: the vocabulary of `fleet.py`.
 
-Every event carries the monotonic time at which it happened; every event about a child names its incarnation.
+Every event carries the time at which it happened, on the clock of `running_time`; every event about a child names its
+incarnation.
 """
 
 import enum

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from typing import TextIO
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from phalanx import running_time
 from phalanx.protocol import StageName
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Child, Life, Phase
@@ -69,7 +69,7 @@ class LivePicture(PlainPicture):
     def _frame(self, live: Live) -> None:
         assert self._fleet is not None
         table = Table.grid(padding=(0, 2))
-        now = time.monotonic()
+        now = running_time.now()
         for place, child in self._fleet.children.items():
             since = child.stage_since - self._fleet.began_at if child.life is Life.READY else now - child.stage_since
             table.add_row(

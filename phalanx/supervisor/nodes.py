@@ -4,14 +4,13 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
 import phalanx
-from phalanx import protocol
+from phalanx import protocol, running_time
 from phalanx.config import ParallelOptions, ServiceOptions
 from phalanx.hosting.host import Audience
 from phalanx.hosting.words import spell
@@ -249,7 +248,7 @@ class Nodes:
         for host in dict.fromkeys(plan.nodes):
             if host != plan.head:
                 self._seats[host] = self._new_seats()
-        self._owner.take(events.Added(time.monotonic(), tuple(self._all_seats())))
+        self._owner.take(events.Added(running_time.now(), tuple(self._all_seats())))
 
     def driver_ready(self, control: str, send: Callable[[StartNode | protocol.ReleaseNode], None]) -> None:
         """The placement groups are there. `control` is where the cluster's machines reach the supervisor."""
@@ -324,7 +323,7 @@ class Nodes:
             case protocol.NodeReady():
                 self._node_ready(link, message)
             case protocol.ChildLaunched(child, pid):
-                self._owner.take(events.Launched(time.monotonic(), child, pid, link.where))
+                self._owner.take(events.Launched(running_time.now(), child, pid, link.where))
             case protocol.ChildNotLaunched(child, reason):
                 link.children.discard(child)
                 self._owner.not_launched(child, reason)
@@ -364,7 +363,7 @@ class Nodes:
         elif link.ready is None:
             log.warning("%s", reason)
         for child in list(link.children):
-            self._owner.take(events.Vanished(time.monotonic(), child, reason))
+            self._owner.take(events.Vanished(running_time.now(), child, reason))
         if any(self._api_servers.pop(ApiServerId(place.index), None) for place in freed if place.role is Role.API):
             self._owner.membership_changed()
         ranks = sorted({place.index for place in link.hello.places})
@@ -385,7 +384,7 @@ class Nodes:
                 self._held[place] = link
                 self._api_servers[ApiServerId(place.index)] = served
             if new:
-                self._owner.take(events.Added(time.monotonic(), tuple(seats)))
+                self._owner.take(events.Added(running_time.now(), tuple(seats)))
         self._launch_waiting()
         self._owner.membership_changed()
 
@@ -426,7 +425,7 @@ class Nodes:
             self._tell(self._waiting[place], name, limit)
 
     def _tell(self, child: ChildId, name: str, limit: float) -> None:
-        self._owner.take(events.Waiting(time.monotonic(), child, name, limit))
+        self._owner.take(events.Waiting(running_time.now(), child, name, limit))
 
     def _never_comes(self, places: Iterable[Place], reason: str) -> None:
         """What these places wait for will not come."""

@@ -1,10 +1,10 @@
 """What a person sees of the start, as plain lines: one when a child enters a stage, none for progress within it."""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TextIO
 
+from phalanx import running_time
 from phalanx.protocol import Place, StageName
 from phalanx.streams import say
 from phalanx.supervisor.fleet import Fleet
@@ -25,7 +25,7 @@ class PlainPicture:
     def changed(self, fleet: Fleet) -> None:
         if fleet.phase is Phase.STOPPING or fleet.phase is Phase.FINISHED:
             return
-        now = time.monotonic()
+        now = running_time.now()
         width = max(10, *(len(str(place)) for place in fleet.children))
         for place, child in fleet.children.items():
             state = (child.stage, child.life)

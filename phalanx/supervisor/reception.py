@@ -1,11 +1,11 @@
 """Control connections: who says Hello, and what comes after it."""
 
 import logging
-import time
 from typing import Protocol
 
 import msgspec
 
+from phalanx import running_time
 from phalanx.protocol import ChildId, Hello, NodeHello, Refused, ToSupervisor
 from phalanx.supervisor import events
 from phalanx.transport import stream
@@ -55,7 +55,7 @@ class ControlHandler:
         except FrameError as error:
             if self._child is not None:
                 # The exit that follows would say less.
-                self._supervisor.take(events.Reported(time.monotonic(), self._child, str(error), ""))
+                self._supervisor.take(events.Reported(running_time.now(), self._child, str(error), ""))
             raise
 
     def _take(self, body: bytes) -> None:

@@ -7,10 +7,10 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
+from phalanx import running_time
 from phalanx.protocol import Place, RankId, Role, StageName
 from phalanx.supervisor import report
 from phalanx.supervisor.events import After
@@ -103,12 +103,12 @@ class Notifications:
         self._status = ""
         self._stopping = False
         self._promised = 0.0
-        """Until when the manager was asked for patience; monotonic."""
+        """Until when the manager was asked for patience."""
         self._heartbeat: asyncio.TimerHandle | None = None
 
     def changed(self, fleet: Fleet) -> None:
         self._picture.changed(fleet)
-        now = time.monotonic()
+        now = running_time.now()
         if self._fleet is None:
             self._fleet = fleet
             self._beat()
@@ -143,7 +143,7 @@ class Notifications:
         if self._watchdog is None:
             return
         assert self._fleet is not None
-        alive = not overdue(self._fleet, time.monotonic())
+        alive = not overdue(self._fleet, running_time.now())
         if alive:
             self._notifier.tell(WATCHDOG="1")
         # After a pause of this process its ticks are about to be made up for: look again soon.

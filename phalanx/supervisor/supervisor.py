@@ -5,14 +5,13 @@ import itertools
 import logging
 import resource
 import signal
-import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
-from phalanx import protocol, signals
+from phalanx import protocol, running_time, signals
 from phalanx.config import Config
 from phalanx.hosting import children
 from phalanx.hosting.host import Host
@@ -144,14 +143,16 @@ class Supervisor:
         servers = [
             await stream.serve(sock, self._security, lambda conn: ControlHandler(self, conn)) for sock in listeners
         ]
+        clock = loop.create_task(running_time.keep())
         try:
-            self.take(events.Begin(time.monotonic()))
+            self.take(events.Begin(running_time.now()))
             finish = await self._finished
             await self._nodes.close(NODES_END)
             return finish
         finally:
             # The exit code is settled; a further Ctrl-C must not change it while the rest is put in order.
             signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
+            clock.cancel()
             for server in servers:
                 server.close()
             self._host.close()
@@ -262,7 +263,7 @@ class Supervisor:
 
     def _administer(self, child: ChildId, request: protocol.AdminRequest) -> None:
         """Do what an operator asks, and say how things stand then."""
-        parallel, now = self._config.parallel, time.monotonic()
+        parallel, now = self._config.parallel, running_time.now()
         refusal, status = "", 200 if request.verb is protocol.AdminVerb.SHOW else 202
         try:
             asked = administration.decide(
@@ -342,11 +343,11 @@ class Supervisor:
         connection = next(self._greetings)
         self._greeting[connection] = handler
         child = ChildId(Place(hello.role, hello.index, hello.worker), Incarnation(hello.incarnation))
-        self.take(events.Greeted(time.monotonic(), child, connection))
+        self.take(events.Greeted(running_time.now(), child, connection))
 
     def received(self, child: ChildId, message: ToSupervisor) -> None:
         """A child that said Hello said something else."""
-        now = time.monotonic()
+        now = running_time.now()
         match message:
             case protocol.Stage(stage, progress, detail):
                 self.take(events.Progressed(now, child, stage, progress, detail))
@@ -391,13 +392,13 @@ class Supervisor:
         self._told_shares.pop(child, None)
         if child.place.role is Role.API:
             self._scrapes.gone(child.place.index)
-        self.take(events.ControlEnded(time.monotonic(), child, reason))
+        self.take(events.ControlEnded(running_time.now(), child, reason))
 
     def launched(self, child: ChildId, pid: int) -> None:
-        self.take(events.Launched(time.monotonic(), child, pid))
+        self.take(events.Launched(running_time.now(), child, pid))
 
     def not_launched(self, child: ChildId, reason: str) -> None:
-        self.take(events.LaunchFailed(time.monotonic(), child, reason))
+        self.take(events.LaunchFailed(running_time.now(), child, reason))
 
     def printed(self, child: ChildId, data: bytes) -> None:
         """A child printed something, or, with nothing, never will again."""
@@ -408,13 +409,13 @@ class Supervisor:
         else:
             if output is not None:
                 output.end()
-            self.take(events.OutputEnded(time.monotonic(), child))
+            self.take(events.OutputEnded(running_time.now(), child))
 
     def exited(self, child: ChildId, status: int) -> None:
-        self.take(events.Exited(time.monotonic(), child, status))
+        self.take(events.Exited(running_time.now(), child, status))
 
     def _signalled(self, number: signal.Signals) -> None:
-        self.take(events.StopRequested(time.monotonic(), number.name, drain=number is signal.SIGTERM))
+        self.take(events.StopRequested(running_time.now(), number.name, drain=number is signal.SIGTERM))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -423,11 +424,11 @@ class Supervisor:
         if deadline is None:
             self._timer = None
         else:
-            delay = max(0.0, deadline - time.monotonic()) + 0.001
+            delay = max(0.0, deadline - running_time.now()) + 0.001
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:
-        now = time.monotonic()
+        now = running_time.now()
         if now - deadline > HURRY:
             # This process was stopped or starved itself: what children said meanwhile is read before they are judged.
             self._timer = asyncio.get_running_loop().call_later(HURRY, self._judge)
@@ -435,7 +436,7 @@ class Supervisor:
             self._judge()
 
     def _judge(self) -> None:
-        self.take(events.Tick(time.monotonic()))
+        self.take(events.Tick(running_time.now()))
 
     def _defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """An exception in a callback would otherwise be a log line and a service that nobody watches."""

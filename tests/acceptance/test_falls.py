@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable
 
 import httpx
@@ -46,6 +48,32 @@ def test_a_rank_that_is_stuck_is_replaced_and_its_requests_go_on(start_service: 
     assert "engine 0 " in service.stderr
     assert "is stuck in stage ready" in service.stderr
     service.wait_for("engine 0 serves again")
+
+
+def test_a_machine_that_was_suspended_loses_nobody_whoever_runs_first_again(
+    start_service: Callable[..., Service],
+) -> None:
+    """The supervisor is the first to run, and finds everybody late by more than every limit."""
+    limits = ("--step-timeout", "4", "--header-timeout", "2")
+    service = start_service(*SLOW, "-dp", "2", "--api-server-count", "2", *limits).wait_ready()
+    wanted = undisturbed(service.address, 8)
+    processes = service.processes()
+    url = httpx.URL(service.address)
+    with streams(service.address, 8) as started, socket.create_connection((url.host, url.port), DEADLINE) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        first_to_run = sorted(processes.values(), key=lambda pid: pid != service.pid)
+        for pid in first_to_run:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(5.0)
+        client.sendall(b"Connection: close\r\n\r\n")
+        for pid in first_to_run:
+            os.kill(pid, signal.SIGCONT)
+            if pid == service.pid:
+                time.sleep(1.0)  # Time for it to judge the others, which still stand.
+        assert client.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+        assert [stream.result() for stream in started] == wanted
+    assert service.processes() == processes
+    assert "ERROR" not in service.stderr
 
 
 def test_an_api_server_is_killed_and_the_port_refuses_nobody(start_service: Callable[..., Service]) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
 from support.service import DEADLINE
 
+from phalanx import running_time
 from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role, StageName
 from phalanx.supervisor import events
 from phalanx.supervisor.fleet import Fleet
@@ -165,10 +165,10 @@ def test_the_watchdog_is_fed_only_while_ticks_are_taken(tmp_path: Path) -> None:
         with contextlib.closing(Told(tmp_path)) as manager:
             notifications = Notifications(Manager(manager.address, 0.2), Picture())
             with contextlib.closing(notifications):
-                fleet = a_fleet(at=time.monotonic() - 100.0)
+                fleet = a_fleet(at=running_time.now() - 100.0)
                 notifications.changed(fleet)
                 at_first = manager.now()
-                fleet.step(events.Tick(time.monotonic()))
+                fleet.step(events.Tick(running_time.now()))
                 return at_first, await manager.until("WATCHDOG")
 
     at_first, later = asyncio.run(live())

@@ -1,0 +1,43 @@
+"""A clock that stands while this process stands, so that nobody is judged by time in which nobody ran.
+
+A machine may be suspended, a container frozen, a service stopped and continued, each process when it comes to it. What
+others did not do meanwhile they could not do. The clock belongs to the process, as its CPU time does.
+"""
+
+import asyncio
+import time
+
+BEAT = 0.5
+"""Seconds between two readings by a process that runs, at most."""
+STOPPED = 2.0
+"""Seconds without a reading that no process lets pass which runs: such a gap does not count."""
+
+
+class RunningClock:
+    """Counts what a monotonic clock tells, without the gaps; it has to be read at every beat."""
+
+    def __init__(self, read: float) -> None:
+        """`read`: what the monotonic clock tells now, in seconds; this one begins with it."""
+        self._read = self._counted = read
+
+    def tell(self, read: float) -> float:
+        """Seconds. `read`: what the monotonic clock tells now."""
+        passed, self._read = read - self._read, read
+        if passed < STOPPED:
+            self._counted += passed
+        return self._counted
+
+
+_clock = RunningClock(time.monotonic())
+
+
+def now() -> float:
+    """Seconds on this process's clock."""
+    return _clock.tell(time.monotonic())
+
+
+async def keep() -> None:
+    """Read the clock at every beat, until cancelled."""
+    while True:
+        now()
+        await asyncio.sleep(BEAT)
