@@ -1,15 +1,17 @@
 """A token that the tokenizer knows and the model does not is refused to who wrote it, as a text and as an id."""
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
-from support.fake_engine import FakeRank, ServedApi, answering
+from support.fake_engine import FakeRank, ServedApi, an_output, answering
 
-from phalanx.protocol import RequestLimits
+from phalanx.protocol import FinishReason, Rejected, RequestLimits, RequestOutput, SamplingParams
 
 BEYOND = 260
 
@@ -82,3 +84,24 @@ def test_the_room_that_ranks_had_stays_the_limit_while_none_is_there(checkpoint_
         answer = api.http.post("/v1/completions", json={"prompt": "a" * 64})
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_prompt_that_waited_for_a_rank_which_is_too_small_for_it_is_a_bad_request(
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(prompt: list[int], sampling: SamplingParams) -> list[RequestOutput]:
+        limits = RequestLimits(vocab_size=260, model_tokens=2048, cache_tokens=64)
+        with pytest.raises(Rejected) as refusal:
+            limits.check(prompt, sampling)
+        return [an_output([], FinishReason.ERROR, error=str(refusal.value))]
+
+    with ServedApi(checkpoint_folder, FakeRank(refuse, max_model_len=64), attach=False, patience=30.0) as api:
+        dispatcher, waits = api.engine._dispatcher, threading.Event()
+        submit = dispatcher.submit
+        monkeypatch.setattr(dispatcher, "submit", lambda request: (submit(request), waits.set()))
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(api.http.post, "/v1/completions", json={"prompt": "a" * 100, "max_tokens": 5})
+            assert waits.wait(30.0)
+            api.attach()
+            assert answer.result().status_code == 400
+            assert answer.result().json()["error"]["code"] == "context_length_exceeded"

@@ -8,6 +8,7 @@ import msgspec
 from phalanx.api.engine_client import EngineDied, Generation, NoRank
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection
+from phalanx.api.known_errors import too_long
 from phalanx.api.metrics import Metrics
 from phalanx.api.openai.completion_metrics import CompletionMetrics
 from phalanx.api.service import Service
@@ -25,6 +26,7 @@ class Branch:
         "_begun",
         "_failed",
         "_generation",
+        "_service",
         "cached_tokens",
         "choice",
         "index",
@@ -59,6 +61,7 @@ class Branch:
         self.on_begin: Callable[[], None] = lambda: None
         """Called with the first token."""
         self._generation: Generation | None = None
+        self._service: Service | None = None
         self.metrics = CompletionMetrics(metrics, arrival, len(prompt), sampling.max_tokens)
         self._begun = False
         self._failed = False
@@ -71,6 +74,7 @@ class Branch:
                 return
             # The engine scores a prompt on the way to its first token.
             sampling = msgspec.structs.replace(sampling, max_tokens=1)
+        self._service = service
         self._generation = service.engine.generate(self.prompt, sampling, priority)
 
     @property
@@ -145,10 +149,18 @@ class Branch:
         finally:
             generation.on_output = None
 
+    def _check_again(self) -> None:
+        """Raise ApiError (400) where it is too much for a rank that has come since it was checked."""
+        assert self._service is not None
+        limits = self._service.limits
+        if len(self.prompt) >= limits.max_model_len:
+            raise too_long(limits.max_model_len, len(self.prompt), "prompt")
+
     def _absorb(self, output: RequestOutput) -> str:
         assert self._generation is not None
         if output.finish is not None and output.finish >= FinishReason.ABORT:
             self._failed = True
+            self._check_again()
             raise server_error(f"The engine could not run this request: {output.error or 'it was aborted'}.")
         self.metrics.came(output, self._generation.placement)
         if not self._begun:

@@ -163,7 +163,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     stop: (
         Annotated[
             StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)],
-            Meta(description="Texts that end the answer and are not shown. Default: none."),
+            Meta(description="Texts that end the answer and are not shown, of special tokens too. Default: none."),
         ]
         | None
     ) = None
