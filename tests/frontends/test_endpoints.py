@@ -5,7 +5,7 @@ from collections.abc import Callable
 from support.fake_engine import an_output, events, scored
 from support.standing_alone import FrontEnd, NumberedRank
 
-from phalanx.protocol import FinishReason, RequestOutput, SamplingParams
+from phalanx.protocol import FinishReason, PhaseTimes, RequestOutput, SamplingParams
 
 END = 256
 Serve = Callable[..., FrontEnd]
@@ -21,6 +21,7 @@ def saying(*steps: list[int], finish: FinishReason = FinishReason.STOP, stop_tok
                 finish if number == len(steps) - 1 else None,
                 stop_token=stop_token if number == len(steps) - 1 else None,
                 cached_tokens=2 if number == 0 else 0,
+                times=PhaseTimes(0.25, 0.5) if number == 0 else None,
                 logprobs=None if sampling.logprobs is None else [scored(token, sampling.logprobs) for token in tokens],
                 prompt_logprobs=None
                 if sampling.prompt_logprobs is None or number
@@ -318,11 +319,20 @@ def test_metrics_count_what_was_done(serve: Serve) -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert found["vllm:prompt_tokens_total",] == 6
-    assert found["vllm:generation_tokens_total",] == 6
-    assert found["vllm:request_success_total", ("finished_reason", "stop")] == 2
+    engine = ("engine", "0")
+    assert found["vllm:prompt_tokens_total", engine] == 6
+    assert found["vllm:generation_tokens_total", engine] == 6
+    assert found["vllm:request_success_total", engine, ("finished_reason", "stop")] == 2
+    assert found["vllm:request_success_total", engine, ("finished_reason", "error")] == 0
+    assert found["vllm:request_queue_time_seconds_sum", engine] == 0.5
+    assert found["vllm:request_prefill_time_seconds_sum", engine] == 1.0
+    assert found["vllm:request_params_n_count", engine] == 2
+    assert found["vllm:iteration_tokens_total_bucket", engine, ("le", "1.0")] == 60
+    assert found["vllm:iteration_tokens_total_sum", engine] == 90_000
+    cache = [("block_size", "16"), ("enable_prefix_caching", "True"), engine, ("num_gpu_blocks", "4096")]
+    assert found["vllm:cache_config_info", *cache] == 1
     assert found["http_requests_total", ("handler", "/generate"), ("method", "POST"), ("status", "4xx")] == 1
-    assert found["vllm:time_to_first_token_seconds_count",] == 2
-    assert found["vllm:e2e_request_latency_seconds_count",] == 2
+    assert found["vllm:time_to_first_token_seconds_count", engine] == 2
+    assert found["vllm:e2e_request_latency_seconds_count", engine] == 2
     assert found["vllm:num_requests_running", ("engine", "0")] == 3
     assert found["phalanx:ranks",] == 1

@@ -261,10 +261,10 @@ def test_its_samples_are_those_of_a_python_api_server(serve: Start) -> None:
     while (report := front_end.supervisor.wait_for(MetricsReport)).query != 5:
         assert report.query == 0
     merged = Metrics().merged([report.samples, report.samples])
-    assert merged.generation_tokens.values == {(): 4.0}
-    assert merged.prompt_tokens.values == {(): 6.0}
-    assert merged.finished.values == {("length",): 2.0}
-    assert sum(merged.first_token.counts) == 2
+    assert merged.generation_tokens.values == {("0",): 4.0}
+    assert merged.prompt_tokens.values == {("0",): 6.0}
+    assert merged.finished.values == {("0", "length"): 2.0}
+    assert sum(merged.first_token.of(("0",)).counts) == 2
     assert merged.http.values["/v1/completions", "POST", "2xx"] == 2.0
     # Not one name is its own, and none of those that dashboards read is missing.
     ours, theirs = (msgspec.msgpack.decode(data, type=Samples) for data in (report.samples, Metrics().samples()))
@@ -275,14 +275,14 @@ def test_its_samples_are_those_of_a_python_api_server(serve: Start) -> None:
 def test_a_scrape_adds_up_the_siblings(serve: Start) -> None:
     front_end = serve(siblings=1)
     sibling = Metrics()
-    sibling.generation_tokens.add(100)
+    sibling.generation_tokens.add(100, "0")
     with ThreadPoolExecutor() as pool:
         scrape = pool.submit(front_end.http.get, "/metrics")
         query = front_end.supervisor.wait_for(MetricsQuery)
         restarts = {RankId(0): 3}, {ApiServerId(1): 1}
         front_end.supervisor.send(MetricsGathered(query.query, (sibling.samples(),), (sibling.samples(),), *restarts))
         text = scrape.result().text
-    assert 'vllm:generation_tokens_total{model_name="test-model"} 200.0\n' in text
+    assert 'vllm:generation_tokens_total{model_name="test-model",engine="0"} 200.0\n' in text
     assert "phalanx:api_servers 2.0\n" in text
     assert 'phalanx:rank_restarts_total{model_name="test-model",engine="0"} 3.0\n' in text
     assert 'phalanx:api_server_restarts_total{model_name="test-model",api_server="1"} 1.0\n' in text

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 import msgspec
-from support.fake_engine import DEADLINE, LOAD, FakeRank, Script, a_config
+from support.fake_engine import DEADLINE, LOAD, STEP_TOKENS, FakeRank, Script, a_config
 
 from phalanx.hosting.process import launch
 from phalanx.protocol import (
@@ -129,7 +129,7 @@ class NumberedRank(FakeRank):
     def attach(self, address: str, security: Security) -> None:
         self._channel = dial(address, security, DEADLINE)
         self._channel.send(EngineHello(self._number, self._incarnation, self._max_model_len, 64, 65536))
-        self._channel.send(StepOutput([], LOAD))
+        self._channel.send(StepOutput([], LOAD, STEP_TOKENS))
         self._thread.start()
 
 

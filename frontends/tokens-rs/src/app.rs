@@ -51,7 +51,7 @@ impl App {
     /// Longest prompt plus output in tokens: the model's, or less where an attached rank holds less.
     pub fn max_model_len(&self) -> usize {
         let mut least = self.config.facts.max_model_len;
-        self.engine.each_rank(|hello, _| least = least.min(hello.max_model_len));
+        self.engine.each_rank(|hello, _, _| least = least.min(hello.max_model_len));
         least
     }
 
@@ -167,7 +167,7 @@ mod tests {
     fn app(keys: &[&str]) -> Rc<App> {
         let config = serde_json::json!({
             "model": {"served_model_name": ["m", "other/name"]},
-            "engine": {"max_logprobs": 20},
+            "engine": {"max_logprobs": 20, "block_size": 16, "enable_prefix_caching": true},
             "http": {"api_key": keys, "max_body_bytes": 1024, "max_batch": 4},
             "service": {"log_level": "info"},
             "facts": {"vocab_size": 100, "max_model_len": 64, "default_sampling": {}},

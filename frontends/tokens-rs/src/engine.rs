@@ -5,7 +5,8 @@ use crate::frames::FrameError;
 use crate::launch;
 use crate::log;
 use crate::messages::{
-    self, finish, tag, EngineHello, Outgoing, RankId, RequestId, RequestOutput, SamplingParams, StepOutput, TokenId,
+    self, finish, tag, EngineHello, Outgoing, RankId, RequestId, RequestOutput, SamplingParams, StepOutput, StepTokens,
+    TokenId,
 };
 use crate::router::{Chance, Placement, RankView, Router};
 use std::cell::RefCell;
@@ -39,6 +40,8 @@ struct Link {
     number: u64,
     hello: EngineHello,
     outbox: Outbox,
+    /// As it last told; None: not yet.
+    step_tokens: Option<StepTokens>,
 }
 
 struct Live {
@@ -107,11 +110,11 @@ impl Engine {
     }
 
     /// The attached ranks, by number.
-    pub fn each_rank(&self, mut take: impl FnMut(&EngineHello, &RankView)) {
+    pub fn each_rank(&self, mut take: impl FnMut(&EngineHello, &RankView, Option<&StepTokens>)) {
         let state = self.state.borrow();
         for (&rank, link) in &state.links {
             if let Some(view) = state.router.view(rank) {
-                take(&link.hello, view);
+                take(&link.hello, view, link.step_tokens.as_ref());
             }
         }
     }
@@ -143,7 +146,7 @@ impl Engine {
         self.detach(rank, None, &format!("rank {rank} came back"));
         let state = &mut *self.state.borrow_mut();
         state.last_link += 1;
-        state.links.insert(rank, Link { number: state.last_link, hello, outbox });
+        state.links.insert(rank, Link { number: state.last_link, hello, outbox, step_tokens: None });
         state.router.attach(rank);
         Ok(state.last_link)
     }
@@ -170,9 +173,13 @@ impl Engine {
 
     fn step(&self, rank: RankId, number: u64, step: StepOutput) {
         let state = &mut *self.state.borrow_mut();
-        if state.links.get(&rank).map(|link| link.number) != Some(number) {
+        let link = match state.links.get_mut(&rank) {
+            Some(link) if link.number == number => link,
             // An older connection's last words, after its successor has come.
-            return;
+            _ => return,
+        };
+        if step.step_tokens.is_some() {
+            link.step_tokens = step.step_tokens;
         }
         state.router.report(rank, step.load);
         for output in step.outputs {
@@ -267,6 +274,7 @@ fn merge(first: &mut RequestOutput, then: RequestOutput) {
     first.prompt_logprobs = first.prompt_logprobs.take().or(then.prompt_logprobs);
     first.cached_tokens = first.cached_tokens.max(then.cached_tokens);
     first.error = then.error;
+    first.times = first.times.take().or(then.times);
 }
 
 /// Serve ranks on an inherited listener; those that dialled early wait in its backlog.

@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::body::{Answer, Events};
 use crate::engine::{Failure, Generation};
 use crate::errors::ApiError;
-use crate::messages::{finish, RankId, RequestOutput, SamplingParams, TokenId, TokenLogprobs};
+use crate::messages::{finish, PhaseTimes, RankId, RequestOutput, SamplingParams, TokenId, TokenLogprobs};
 use crate::metrics::{Counter, Histogram};
 use crate::sampling::choice_seed;
 use bytes::Bytes;
@@ -55,6 +55,11 @@ pub struct Branch {
     arrival: Instant,
     first: Option<Instant>,
     last: Instant,
+    /// The rank that runs it, as metrics name it; empty: none.
+    engine: [String; 1],
+    times: Option<PhaseTimes>,
+    /// The engine could not finish it.
+    failed: bool,
 }
 
 /// What became due for a branch at once.
@@ -75,33 +80,44 @@ impl Branch {
         match generation.poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(output)) => Poll::Ready(self.absorb(output)),
-            Poll::Ready(Err(failure)) => Poll::Ready(Err(explained(failure))),
+            Poll::Ready(Err(failure)) => {
+                self.failed = failure != Failure::Stopping;
+                Poll::Ready(Err(explained(failure)))
+            }
         }
     }
 
     fn absorb(&mut self, output: RequestOutput) -> Result<Piece, ApiError> {
         let now = Instant::now();
         let is_first = self.first.is_none();
-        let mut metrics = self.app.metrics.borrow_mut();
-        if is_first {
-            self.first = Some(now);
-            self.cached_tokens = output.cached_tokens;
-            metrics.observe(Histogram::FirstToken, (now - self.arrival).as_secs_f64(), 1);
-            metrics.add(Counter::PromptTokens, self.prompt.len());
-        } else if !output.tokens.is_empty() {
-            let count = output.tokens.len();
-            metrics.observe(Histogram::InterToken, (now - self.last).as_secs_f64() / count as f64, count);
-        }
-        self.last = now;
         let finish = match output.finish {
             None => None,
             Some(finish::STOP) => Some(Finish::Stop),
             Some(finish::LENGTH) => Some(Finish::Length),
             Some(_) => {
+                self.failed = true;
                 let reason = if output.error.is_empty() { "it was aborted" } else { &output.error };
                 return Err(ApiError::server(format!("The engine could not run this request: {reason}.")));
             }
         };
+        let mut metrics = self.app.metrics.borrow_mut();
+        if is_first {
+            self.first = Some(now);
+            self.cached_tokens = output.cached_tokens;
+            self.times = output.times;
+            let cached = output.cached_tokens as usize;
+            let computed = self.prompt.len().saturating_sub(cached);
+            metrics.observe(Histogram::FirstToken, &self.engine, (now - self.arrival).as_secs_f64(), 1);
+            metrics.add(Counter::PromptTokens, &self.engine, self.prompt.len());
+            metrics.add(Counter::PromptCached, &self.engine, cached);
+            metrics.add(Counter::PromptSources, &labelled(&self.engine, "local_compute"), computed);
+            metrics.add(Counter::PromptSources, &labelled(&self.engine, "local_cache_hit"), cached);
+        } else if !output.tokens.is_empty() {
+            let count = output.tokens.len();
+            let gap = (now - self.last).as_secs_f64() / count as f64;
+            metrics.observe(Histogram::InterToken, &self.engine, gap, count);
+        }
+        self.last = now;
         let mut piece = Piece {
             tokens: output.tokens,
             logprobs: output.logprobs,
@@ -115,7 +131,7 @@ impl Branch {
             self.finish = Some(Finish::Length);
         } else {
             self.tokens += piece.tokens.len();
-            metrics.add(Counter::GenerationTokens, piece.tokens.len());
+            metrics.add(Counter::GenerationTokens, &self.engine, piece.tokens.len());
             self.finish = finish;
             if finish == Some(Finish::Stop) {
                 self.by_stop_token = output.stop_token.is_some();
@@ -131,14 +147,23 @@ impl Branch {
 
     fn count_end(&self, now: Instant) {
         let mut metrics = self.app.metrics.borrow_mut();
-        metrics.add_to(Counter::Finished, &[self.finish_name().unwrap_or("abort")]);
-        metrics.observe(Histogram::Latency, (now - self.arrival).as_secs_f64(), 1);
-        if let (Some(first), 2..) = (self.first, self.tokens) {
-            metrics.observe(Histogram::PerToken, (now - first).as_secs_f64() / (self.tokens - 1) as f64, 1);
+        let mut observe = |histogram, value| metrics.observe(histogram, &self.engine, value, 1);
+        let decode = self.first.map_or(0.0, |first| (now - first).as_secs_f64());
+        observe(Histogram::Latency, (now - self.arrival).as_secs_f64());
+        if let Some(times) = &self.times {
+            observe(Histogram::QueueTime, times.queue);
+            observe(Histogram::PrefillTime, times.prefill);
+            observe(Histogram::DecodeTime, decode);
+            observe(Histogram::InferenceTime, times.prefill + decode);
         }
-        metrics.observe(Histogram::RequestPrompt, self.prompt.len() as f64, 1);
-        metrics.observe(Histogram::RequestOutput, self.tokens as f64, 1);
-        metrics.observe(Histogram::AskedTokens, self.max_tokens as f64, 1);
+        if self.tokens > 1 {
+            observe(Histogram::PerToken, decode / (self.tokens - 1) as f64);
+        }
+        observe(Histogram::RequestPrompt, self.prompt.len() as f64);
+        observe(Histogram::RequestComputed, self.prompt.len() as f64 - self.cached_tokens as f64);
+        observe(Histogram::RequestOutput, self.tokens as f64);
+        observe(Histogram::AskedTokens, self.max_tokens as f64);
+        metrics.add(Counter::Finished, &labelled(&self.engine, self.finish_name().unwrap_or("abort")), 1);
     }
 
     pub fn finish_name(&self) -> Option<&'static str> {
@@ -152,7 +177,25 @@ impl Branch {
 impl Drop for Branch {
     fn drop(&mut self) {
         if self.finish.is_none() {
-            self.app.metrics.borrow_mut().add_to(Counter::Finished, &["abort"]);
+            let reason = if self.failed { "error" } else { "abort" };
+            self.app.metrics.borrow_mut().add(Counter::Finished, &labelled(&self.engine, reason), 1);
+        }
+    }
+}
+
+/// A rank and a further label.
+fn labelled(engine: &[String; 1], further: &str) -> [String; 2] {
+    [engine[0].clone(), further.to_owned()]
+}
+
+/// Count prompts whose completions, `n` each, have all ended, for the rank of the first of them.
+fn count_prompts(app: &App, branches: &[Branch], n: usize) {
+    let mut metrics = app.metrics.borrow_mut();
+    for completions in branches.chunks(n) {
+        if completions.iter().all(|branch| branch.finish.is_some() && branch.generation.is_some()) {
+            let longest = completions.iter().map(|branch| branch.tokens).max().unwrap_or(0);
+            metrics.observe(Histogram::AskedChoices, &completions[0].engine, n as f64, 1);
+            metrics.observe(Histogram::RequestLongest, &completions[0].engine, longest as f64, 1);
         }
     }
 }
@@ -191,7 +234,7 @@ pub async fn run<F: Form>(app: &Rc<App>, plan: Plan, form: F) -> Result<Response
     let mut branches = submit(app, &plan)?;
     let ranks = ranks_of(&branches);
     if plan.stream {
-        let mut stream = Stream { branches, form, waiting: Vec::new(), ended: false };
+        let mut stream = Stream { branches, n: plan.n, form, waiting: Vec::new(), ended: false };
         stream.waiting = poll_fn(|context| stream.poll_begin(context)).await?;
         let mut response = Response::builder()
             .header(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")
@@ -205,6 +248,7 @@ pub async fn run<F: Form>(app: &Rc<App>, plan: Plan, form: F) -> Result<Response
     }
     let mut pieces: Vec<Option<Piece>> = branches.iter().map(|_| None).collect();
     poll_fn(|context| poll_to_the_end(&mut branches, &mut pieces, context)).await?;
+    count_prompts(app, &branches, plan.n);
     let pieces: Vec<Piece> = pieces.into_iter().flatten().collect();
     let mut response = crate::body::json(200, form.whole(&branches, &pieces));
     response.headers_mut().insert(RANKS, ranks);
@@ -221,7 +265,6 @@ fn ranks_of(branches: &[Branch]) -> HeaderValue {
 fn submit(app: &Rc<App>, plan: &Plan) -> Result<Vec<Branch>, ApiError> {
     let mut branches = Vec::with_capacity(plan.prompts.len() * plan.n);
     for (prompt, sampling) in &plan.prompts {
-        app.metrics.borrow_mut().observe(Histogram::AskedChoices, plan.n as f64, 1);
         for choice in 0..plan.n {
             // A prompt is scored on the way to its first token.
             let scored_only = sampling.max_tokens == 0 && sampling.prompt_logprobs.is_some();
@@ -233,6 +276,7 @@ fn submit(app: &Rc<App>, plan: &Plan) -> Result<Vec<Branch>, ApiError> {
                 true => Some(app.engine.generate(prompt, &own, plan.priority).map_err(explained)?),
                 false => None,
             };
+            let engine = [generation.as_ref().map_or_else(String::new, |running| running.rank.to_string())];
             branches.push(Branch {
                 index: branches.len(),
                 prompt: prompt.clone(),
@@ -247,6 +291,9 @@ fn submit(app: &Rc<App>, plan: &Plan) -> Result<Vec<Branch>, ApiError> {
                 arrival: plan.arrival,
                 first: None,
                 last: plan.arrival,
+                engine,
+                times: None,
+                failed: false,
             });
         }
     }
@@ -303,6 +350,8 @@ fn poll_to_the_end(
 /// A stream of events: an event for what a step brought a branch. A client that reads slowly gets fewer and larger ones.
 struct Stream<F> {
     branches: Vec<Branch>,
+    /// Completions a prompt.
+    n: usize,
     form: F,
     /// What came before the status was sent, by branch.
     waiting: Vec<(usize, Piece)>,
@@ -356,6 +405,9 @@ impl<F: Form> Events for Stream<F> {
             }
         }
         if live == 0 {
+            if let Some(branch) = self.branches.first() {
+                count_prompts(&branch.app, &self.branches, self.n);
+            }
             self.form.end(&mut out, &self.branches);
             self.ended = true;
         } else if out.is_empty() {

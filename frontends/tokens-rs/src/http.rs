@@ -236,7 +236,11 @@ struct Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.app.metrics.borrow_mut().add_to(Counter::Http, &[self.handler, self.method, self.status]);
+        self.app.metrics.borrow_mut().add(
+            Counter::Http,
+            &[self.handler, self.method, self.status].map(str::to_owned),
+            1,
+        );
     }
 }
 

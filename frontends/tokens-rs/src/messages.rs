@@ -151,7 +151,11 @@ read_from_arrays! {
         /// With the first tokens: prompt tokens that the prefix cache held.
         cached_tokens: u64 = 0,
         error: String = String::new(),
+        /// With the first tokens.
+        times: Option<PhaseTimes> = None,
     }
+    /// Seconds that a rank kept a request before its first token, by the rank's own clock.
+    PhaseTimes { queue: f64, prefill: f64, }
     /// What a rank has to do; `others_*` leave out this server's own requests, which it counts itself.
     Load {
         others_prefill_tokens: i64,
@@ -166,7 +170,9 @@ read_from_arrays! {
         preemptions: u64,
         steps: u64,
     }
-    StepOutput { tag: u64, outputs: Vec<RequestOutput>, load: Load, }
+    /// How many tokens a rank's steps ran, since its start: steps by `metrics::STEP_SIZES`, and all tokens.
+    StepTokens { steps: Vec<u64>, tokens: u64, }
+    StepOutput { tag: u64, outputs: Vec<RequestOutput>, load: Load, step_tokens: Option<StepTokens> = None, }
 }
 
 /// `RequestOutput::finish`.
@@ -196,6 +202,8 @@ pub struct ModelOptions {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct EngineOptions {
     pub max_logprobs: u64,
+    pub block_size: u64,
+    pub enable_prefix_caching: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -33,7 +33,7 @@ struct Readiness {
 
 pub fn ready(app: &App) -> Response<Answer> {
     let mut ranks = Vec::new();
-    app.engine.each_rank(|hello, view| {
+    app.engine.each_rank(|hello, view, _| {
         let load = view.load.as_ref();
         ranks.push(Rank {
             rank: hello.rank,
@@ -58,7 +58,7 @@ pub async fn metrics(app: &App) -> Result<Response<Answer>, ApiError> {
     let merged = app.metrics.borrow().merged(gathered.samples.iter().chain(&gathered.kept));
     let merged = merged
         .map_err(|error| ApiError::server(format!("A sibling's samples do not decode: {error}.")))?
-        .exposition(&app.engine, &gathered, &app.names[0]);
+        .exposition(&app.engine, &gathered, &app.names[0], &app.config.engine);
     Ok(typed(200, "text/plain; version=0.0.4; charset=utf-8", merged.into_bytes()))
 }
 

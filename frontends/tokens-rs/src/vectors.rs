@@ -126,6 +126,7 @@ fn output(of: &RequestOutput) -> Value {
             .map(|scores| scores.iter().map(|each| each.as_ref().map(score)).collect::<Vec<_>>()),
         "cached_tokens": of.cached_tokens,
         "error": of.error,
+        "times": of.times.as_ref().map(|times| json!({"queue": times.queue, "prefill": times.prefill})),
     })
 }
 
@@ -148,7 +149,7 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
             })
         }
         "StepOutput" => {
-            let StepOutput { outputs, load, .. } = messages::decode(body)?;
+            let StepOutput { outputs, load, step_tokens, .. } = messages::decode(body)?;
             json!({
                 "outputs": outputs.iter().map(output).collect::<Vec<_>>(),
                 "load": {
@@ -164,6 +165,7 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
                     "preemptions": load.preemptions,
                     "steps": load.steps,
                 },
+                "step_tokens": step_tokens.map(|told| json!({"steps": told.steps, "tokens": told.tokens})),
             })
         }
         "Membership" => member(&messages::decode(body)?),
@@ -172,7 +174,11 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
             json!({
                 "config": {
                     "model": {"model": config.model.model, "served_model_name": config.model.served_model_name},
-                    "engine": {"max_logprobs": config.engine.max_logprobs},
+                    "engine": {
+                        "max_logprobs": config.engine.max_logprobs,
+                        "block_size": config.engine.block_size,
+                        "enable_prefix_caching": config.engine.enable_prefix_caching,
+                    },
                     "http": {
                         "api_key": config.http.api_key,
                         "max_body_bytes": config.http.max_body_bytes,
