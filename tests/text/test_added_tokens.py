@@ -9,6 +9,7 @@ import pytest
 from support.checkpoints import write_checkpoint
 
 from phalanx.text.added_tokens import declared_tokens
+from phalanx.text.chat_template import ChatTemplate, TemplateSource, find_template
 from phalanx.text.tokenizer import ModelTokenizer
 
 TEXT = "Hi<|user|>there <|x|> and <|y|>!<|end|> <im> <s>"
@@ -111,6 +112,24 @@ def test_texts_have_the_ids_that_transformers_gives_them(name: str, tmp_path: Pa
             tokens, skip_special_tokens=True
         )
         assert ours.special == theirs.special_tokens_map
+    finally:
+        ours.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("options", [{"add_generation_prompt": True}, {"continue_final_message": True}], ids=str)
+def test_chats_have_the_ids_that_transformers_gives_them(name: str, options: dict[str, bool], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = written(tmp_path, CASES[name])
+    chat = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": "<|x|> e"}]
+    theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(chat, tokenize=True, **options)["input_ids"]
+    found = find_template(folder)
+    assert isinstance(found, TemplateSource)
+    ours = ModelTokenizer.load(folder)
+    try:
+        text = ChatTemplate(found.text, ours.special).render(chat, **{"add_generation_prompt": False, **options})
+        assert asyncio.run(ours.encode(text, add_special_tokens=False, limit=1000)) == theirs
     finally:
         ours.close()
 
