@@ -14,7 +14,7 @@ from phalanx.config import Config
 from phalanx.engine.core import Engine
 from phalanx.engine.drills import Drills
 from phalanx.engine.kv_cache import KvCache
-from phalanx.engine.peers import Mailbox, Peers
+from phalanx.engine.peers import Peers, WakingQueue
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Runner
 from phalanx.engine.stages import Stages
@@ -45,7 +45,7 @@ NAMED = 4
 
 def main() -> NoReturn:
     launch = Launch.from_process(sys.argv[1:])
-    mailbox = Mailbox()
+    notices = WakingQueue()
     stopped = threading.Event()
 
     def hear(message: ToChild) -> None:
@@ -57,7 +57,7 @@ def main() -> NoReturn:
             grace.daemon = True
             grace.start()
         if launch.worker == 0:
-            mailbox.put(message)
+            notices.put(message)
 
     try:
         control = enlist(launch, Role.ENGINE, hear)
@@ -73,7 +73,7 @@ def main() -> NoReturn:
 
             work(control, launch)
         else:
-            serve(control, launch, mailbox)
+            serve(control, launch, notices)
     except PartnerGone as error:
         # Where all were told to stop, one of us is the first to go; else the supervisor names who failed, or we do.
         if not stopped.wait(SUPERVISOR_FIRST):
@@ -88,10 +88,10 @@ def main() -> NoReturn:
     os._exit(status)
 
 
-def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
+def serve(control: Control, launch: Launch, notices: WakingQueue) -> None:
     """Load, attach to the API servers, serve until stopped. Raises whatever makes that impossible."""
     config = control.config
-    workers = lead(control, launch, mailbox)
+    workers = lead(control, launch, notices)
     stages = Stages(control.send, Drills(config.engine.synthetic_stage, launch.index))
     stages.begin()
     runner = make_runner(config, workers, lambda: control.share, first=launch.index == 0)
@@ -125,7 +125,7 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
         config.engine.max_num_seqs,
         limits.cache_tokens,
     )
-    peers = Peers(mailbox, control.security, hello)
+    peers = Peers(notices, control.security, hello)
     attachment = Attachment(stages, peers, runner.describe())
     engine = Engine(runner, scheduler, limits, peers, attachment)
     control.pulse(engine.pulse)
@@ -134,14 +134,14 @@ def serve(control: Control, launch: Launch, mailbox: Mailbox) -> None:
     engine.run()
 
 
-def lead(control: Control, launch: Launch, mailbox: Mailbox) -> Workers | None:
+def lead(control: Control, launch: Launch, notices: WakingQueue) -> Workers | None:
     """Take in the other workers of this rank, from the start: they report here as they load."""
     size = control.config.parallel.tensor_parallel_size
     if size == 1:
         return None
     [listener] = launch.sockets["workers"]
     hello = WorkerHello(RankId(launch.index), 0, launch.incarnation)
-    return Workers(listener, control.security, hello, size, mailbox.put)
+    return Workers(listener, control.security, hello, size, notices.put)
 
 
 def make_runner(config: Config, workers: Workers | None, share: Callable[[], Share] = Share, *, first: bool) -> Runner:

@@ -74,8 +74,8 @@ Event: TypeAlias = Received | Attached | Unreachable | Lost | Membership | Share
 Notice: TypeAlias = Unreachable | Lost | Membership | Share | Stop | RankBroken | Dialled
 
 
-class Mailbox:
-    """What other threads tell the engine loop, and a descriptor that wakes its selector."""
+class WakingQueue:
+    """A queue of what other threads tell the engine loop, with a descriptor that wakes its selector."""
 
     def __init__(self) -> None:
         self._notices: SimpleQueue[Notice] = SimpleQueue()
@@ -101,11 +101,11 @@ class Mailbox:
 class Dial(threading.Thread):
     """Dials one API server until it accepts, or until `cancel`."""
 
-    def __init__(self, endpoint: Endpoint, security: Security, mailbox: Mailbox, pause: float) -> None:
+    def __init__(self, endpoint: Endpoint, security: Security, notices: WakingQueue, pause: float) -> None:
         super().__init__(name=f"dial api {endpoint.index}", daemon=True)
         self.endpoint = endpoint
         self._security = security
-        self._mailbox = mailbox
+        self._notices = notices
         self._pause = pause
         self._cancelled = threading.Event()
         self.start()
@@ -122,10 +122,10 @@ class Dial(threading.Thread):
             except (OSError, ValueError) as error:
                 if str(error) not in told:
                     told.add(str(error))
-                    self._mailbox.put(Unreachable(self.endpoint.index, str(error)))
+                    self._notices.put(Unreachable(self.endpoint.index, str(error)))
                 self._pause, retry = retry, min(2 * retry, LAST_RETRY)
             else:
-                self._mailbox.put(Dialled(self, channel))
+                self._notices.put(Dialled(self, channel))
                 return
 
 
@@ -143,13 +143,13 @@ class _Peer:
 class Peers:
     """The API servers of the membership, as far as this rank reaches them."""
 
-    def __init__(self, mailbox: Mailbox, security: Security, hello: EngineHello) -> None:
-        self._mailbox = mailbox
+    def __init__(self, notices: WakingQueue, security: Security, hello: EngineHello) -> None:
+        self._notices = notices
         self._security = security
         self._hello = hello
         self._decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(mailbox.fileno(), selectors.EVENT_READ, None)
+        self._selector.register(notices.fileno(), selectors.EVENT_READ, None)
         self.complete = True
         """No more API servers will be named before the service is ready."""
         self._endpoints: dict[ApiServerId, Endpoint] = {}
@@ -192,7 +192,7 @@ class Peers:
         for key, ready in self._selector.select(None if block else 0):
             peer: _Peer | None = key.data
             if peer is None:
-                for notice in self._mailbox.take():
+                for notice in self._notices.take():
                     self._notice(notice, events)
             else:
                 self._serve(peer, ready, events)
@@ -218,7 +218,7 @@ class Peers:
     # --- inside ---
 
     def _dial(self, endpoint: Endpoint, pause: float = 0.0) -> None:
-        self._dials[endpoint.index] = Dial(endpoint, self._security, self._mailbox, pause)
+        self._dials[endpoint.index] = Dial(endpoint, self._security, self._notices, pause)
 
     def _notice(self, notice: Notice, events: list[Event]) -> None:
         if not isinstance(notice, Dialled):
@@ -261,7 +261,7 @@ class Peers:
         del self._peers[index]
         self._selector.unregister(peer.channel)
         peer.channel.close()
-        self._mailbox.put(Lost(index, reason))
+        self._notices.put(Lost(index, reason))
         if self._endpoints.get(index) == peer.endpoint:
             lived = time.monotonic() - peer.since
             self._dial(peer.endpoint, 0.0 if lived > SHORT_LIVED else LAST_RETRY / 4)

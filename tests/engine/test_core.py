@@ -8,7 +8,7 @@ import pytest
 
 from phalanx.engine.core import MAX_FAILURES, Engine, keep_collector_out_of_the_way
 from phalanx.engine.kv_cache import KvCache
-from phalanx.engine.peers import Mailbox, Peers
+from phalanx.engine.peers import Peers, WakingQueue
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Chunk, Progress, RankBroken, RequestKey, Sampled, Sequence
 from phalanx.protocol import (
@@ -53,7 +53,7 @@ class Rank:
         self.scheduler = Scheduler(
             KvCache(100, 4), max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100, eos_token_ids=(0,)
         )
-        self.mailbox = Mailbox()
+        self.mailbox = WakingQueue()
         self.peers = Peers(self.mailbox, Security(b"secret"), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
         self.engine = Engine(self.runner, self.scheduler, RequestLimits(1000, 100, 400), self.peers)
         self.requests = 0

@@ -14,7 +14,7 @@ import pytest
 from support.rank_process import SECRET, PlayedApiServer, accept
 
 from phalanx.engine import peers
-from phalanx.engine.peers import Attached, Event, Lost, Mailbox, Peers, Received
+from phalanx.engine.peers import Attached, Event, Lost, Peers, Received, WakingQueue
 from phalanx.protocol import (
     Abort,
     EngineHello,
@@ -41,7 +41,7 @@ class World:
     """A rank's connections, and one API server that the test plays."""
 
     def __init__(self, folder: Path) -> None:
-        self.mailbox = Mailbox()
+        self.mailbox = WakingQueue()
         self.peers = Peers(self.mailbox, Security(SECRET), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
         self.api = PlayedApiServer(0, folder)
         self.channels: list[Channel] = []
