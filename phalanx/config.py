@@ -176,6 +176,8 @@ class HttpOptions(Group, frozen=True):
     port: Annotated[int, flag("port to listen on; 0: one that the system picks, printed at start", ge=0, le=65535)] = (
         8000
     )
+    uds: Annotated[str | None, flag("serve on this Unix socket in place of --host and --port")] = None
+    uds_mode: Annotated[str, flag("permissions of the file of --uds, in octal: who may connect")] = "600"
     api_key: Annotated[
         tuple[str, ...], flag("require one of these keys as bearer token; or PHALANX_API_KEY", secret=True)
     ] = ()

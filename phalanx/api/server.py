@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -84,27 +85,24 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._tls is None:
-            await super().startup(sockets)
-        else:
-            await self._listen(sockets or [], self._tls)
+        """What uvicorn does, with limits for clients that stall in TLS, and with socket files: it knows neither."""
+        self.servers = [await self._listen(sock, self._tls) for sock in sockets or ()]
+        self.started = True
         self._on_start()
 
-    async def _listen(self, sockets: list[socket.socket], context: ssl.SSLContext) -> None:
-        """What uvicorn does at start, with limits for clients that stall in TLS, of which it knows none."""
+    async def _listen(self, sock: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                self._protocol,
-                sock=sock,
-                backlog=self.config.backlog,
-                ssl=context,
-                ssl_handshake_timeout=https.HANDSHAKE_TIMEOUT,
-                ssl_shutdown_timeout=https.SHUTDOWN_TIMEOUT,
-            )
-            for sock in sockets
-        ]
-        self.started = True
+        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        limits: dict[str, Any] = {}
+        if context is not None:
+            limits = {
+                "ssl_handshake_timeout": https.HANDSHAKE_TIMEOUT,
+                "ssl_shutdown_timeout": https.SHUTDOWN_TIMEOUT,
+            }
+        server: asyncio.Server = await create(
+            self._protocol, sock=sock, backlog=self.config.backlog, ssl=context, **limits
+        )
+        return server
 
     def _protocol(self) -> asyncio.Protocol:
         return BoundedProtocol(self.config, self.server_state, self.lifespan.state)

@@ -86,6 +86,7 @@ def _contradictions(given: Given) -> Iterator[str]:
         yield f"--kv-cache-tokens {engine.kv_cache_tokens} is less than one block of --block-size {engine.block_size}"
     yield from _https(given)
     yield from _pages_and_paths(given)
+    yield from _socket_file(given)
     names = model.served_model_name
     if model.model is None and len(names) > 1 and ("/" in names[-1] or Path(names[-1]).is_dir()):
         # The demo model under the name of another would be found out late.
@@ -149,6 +150,20 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", re.IGNORECASE)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """The name of a method or a header."""
+
+
+def _socket_file(given: Given) -> Iterator[str]:
+    """Clients are served on a socket file, or on a port."""
+    origins, http = given.origins, given.options.http
+    if http.uds is None:
+        if "uds_mode" in origins:
+            yield f"{origins['uds_mode']} needs --uds"
+        return
+    for name in ("host", "port", "api_servers_per_node", "frontend_command"):
+        if name in origins:
+            yield f"{origins[name]} has no meaning with {origins['uds']}, which is a file of this machine alone"
+    if not re.fullmatch("0?[0-7]{3}", http.uds_mode):
+        yield f"{origins['uds_mode']}: {http.uds_mode!r} is no octal number of three digits, such as 660"
 
 
 def _pages_and_paths(given: Given) -> Iterator[str]:

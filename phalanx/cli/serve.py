@@ -34,9 +34,11 @@ from phalanx.config import Config
 from phalanx.hosting.children import Commands
 from phalanx.streams import say
 from phalanx.supervisor import activation
+from phalanx.supervisor.activation import UnfitSockets
 from phalanx.supervisor.events import ExitCode
-from phalanx.transport.listener import WILDCARDS, HttpSockets, bind_http
+from phalanx.transport.listener import WILDCARDS, bind_http
 from phalanx.transport.security import Security
+from phalanx.transport.socket_file import HttpListeners, SocketFile
 from phalanx.transport.tls import FLAGS
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
@@ -61,20 +63,29 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         parallel.cluster_ssl_ca_certs,
         spans_machines=parallel.spans_machines,
     )
-    # Until the service's own handlers are in place nothing runs that needs an orderly end.
-    for number in signals.heeded():
-        signal.signal(number, _end_at_once)
     http = given.options.http
     secret = service_secret(parallel) or secrets.token_hex(32)
-    try:
-        # Before the checkpoint, which may have to be fetched: a port in use is told at once.
-        given, sockets, passed = http_sockets(given)
-    except OSError as error:
-        what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
-        return _no_address(f"{what}{error.strerror or error}")
-    for warning in keys.exposed(given.options.http, (sock for each in sockets for sock in each)):
-        say(sys.stderr, f"phalanx serve: warning: {warning}")
-    return _serve(configuration(given), sockets, passed, commands, Security(secret.encode(), files))
+    with contextlib.ExitStack() as stack:
+
+        def end_at_once(number: int, frame: object) -> NoReturn:
+            stack.close()
+            # A download waits for its threads on the way out; there is nothing more that has to be put in order.
+            os._exit(ExitCode.OK)
+
+        # Until the service's own handlers are in place nothing runs that needs an orderly end.
+        for number in signals.heeded():
+            signal.signal(number, end_at_once)
+        try:
+            # Before the checkpoint, which may have to be fetched: a port in use is told at once.
+            given, listeners = http_sockets(given)
+        except OSError as error:
+            what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
+            return _no_address(f"{what}{error.strerror or error}")
+        if listeners.file is not None:
+            stack.callback(listeners.file.remove)
+        for warning in keys.exposed(given.options.http, (sock for each in listeners.sockets for sock in each)):
+            say(sys.stderr, f"phalanx serve: warning: {warning}")
+        return _serve(configuration(given), listeners, commands, Security(secret.encode(), files))
 
 
 def with_certificates(given: Given) -> Given:
@@ -93,25 +104,28 @@ def with_certificates(given: Given) -> Given:
     return given.with_http(http)
 
 
-def http_sockets(given: Given) -> tuple[Given, list[HttpSockets], bool]:
-    """Listening sockets for each API server, and whether they were passed to this process; else it bound them.
-
-    The options that come back say where they listen.
+def http_sockets(given: Given) -> tuple[Given, HttpListeners]:
+    """Listening sockets for each API server, passed to this process or bound by it; the options say where they listen.
 
     Raises:
         OSError: the address cannot be had, or what was passed is not fit to serve on.
     """
     http, parallel = given.options.http, given.options.parallel
     passed = activation.passed_sockets(os.environ)
+    if http.uds is not None:
+        if passed:
+            raise UnfitSockets(f"{given.origins['uds']} and the sockets that the service manager passed: use one")
+        file = SocketFile(Path(http.uds).absolute(), int(http.uds_mode, 8))
+        return given, HttpListeners(file.for_api_servers(parallel.own_api_servers), file=file)
     if not passed:
-        return given, bind_http(http.host, http.port, parallel.own_api_servers), False
+        return given, HttpListeners(bind_http(http.host, http.port, parallel.own_api_servers))
     asked_host, asked_port = ("host" in given.origins, "port" in given.origins)
     activation.check_address(passed, http.host if asked_host else None, http.port if asked_port else None)
     sockets = activation.dealt_by_address(passed, parallel.own_api_servers)
     host, port = passed[0].getsockname()[:2]
     # Nodes on other machines listen at the same port.
     http = msgspec.structs.replace(http, host=host, port=port)
-    return given.with_http(http), sockets, True
+    return given.with_http(http), HttpListeners(sockets, passed=True)
 
 
 def parse(arguments: Sequence[str]) -> Given:
@@ -166,7 +180,7 @@ def _text(path: Path) -> str:
         raise UsageError(f"--chat-template: cannot read {path}: {error}") from None
 
 
-def _serve(config: Config, http: list[HttpSockets], passed: bool, commands: Commands | None, security: Security) -> int:
+def _serve(config: Config, http: HttpListeners, commands: Commands | None, security: Security) -> int:
     # Here and not above: what is refused needs no event loop to be told.
     import uvloop
 
@@ -180,7 +194,14 @@ def _serve(config: Config, http: list[HttpSockets], passed: bool, commands: Comm
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     try:
-        bound = Sockets(http, config.parallel, config.http.scheme, encrypted=security.encrypts, passed=passed)
+        bound = Sockets(
+            http.sockets,
+            config.parallel,
+            config.http.scheme,
+            encrypted=security.encrypts,
+            passed=http.passed,
+            file=http.file,
+        )
     except OSError as error:
         return _no_address(error.strerror or str(error))
     with contextlib.ExitStack() as stack:
@@ -240,6 +261,8 @@ def _announcement(config: Config, urls: list[str], elsewhere: list[str]) -> str:
     body = json.dumps({"model": name, **asked})
     # 0.0.0.0 and [::] are where to listen, not where to connect.
     reachable = urls[0].replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    if urls[0].startswith("unix:"):
+        reachable = f"--unix-socket {shlex.quote(urls[0].removeprefix('unix:'))} {config.http.scheme}://localhost"
     key = ' -H "Authorization: Bearer $PHALANX_API_KEY"' if config.http.api_key else ""
     at = " and ".join(urls)
     return (
@@ -251,8 +274,3 @@ def _announcement(config: Config, urls: list[str], elsewhere: list[str]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _end_at_once(number: int, frame: object) -> NoReturn:
-    # A download waits for its threads on the way out; there is nothing here that has to be put in order.
-    os._exit(ExitCode.OK)

@@ -17,6 +17,7 @@ from phalanx.transport.listener import (
     spelt,
     stop_accepting,
 )
+from phalanx.transport.socket_file import SocketFile
 
 ANYWHERE = "0.0.0.0"
 """Which of this machine's addresses the others reach is seen when they do. They prove the secret first."""
@@ -36,12 +37,13 @@ class Sockets:
         *,
         encrypted: bool = False,
         passed: bool = False,
+        file: SocketFile | None = None,
     ) -> None:
         """Bind all others, one for the engine plane for each API server of `http`, which this owns from now on.
 
         Where ranks live on other machines, control and engine plane listen on TCP too. `encrypted` says that
         connections between machines speak TLS; `passed`, that a service manager holds `http` as well, and beyond
-        this service's end.
+        this service's end; `file`, that it is this one, whose name goes when the service ends.
 
         Raises:
             AddressInUse: the control port is taken.
@@ -50,7 +52,8 @@ class Sockets:
         self.http = http
         self._encrypted = encrypted
         self._passed = passed
-        self.urls = [f"{scheme}://{spelt(*sock.getsockname()[:2])}" for sock in http[0]]
+        self._file = file
+        self.urls = [_url(sock, scheme) for sock in http[0]]
         """Where clients find the service: one an address."""
         self._retired: set[int] = set()
         self._stack = contextlib.ExitStack()
@@ -97,7 +100,9 @@ class Sockets:
 
     def stop_accepting(self) -> None:
         """The service ends: nobody shall wait in a backlog for whom nobody will come, and who is then reset."""
-        if not self._passed:
+        if self._file is not None:
+            self._file.remove()
+        elif not self._passed:
             for index, sockets in enumerate(self.http):
                 if index not in self._retired:
                     for sock in sockets:
@@ -147,3 +152,8 @@ class Sockets:
 def _same(one: socket.socket, other: socket.socket) -> bool:
     """Whether two descriptors are of one socket: API servers may share one that was passed to the service."""
     return os.path.sameopenfile(one.fileno(), other.fileno())
+
+
+def _url(sock: socket.socket, scheme: str) -> str:
+    name = sock.getsockname()
+    return f"unix:{name}" if sock.family == socket.AF_UNIX else f"{scheme}://{spelt(*name[:2])}"

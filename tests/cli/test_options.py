@@ -25,8 +25,8 @@ FLAGS = """
 --no-enable-ssl-refresh --no-log-requests --no-strict-fields --node-timeout --port --rank-timeout --ray-address
 --ray-runtime-env --restart-window --revision --root-path --seed --served-model-name --shutdown-timeout
 --sse-keep-alive --ssl-ca-certs --ssl-cert-reqs --ssl-certfile --ssl-keyfile --ssl-keyfile-password-file
---startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage --tensor-parallel-size
---write-timeout -asc -dp -dpa -dpl -dpp -h -tp
+--startup-timeout --step-timeout --strict-fields --synthetic-rate --synthetic-stage --tensor-parallel-size --uds
+--uds-mode --write-timeout -asc -dp -dpa -dpl -dpp -h -tp
 """
 """All of them. A change here is a change of what people type: say it in the documentation."""
 

@@ -183,9 +183,9 @@ def test_the_options_say_where_the_passed_sockets_listen(
     os.dup2(held.fileno(), FIRST)
     for name, value in (("LISTEN_PID", str(os.getpid())), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")):
         monkeypatch.setenv(name, value)
-    given, sockets, _ = http_sockets(parse(["--api-server-count", "3"]))
-    for (sock,) in sockets:
+    given, listeners = http_sockets(parse(["--api-server-count", "3"]))
+    for (sock,) in listeners.sockets:
         stack.enter_context(sock)
-    assert len(sockets) == 3
+    assert len(listeners.sockets) == 3
     assert (given.options.http.host, given.options.http.port) == ("127.0.0.1", port_of(held))
     assert "LISTEN_FDS" not in os.environ
