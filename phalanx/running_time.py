@@ -6,11 +6,16 @@ others did not do meanwhile they could not do. The clock belongs to the process,
 
 import asyncio
 import time
+from collections.abc import Callable
 
 BEAT = 0.5
 """Seconds between two readings by a process that runs, at most."""
 STOPPED = 2.0
 """Seconds without a reading that no process lets pass which runs: such a gap does not count."""
+
+
+ROUNDING = 0.002
+"""Seconds that an event loop may call too early."""
 
 
 class RunningClock:
@@ -41,3 +46,22 @@ async def keep() -> None:
     while True:
         now()
         await asyncio.sleep(BEAT)
+
+
+class Timer:
+    """Calls once so many seconds have passed in which this process ran; in a running event loop."""
+
+    def __init__(self, delay: float, call: Callable[[], None]) -> None:
+        self._due = now() + delay
+        self._call = call
+        self._handle = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def _look(self) -> None:
+        left = self._due - now()
+        if left > ROUNDING:
+            self._handle = asyncio.get_running_loop().call_later(left, self._look)
+        else:
+            self._call()

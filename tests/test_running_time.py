@@ -1,6 +1,12 @@
 """A clock that stands while its process stands."""
 
-from phalanx.running_time import BEAT, STOPPED, RunningClock
+import asyncio
+import itertools
+
+import pytest
+
+from phalanx import running_time
+from phalanx.running_time import BEAT, STOPPED, RunningClock, Timer
 
 
 def test_time_in_which_the_process_stood_does_not_count() -> None:
@@ -15,3 +21,37 @@ def test_a_process_that_is_only_slow_is_not_taken_for_one_that_stood() -> None:
     for delay in (BEAT, 3 * BEAT, 0.0, STOPPED - 0.001):
         read += delay
         assert clock.tell(read) == read
+
+
+def test_a_timer_waits_for_time_in_which_the_process_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = itertools.count()
+    called_at: list[int] = []
+
+    async def wait() -> None:
+        done = asyncio.Event()
+        # It stands at the first ten readings.
+        monkeypatch.setattr(running_time, "now", lambda: 0.0 if next(readings) < 10 else 1.0)
+
+        def call() -> None:
+            called_at.append(next(readings))
+            done.set()
+
+        Timer(0.01, call)
+        await done.wait()
+
+    asyncio.run(wait())
+    assert called_at == [11]
+
+
+def test_a_timer_that_is_cancelled_never_calls() -> None:
+    called: list[str] = []
+
+    async def wait() -> None:
+        done = asyncio.Event()
+        first = Timer(0.0, lambda: called.append("cancelled"))
+        Timer(0.001, done.set)
+        first.cancel()
+        await done.wait()
+
+    asyncio.run(wait())
+    assert called == []

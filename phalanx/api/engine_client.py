@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from phalanx import running_time
 from phalanx.api.dispatcher import Dispatcher, EngineDied, NoRank, RankLink, Request, Superseded
 from phalanx.protocol import (
     Alive,
@@ -91,7 +92,7 @@ class EngineClient:
         self._dispatcher = Dispatcher(
             # Different in every API server: equal choices must not fall alike everywhere.
             random.Random(f"phalanx api {index}"),
-            later=lambda delay, call: asyncio.get_running_loop().call_later(delay, call),
+            later=running_time.Timer,
             patience=patience,
             gone=_log_gone,
         )

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from phalanx import running_time
 from phalanx.engine.sequence import RankBroken
 from phalanx.protocol import (
     Ready,
@@ -156,12 +157,15 @@ class Workers:
 
     def _heard_from(self, owing: set[int]) -> list[int]:
         """Waits for an answer of any worker, or the end of any: who died must not hide behind who is waiting for it."""
-        ready = self._answers.poll(self._answer_timeout * 1000)
-        if not ready:
-            raise WorkerStuck(
-                f"{self._name(*sorted(owing))} {'is' if len(owing) == 1 else 'are'} stuck: "
-                f"no answer for {self._answer_timeout:g} s in step {self._step}"
-            )
+        beat = min(self._answer_timeout, running_time.BEAT)
+        deadline = running_time.now() + self._answer_timeout
+        while not (ready := self._answers.poll(beat * 1000)):
+            # Time in which the whole machine stood does not count.
+            if running_time.now() >= deadline:
+                raise WorkerStuck(
+                    f"{self._name(*sorted(owing))} {'is' if len(owing) == 1 else 'are'} stuck: "
+                    f"no answer for {self._answer_timeout:g} s in step {self._step}"
+                )
         return [self._workers[descriptor] for descriptor, _ in ready]
 
     def _checked(self, answer: WorkerAnswer, count: int) -> list[int]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -38,6 +39,9 @@ FORWARDED = ("PHALANX_", "HF_", "HUGGINGFACE_", "TORCH_", "CUDA_", "NCCL_", "OMP
 SECRETS = {"PHALANX_SECRET", "PHALANX_API_KEY", "PHALANX_ADMIN_KEY", "HF_TOKEN"}
 NOT_FORWARDED = SECRETS | {"CUDA_VISIBLE_DEVICES", "HF_HOME"}
 """Secrets do not travel in the clear, and which devices and folders a machine has is its own affair."""
+
+_UNDECODED = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes that are not UTF-8."""
 
 RAYS_WORDS = 3.0
 """Seconds that Ray gets to say why a node is gone, before the end of its connection has to do."""
@@ -434,7 +438,9 @@ class Nodes:
 
 
 def forwarded_environment() -> dict[str, str]:
-    """What of this process's environment a child on another machine gets too."""
+    """What of this process's environment a child on another machine gets too; bytes that are no text cannot travel."""
     return {
-        name: value for name, value in os.environ.items() if name.startswith(FORWARDED) and name not in NOT_FORWARDED
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(FORWARDED) and name not in NOT_FORWARDED and not _UNDECODED.search(value)
     }

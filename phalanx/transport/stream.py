@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from phalanx import running_time
 from phalanx.protocol import Message
 from phalanx.transport import frames
 from phalanx.transport.frames import FrameError, FrameReader
@@ -63,7 +64,7 @@ class Connection(asyncio.Protocol):
         self._first = True
         """Whether nothing has been received yet."""
         self._transport: asyncio.Transport
-        self._deadline: asyncio.TimerHandle
+        self._deadline: running_time.Timer
         self._reason = "the peer closed the connection"
 
     # --- for the handler ---
@@ -109,7 +110,7 @@ class Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None:
             tune(sock)
-        self._deadline = asyncio.get_running_loop().call_later(TIMEOUT, self._stalled)
+        self._deadline = running_time.Timer(TIMEOUT, self._stalled)
 
     def data_received(self, data: bytes) -> None:
         try:

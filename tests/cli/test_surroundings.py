@@ -21,6 +21,7 @@ from phalanx.cli.secret import given_secret
 from phalanx.cli.serve import configuration, parse
 from phalanx.hosting.children import environment
 from phalanx.supervisor.events import ExitCode
+from phalanx.supervisor.nodes import forwarded_environment
 from phalanx.transport.listener import bind_http
 from phalanx.transport.security import Security
 
@@ -154,3 +155,11 @@ def test_what_cannot_be_the_name_of_a_host_is_an_address_that_cannot_be_had(host
 def test_children_print_what_their_supervisor_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     assert environment(Security(b"secret"))["PYTHONIOENCODING"] == "utf-8:backslashreplace"
+
+
+def test_variables_that_are_no_text_do_not_travel_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", NOT_TEXT)
+    monkeypatch.setenv("HF_ENDPOINT", "https://größer.example")
+    environment = forwarded_environment()
+    assert environment["HF_ENDPOINT"] == "https://größer.example"
+    assert "HF_HUB_CACHE" not in environment

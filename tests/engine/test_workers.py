@@ -1,6 +1,7 @@
 """A rank of several workers: who may join its leader, what a step is shared out as, and who is named when one ends."""
 
 import contextlib
+import itertools
 import socket
 import tempfile
 import threading
@@ -203,6 +204,24 @@ def test_workers_that_do_not_answer_are_stuck_by_name(listener: socket.socket) -
         silent[3].channel.send(WorkerAnswer(step, [0]))
     with pytest.raises(WorkerStuck, match=r"^worker 2 of rank 0 is stuck: no answer for 0\.2 s in step 2$"):
         workers.share([(1, 1)] * 4, lambda draws: [0])
+
+
+def test_a_worker_is_not_stuck_for_the_time_that_the_whole_machine_stood(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader runs again first, long after its limit, and hears the worker later still."""
+    leader = Leader(listener, 2, answer_timeout=0.05)
+    worker = PlayedWorker(listener, 1).ready()
+    leader.workers.wait(lambda share, detail: None)
+    readings = itertools.count()
+
+    def standing() -> float:
+        if next(readings) == 5:
+            worker.channel.send(WorkerAnswer(1, [7]))
+        return 100.0
+
+    monkeypatch.setattr("phalanx.running_time.now", standing)
+    assert leader.workers.share([(1, 1), (1, 2)], lambda draws: [3]) == [3, 7]
 
 
 def test_a_worker_that_takes_no_more_steps_in_is_stuck_by_name(listener: socket.socket) -> None:
