@@ -10,7 +10,6 @@ import resource
 import socket
 import struct
 import sys
-from collections.abc import Iterable
 from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
@@ -25,6 +24,7 @@ from phalanx import running_time
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import AsgiMessage, ClientConnection, Exchange, Receive, Scope, Send
 from phalanx.api.metrics import Metrics
+from phalanx.api.request_head import check_head, without_upgrade
 from phalanx.config import HttpOptions
 
 log = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 # ignore the offer (RFC 9110, 7.8): the same head is read once more as one that makes none.
                 data = data[upgrade.args[0] :]
                 self._upgrade_offered = False
-                head = _head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+                head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self.parser.feed_data(head)
@@ -279,7 +279,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
-        _check_head(self.parser.get_method(), version, self.headers)
+        check_head(self.parser.get_method(), version, self.headers)
         if self.parser.should_upgrade():
             self._upgrade_offered = True
             return
@@ -372,30 +372,6 @@ async def _refuse_in_turn(
     error: ApiError, scope: Scope, receive: Receive, send: Send, connection: ClientConnection
 ) -> None:
     await Exchange(scope, receive, send, connection).refuse(error)
-
-
-def _head(method: bytes, target: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A request's head, as it was parsed, without its offer to change the protocol."""
-    lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
-    lines += [b"%b: %b" % (name, value) for name, value in headers if name != b"upgrade"]
-    return b"\r\n".join([*lines, b"", b""])
-
-
-def _check_head(method: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Refuse what the parser lets pass and this server does not speak.
-
-    Raises:
-        ApiError: says which; the connection cannot be used any further.
-    """
-    if version not in ("1.0", "1.1"):
-        raise ApiError(f"This server speaks HTTP/1.1, not HTTP/{version}.", status=505)
-    if method == b"CONNECT":
-        raise ApiError("CONNECT is for proxies, and this server is none.", status=501)
-    encodings = [value for name, value in headers if name == b"transfer-encoding"]
-    if encodings and version == "1.0":
-        raise ApiError("HTTP/1.0 knows no Transfer-Encoding: declare the body's length.")
-    if any(encoding.strip().lower() != b"chunked" for encoding in encodings):
-        raise ApiError("This server reads no Transfer-Encoding but chunked.", status=501)
 
 
 def _until_closed(cycle: RequestResponseCycle) -> Send:
