@@ -149,6 +149,10 @@ class Control:
         """Say why this child is about to end; the caller exits with EXIT_FAILED."""
         self.send(Failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))))
 
+    def refused(self, reason: str) -> None:
+        """Say that what the service was given cannot be served; no traceback would help. The caller exits likewise."""
+        self.send(Failed(reason))
+
 
 def enlist(launch: Launch, role: Role, on_message: Callable[[ToChild], None]) -> Control:
     """Join the service: dial control, say Hello, take the configuration, watch for the supervisor's end.

@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from phalanx.checkpoint.errors import CheckpointError
 from phalanx.child import EXIT_FAILED, Control, Launch, enlist
 from phalanx.config import Config
 from phalanx.engine.core import Engine
 from phalanx.engine.drills import Drills
-from phalanx.engine.kv_cache import KvCache
+from phalanx.engine.kv_cache import CacheTooSmall, KvCache
 from phalanx.engine.peers import Peers, WakingQueue
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Runner
@@ -79,6 +80,9 @@ def main() -> NoReturn:
         if not stopped.wait(SUPERVISOR_FIRST):
             control.failed(error)
             status = EXIT_FAILED
+    except (CheckpointError, CacheTooSmall) as error:
+        control.refused(str(error))
+        status = EXIT_FAILED
     except BaseException as error:
         control.failed(error)  # with its traceback, which the supervisor prints
         status = EXIT_FAILED

@@ -4,6 +4,7 @@ import torch
 
 from phalanx.checkpoint.shape import DecoderShape
 from phalanx.config import Config
+from phalanx.engine.kv_cache import CacheTooSmall
 from phalanx.kernels.cpu import padded_head_dim
 from phalanx.machine import free_memory
 from phalanx.protocol import Share
@@ -13,7 +14,7 @@ def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype, share:
     """KV blocks of a rank: as many as `kv_cache_tokens` or `kv_cache_memory_bytes` says, else as fit this rank's share
     of the free memory of its machine, and never more than max_num_seqs sequences of the full length can fill.
 
-    Raises ValueError where not even one sequence of max_model_len fits.
+    Raises CacheTooSmall where not even one sequence of max_model_len fits.
     """
     block_size = config.engine.block_size
     longest = config.facts.max_model_len
@@ -39,7 +40,7 @@ def cache_blocks(config: Config, shape: DecoderShape, dtype: torch.dtype, share:
         # How much memory is free may be another number when the advice is followed.
         exact = blocks > 0 and flag != "--kv-cache-memory-share"
         shorter = f"--max-model-len of at most {blocks * block_size}" if exact else "shorter --max-model-len"
-        raise ValueError(
+        raise CacheTooSmall(
             f"the KV cache holds {blocks * block_size:,} tokens ({source}, {bytes_a_block / block_size:,.0f} bytes a "
             f"token), less than one sequence of {longest:,}: give a {shorter}, or a larger {flag}"
         )

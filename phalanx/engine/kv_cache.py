@@ -18,6 +18,10 @@ from phalanx.engine.sequence import BlockHash, BlockId, Sequence
 HASH_BYTES = 16
 
 
+class CacheTooSmall(ValueError):
+    """The KV cache cannot hold one request of full length; says what to give."""
+
+
 class KvCache:
     """Reference counts, free blocks and the table of findable ones.
 

@@ -78,7 +78,9 @@ class ModelRunner:
                 self.model = build(stored)
         if self._warns and (unused := self.model.unused_tensors):
             named = ", ".join(unused[:UNUSED_NAMED]) + (", ..." if unused[UNUSED_NAMED:] else "")
-            log.warning("%d tensors of the checkpoint are no part of the model and stay unused: %s", len(unused), named)
+            log.warning(
+                "the checkpoint has tensors that are no part of the model and stay unused (%d): %s", len(unused), named
+            )
 
     def _warm_up(self) -> None:
         """One prompt and one decode step: faults in what every step touches. Blocks are free again afterwards."""

@@ -180,7 +180,7 @@ class Nodes:
             self._launch_waiting()
             self._tell_waiting(child.place, "all its nodes to be ready", self._parallel.node_timeout)
         elif self._parallel.data_parallel_backend == "mp":
-            bring = f" (phalanx join --data-parallel-start-rank {child.place.index})"
+            bring = f" (phalanx join ... --data-parallel-start-rank {child.place.index})"
             name = f"a node to join with it{bring if child.place.role is Role.ENGINE else ''}"
             self._tell_waiting(child.place, name, self._parallel.node_timeout)
         elif self._driver is not None:

@@ -39,7 +39,7 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
     if printed:
         last = "Where it stood, as it was made to print" if failure.cause is Cause.STALLED else "The last it printed"
         lines += ["", f"{last} ({len(printed)} lines):", *("    " + line for line in printed)]
-    if not words and not printed and failure.pid is not None:
+    if not words and not printed and failure.pid is not None and not failure.reason:
         lines += ["", "It printed nothing."]
     if failure.status == -signal.SIGKILL:
         lines += ["", "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`."]

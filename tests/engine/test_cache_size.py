@@ -11,6 +11,7 @@ from phalanx.checkpoint.families import shape_of
 from phalanx.config import Config
 from phalanx.engine import cache_size
 from phalanx.engine.cache_size import cache_blocks
+from phalanx.engine.kv_cache import CacheTooSmall
 from phalanx.machine import free_memory
 from phalanx.protocol import Share
 
@@ -76,5 +77,5 @@ def test_ranks_that_divide_the_memory_take_no_more_together_than_one_alone(
     ],
 )
 def test_less_than_one_sequence_is_refused_in_numbers(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CacheTooSmall, match=message):
         cache_blocks(config(tmp_path, **options), SHAPE, torch.float32, Share())

@@ -103,8 +103,9 @@ def test_tensors_that_are_no_part_of_the_model_are_named_once(folder: Path, capl
     caplog.clear()
     assert first_logprobs(folder) == expected
     assert caplog.messages == [
-        "8 tensors of the checkpoint are no part of the model and stay unused: model.layers.3.mlp.up_proj.weight, "
-        "position_ids, v_head.summary.bias, vision_tower.blocks.0.weight, vision_tower.blocks.1.weight, ..."
+        "the checkpoint has tensors that are no part of the model and stay unused (8): "
+        "model.layers.3.mlp.up_proj.weight, position_ids, v_head.summary.bias, "
+        "vision_tower.blocks.0.weight, vision_tower.blocks.1.weight, ..."
     ]
     ModelRunner(make_config(folder), warns=False).load(lambda *stage: None)
     assert len(caplog.messages) == 1

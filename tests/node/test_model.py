@@ -91,6 +91,30 @@ def test_a_hub_name_or_the_demo_model_is_looked_for_here() -> None:
     assert model.find(demo, None, holds_ranks=True) == DEMO
 
 
+def test_weights_that_are_broken_here_are_told_with_their_own_sentence(folder: Path) -> None:
+    config = configuration(folder, engine="model")
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(NodeError, match=rf"no model: {folder}/model.safetensors is a git-lfs pointer.*; --model F"):
+        model.find(config, None, holds_ranks=True)
+    assert model.find(config, None, holds_ranks=False) == folder
+    (folder / "model.safetensors").unlink()
+    ray = msgspec.structs.replace(config.parallel, data_parallel_backend="ray")
+    with pytest.raises(
+        NodeError, match=r"holds no \*\.safetensors file.*; each node needs the model in the folder"
+    ) as told:
+        model.find(msgspec.structs.replace(config, parallel=ray), None, holds_ranks=True)
+    assert "--model" not in str(told.value)
+
+
+def test_a_node_compares_everything_else_before_it_fetches_weights(folder: Path, tmp_path: Path) -> None:
+    config = configuration(folder, engine="model")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_checkpoint(elsewhere, rope_theta=5.0)  # without weights, which are not asked for
+    with pytest.raises(NodeError, match=r"another model than the service's: in .*/elsewhere config\.json differs"):
+        model.find(config, str(elsewhere), holds_ranks=True)
+
+
 def test_a_model_that_is_not_here_is_told_with_the_option_that_helps(folder: Path) -> None:
     config = configuration(folder)
     shutil.rmtree(folder)
