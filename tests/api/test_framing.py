@@ -60,6 +60,9 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         pass
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 class Echo:
     """Says what it was asked, once `/slow` has been told to go on; `/refused` is refused without its body."""
@@ -393,5 +396,32 @@ def test_http_1_0_gets_a_stream_without_chunks_that_ends_with_the_connection() -
         assert b"connection: close" in head
         assert body == b"one two"
         assert talk.wire.closed
+
+    asyncio.run(run())
+
+
+# --- what is neither a request nor the end of one ---
+
+
+@pytest.mark.parametrize(
+    ("sent", "limit"),
+    [
+        ((b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"\r\n"), "keep_alive_timeout"),
+        ((post(b"content-length: 100\r\n", path=b"/refused"), b"x"), "body_timeout"),
+    ],
+    ids=["an empty line after an answer", "a body that was refused and never ends"],
+)
+def test_a_connection_that_asks_for_nothing_ends_in_time_whatever_else_it_sends(
+    sent: tuple[bytes, ...], limit: str
+) -> None:
+    async def run() -> None:
+        talk = await Talk().say(*sent)
+        (answer,) = talk.answers()
+        now, seconds = asyncio.get_running_loop().time(), getattr(HttpOptions(), limit)
+        talk.protocol.look(now + seconds - 1)
+        assert not talk.wire.closed
+        talk.protocol.look(now + seconds + 1)
+        assert talk.wire.closed
+        assert talk.answers() == [answer]
 
     asyncio.run(run())
