@@ -12,14 +12,14 @@ from typing import NoReturn
 from phalanx.checkpoint.errors import CheckpointError
 from phalanx.child import EXIT_FAILED, Control, Launch, enlist
 from phalanx.config import Config
+from phalanx.engine.api_links import ApiLinks, WakingQueue
 from phalanx.engine.core import Engine
 from phalanx.engine.drills import Drills
 from phalanx.engine.kv_cache import CacheTooSmall, KvCache
-from phalanx.engine.peers import Peers, WakingQueue
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Runner
 from phalanx.engine.stages import Stages
-from phalanx.engine.workers import PartnerGone, Workers
+from phalanx.engine.tp_leader import PartnerGone, WorkerGroup
 from phalanx.protocol import (
     EngineHello,
     Membership,
@@ -70,7 +70,7 @@ def main() -> NoReturn:
     try:
         logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")
         if launch.worker:
-            from phalanx.engine.worker import work  # the synthetic engine alone has workers so far
+            from phalanx.engine.tp_worker import work  # the synthetic engine alone has workers so far
 
             work(control, launch)
         else:
@@ -129,26 +129,28 @@ def serve(control: Control, launch: Launch, notices: WakingQueue) -> None:
         config.engine.max_num_seqs,
         limits.cache_tokens,
     )
-    peers = Peers(notices, control.security, hello)
-    attachment = Attachment(stages, peers, runner.describe())
-    engine = Engine(runner, scheduler, limits, peers, attachment)
+    links = ApiLinks(notices, control.security, hello)
+    attachment = Attachment(stages, links, runner.describe())
+    engine = Engine(runner, scheduler, limits, links, attachment)
     control.pulse(engine.pulse)
-    peers.update(control.membership)
-    attachment("")
+    links.update(control.membership)
+    attachment(None)
     engine.run()
 
 
-def lead(control: Control, launch: Launch, notices: WakingQueue) -> Workers | None:
+def lead(control: Control, launch: Launch, notices: WakingQueue) -> WorkerGroup | None:
     """Take in the other workers of this rank, from the start: they report here as they load."""
     size = control.config.parallel.tensor_parallel_size
     if size == 1:
         return None
     [listener] = launch.sockets["workers"]
     hello = WorkerHello(RankId(launch.index), 0, launch.incarnation)
-    return Workers(listener, control.security, hello, size, notices.put)
+    return WorkerGroup(listener, control.security, hello, size, notices.put)
 
 
-def make_runner(config: Config, workers: Workers | None, share: Callable[[], Share] = Share, *, first: bool) -> Runner:
+def make_runner(
+    config: Config, workers: WorkerGroup | None, share: Callable[[], Share] = Share, *, first: bool
+) -> Runner:
     """Imports only what the chosen engine needs: the synthetic one never loads torch.
 
     `share`: of the machine, as it was told last. `first`: of all ranks this one says what is true of each.
@@ -167,24 +169,24 @@ def make_runner(config: Config, workers: Workers | None, share: Callable[[], Sha
 class Attachment:
     """Tells how many API servers the rank has reached, until it has reached all: then it is ready."""
 
-    def __init__(self, stages: Stages, peers: Peers, description: str) -> None:
+    def __init__(self, stages: Stages, links: ApiLinks, description: str) -> None:
         self._stages = stages
-        self._peers = peers
+        self._links = links
         self._description = description
         self._ready = False
 
-    def __call__(self, trouble: str) -> None:
-        """One more is attached, or, with its reason, cannot be reached yet."""
+    def __call__(self, trouble: str | None) -> None:
+        """One more API server is attached, or one cannot be reached yet: `trouble` says why."""
         if self._ready:
             return
-        attached, expected = len(self._peers.attached), self._peers.expected
+        attached, expected = len(self._links.attached), self._links.expected
         detail = f"{attached} of {expected} API servers"
-        if missing := self._peers.missing:
+        if missing := self._links.missing:
             # Should this be where it ends, they are to blame and not this rank.
             awaited = ", ".join(f"api {index}" for index in missing[:NAMED]) + (", ..." if missing[NAMED:] else "")
             detail += f"; {trouble or f'waits for {awaited}'}"
         self._stages(StageName.ATTACHED, attached / expected if expected else 1.0, detail)
-        if attached == expected and self._peers.complete:
+        if attached == expected and self._links.complete:
             self._ready = True
             self._stages.ready(self._description)
 

@@ -5,8 +5,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from phalanx.engine.api_links import ApiLinks, Attached, CannotReach, Event, Lost, Received
 from phalanx.engine.intake import sequence_of
-from phalanx.engine.peers import Attached, Event, Lost, Peers, Received, Unreachable
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Chunk, RankBroken, RequestKey, Runner, Sampled
 from phalanx.protocol import (
@@ -37,7 +37,7 @@ class Engine:
     """One rank at work.
 
     Args:
-        attached: called when an API server attaches or cannot be reached, with the reason or "".
+        attached: called when an API server attaches, with None, or cannot be reached, with the reason.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Engine:
         runner: Runner,
         scheduler: Scheduler,
         limits: RequestLimits,
-        peers: Peers,
-        attached: Callable[[str], None] = lambda reason: None,
+        links: ApiLinks,
+        attached: Callable[[str | None], None] = lambda trouble: None,
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._limits = limits
-        self._peers = peers
+        self._links = links
         self._attached = attached
         self._stopping = False
         self._rounds = 0
@@ -90,7 +90,7 @@ class Engine:
         if idle:
             gc.collect()
         self._waiting = idle
-        happened = self._peers.poll(block=idle)
+        happened = self._links.poll(block=idle)
         self._waiting = False
         for event in happened:
             self._take(event)
@@ -103,10 +103,10 @@ class Engine:
                 for request_id in request_ids:
                     self._scheduler.abort(RequestKey(api_server, request_id))
             case Received(api_server, Probe(number)):
-                self._peers.send(api_server, Alive(number))
+                self._links.send(api_server, Alive(number))
             case Attached():
-                self._attached("")
-            case Unreachable(api_server, reason):
+                self._attached(None)
+            case CannotReach(api_server, reason):
                 log.info("API server %d cannot be reached yet: %s", api_server, reason)
                 self._attached(f"api {api_server}: {reason}")
             case Lost(api_server, reason):
@@ -115,8 +115,8 @@ class Engine:
                 severity = logging.WARNING if dropped else logging.INFO
                 log.log(severity, "API server %d is gone, %d requests dropped: %s", api_server, dropped, reason)
             case Membership():
-                self._peers.update(event)
-                self._attached("")
+                self._links.update(event)
+                self._attached(None)
             case Share():
                 self._runner.take_share(event)
             case Stop():
@@ -173,26 +173,26 @@ class Engine:
 
     def send(self) -> None:
         """Tell each API server what its requests got; tell the others what there is to do, at intervals."""
-        scheduler, peers, told = self._scheduler, self._peers, self._told
+        scheduler, links, told = self._scheduler, self._links, self._told
         outputs = scheduler.take_outputs()
         now = time.monotonic()
         all_due = now - self._told_all >= LOAD_INTERVAL or not scheduler.unfinished
-        if not outputs and not all_due and len(told) == len(peers.attached):
+        if not outputs and not all_due and len(told) == len(links.attached):
             return
         view = scheduler.view()
         step_tokens = scheduler.step_tokens() if all_due else None
         for api_server, batch in outputs.items():
             told[api_server] = load = view.seen_from(api_server)
-            peers.send(api_server, StepOutput(batch, load, step_tokens))
+            links.send(api_server, StepOutput(batch, load, step_tokens))
         if all_due:
             self._told_all = now
-        for api_server in peers.attached:
+        for api_server in links.attached:
             # One that has just attached hears at once: a rank that says nothing looks idle.
             if api_server not in outputs and (all_due or api_server not in told):
                 load = view.seen_from(api_server)
                 if told.get(api_server) != load:
                     told[api_server] = load
-                    peers.send(api_server, StepOutput([], load, step_tokens))
+                    links.send(api_server, StepOutput([], load, step_tokens))
 
 
 def keep_collector_out_of_the_way() -> None:

@@ -152,6 +152,6 @@ class ModelRunner:
 
 
 def _dtype(option: str, stored: str) -> torch.dtype:
-    """Of the KV cache, and what weights are rounded to. float16 has too little range to compute in: float32 instead."""
+    """The type of the KV cache and of weights. float16 has too little range to compute in: it becomes float32."""
     name = stored if option == "auto" else option
     return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -53,7 +53,7 @@ class Scheduler:
         self._eos = frozenset(eos_token_ids)
         self._live: dict[RequestKey, Sequence] = {}
         self._running: list[Sequence] = []
-        """In order."""
+        """All that run, in order."""
         self._waiting: list[tuple[int, int, Sequence]] = []
         """A heap in order; entries of requests that have ended meanwhile are dropped when they surface."""
         self._accounts: defaultdict[ApiServerId, Account] = defaultdict(Account)

@@ -18,7 +18,7 @@ import msgspec
 
 from phalanx.config import Config
 from phalanx.engine.sequence import Chunk, Progress, Sampled, Sequence
-from phalanx.engine.workers import Draw, Workers
+from phalanx.engine.tp_leader import Draw, WorkerGroup
 from phalanx.protocol import Share, StageName, TokenLogprobs
 
 CACHE_TOKENS = 262_144
@@ -37,7 +37,7 @@ class SyntheticRunner:
 
     num_blocks: int
 
-    def __init__(self, config: Config, workers: Workers | None = None) -> None:
+    def __init__(self, config: Config, workers: WorkerGroup | None = None) -> None:
         """`workers`: those that this one leads; absent: it is alone, or a worker itself."""
         self._config = config
         self._workers = workers
@@ -84,7 +84,7 @@ class SyntheticRunner:
         """The place in the list of words that each draws."""
         return [self._place(digest, position) for digest, position in draws]
 
-    def _share_out(self, chunks: list[Chunk], workers: Workers) -> list[Sampled | None]:
+    def _share_out(self, chunks: list[Chunk], workers: WorkerGroup) -> list[Sampled | None]:
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
         draws = [(self._digests[sequence], sequence.generated) for sequence in sampling]
         places = iter(workers.share(draws, self.draw))
@@ -124,7 +124,7 @@ class SyntheticRunner:
         return Sampled(token, self._logprobs(token, place, sampling.logprobs))
 
     def _place(self, digest: int, position: int) -> int:
-        """Of a word, spread evenly (the finaliser of splitmix64)."""
+        """The place of the word that is drawn: every word is as likely (the finaliser of splitmix64)."""
         mixed = (digest + position * 0x9E3779B97F4A7C15) & MASK
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & MASK
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & MASK

@@ -33,7 +33,7 @@ class SamplingParams(Message, frozen=True):
     logprobs: int | None = None
     """None: none. k >= 0: the sampled token's log probability and the k most likely ones'."""
     prompt_logprobs: int | None = None
-    """The same for each prompt token after the first."""
+    """What `logprobs` is for output tokens, for each prompt token after the first."""
     allowed_token_ids: tuple[int, ...] = ()
     """If not empty, no other token is chosen."""
     bad_words: tuple[tuple[int, ...], ...] = ()
@@ -113,9 +113,9 @@ class PhaseTimes(Message, frozen=True):
     """How long a rank kept a request before its first token: seconds, measured by the rank's own clock alone."""
 
     queue: float
-    """From its arrival in the rank until a step ran some of its tokens for the first time."""
+    """The time from its arrival in the rank until a step ran some of its tokens for the first time."""
     prefill: float
-    """From then until its first token was there; where it was preempted meanwhile, that is included."""
+    """The time from then until its first token was there; where it was preempted meanwhile, that is included."""
 
 
 class RequestOutput(Message, frozen=True):
@@ -135,7 +135,7 @@ class RequestOutput(Message, frozen=True):
     """Prompt tokens that the prefix cache held; comes with the request's first tokens."""
     error: str = ""
     times: PhaseTimes | None = None
-    """With the request's first tokens."""
+    """Comes with the request's first tokens."""
 
 
 class Load(Message, frozen=True):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from phalanx.engine.api_links import ApiLinks, WakingQueue
 from phalanx.engine.core import MAX_FAILURES, Engine, keep_collector_out_of_the_way
 from phalanx.engine.kv_cache import KvCache
-from phalanx.engine.peers import Peers, WakingQueue
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Chunk, Progress, RankBroken, RequestKey, Sampled, Sequence
 from phalanx.protocol import (
@@ -46,16 +46,16 @@ class FailingRunner:
 
 
 class Rank:
-    """An engine whose peers stay silent; the test steps it by hand."""
+    """An engine whose links stay silent; the test steps it by hand."""
 
     def __init__(self) -> None:
         self.runner = FailingRunner()
         self.scheduler = Scheduler(
             KvCache(100, 4), max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100, eos_token_ids=(0,)
         )
-        self.mailbox = WakingQueue()
-        self.peers = Peers(self.mailbox, Security(b"secret"), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
-        self.engine = Engine(self.runner, self.scheduler, RequestLimits(1000, 100, 400), self.peers)
+        self.notices = WakingQueue()
+        self.links = ApiLinks(self.notices, Security(b"secret"), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
+        self.engine = Engine(self.runner, self.scheduler, RequestLimits(1000, 100, 400), self.links)
         self.requests = 0
 
     def add(self, prompt: list[int]) -> int:
@@ -73,8 +73,8 @@ class Rank:
 def rank() -> Iterator[Rank]:
     rank = Rank()
     yield rank
-    rank.peers._selector.close()
-    os.close(rank.mailbox.fileno())
+    rank.links._selector.close()
+    os.close(rank.notices.fileno())
 
 
 def test_a_request_that_the_runner_cannot_run_ends_alone(rank: Rank) -> None:

@@ -9,9 +9,9 @@ from support.simulation.api_servers import Client
 from support.simulation.network import End
 from support.simulation.processes import EOS, VOCABULARY, Process, token_after
 
+from phalanx.engine.api_links import DIAL_TIMEOUT, FIRST_RETRY, LAST_RETRY, SHORT_LIVED, Attached, Event, Lost, Received
 from phalanx.engine.core import Engine
 from phalanx.engine.kv_cache import KvCache
-from phalanx.engine.peers import DIAL_TIMEOUT, FIRST_RETRY, LAST_RETRY, SHORT_LIVED, Attached, Event, Lost, Received
 from phalanx.engine.scheduler import Scheduler
 from phalanx.engine.sequence import Chunk, Sampled
 from phalanx.protocol import (
@@ -58,8 +58,8 @@ class Dial:
         self.tries = 0
 
 
-class Peers:
-    """`phalanx.engine.peers` without sockets and threads: what it does, at the moments when it does it."""
+class VirtualApiLinks:
+    """`phalanx.engine.api_links` without sockets and threads: what it does, at the moments when it does it."""
 
     def __init__(self, rank: "Rank", hello: EngineHello) -> None:
         self._rank = rank
@@ -201,16 +201,16 @@ class Rank(Process):
         )
         limits = RequestLimits(VOCABULARY, world.max_model_len, self.cache.tokens)
         hello = EngineHello(self.rank, child.incarnation, world.max_model_len, world.seats, self.cache.tokens)
-        self.peers = Peers(self, hello)
+        self.peers = VirtualApiLinks(self, hello)
         self.engine = Engine(self, self.scheduler, limits, self.peers, self._attachment)  # type: ignore[arg-type]
         self.serves = False
 
     def serve(self) -> None:
         self.serves = True
         self.peers.update(self.world.membership)
-        self._attachment("")
+        self._attachment(None)
 
-    def _attachment(self, trouble: str) -> None:
+    def _attachment(self, trouble: str | None) -> None:
         if self.serves and not self.ready:
             if self.peers.complete:
                 self.become_ready()

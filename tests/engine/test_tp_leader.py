@@ -18,7 +18,7 @@ from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.config import Config, ParallelOptions
 from phalanx.engine.sequence import Chunk, RankBroken, RequestKey, Sequence
 from phalanx.engine.synthetic import SyntheticRunner
-from phalanx.engine.workers import PartnerGone, Workers, WorkerStuck
+from phalanx.engine.tp_leader import PartnerGone, WorkerGroup, WorkerStuck
 from phalanx.protocol import (
     ApiServerId,
     EngineHello,
@@ -71,7 +71,7 @@ def several(size: int, **engine: Any) -> Config:
     return msgspec.structs.replace(config(**engine), parallel=ParallelOptions(tensor_parallel_size=size))
 
 
-def synthetic(workers: Workers | None = None) -> SyntheticRunner:
+def synthetic(workers: WorkerGroup | None = None) -> SyntheticRunner:
     runner = SyntheticRunner(config(), workers)
     runner.load(lambda stage, share, detail: None)
     return runner
@@ -111,9 +111,9 @@ class Leader:
         self.listener = listener
         self.lost: SimpleQueue[RankBroken] = SimpleQueue()
         hello = WorkerHello(RankId(0), 0, Incarnation(INCARNATION))
-        self.workers = Workers(listener, Security(SECRET), hello, size, self.lost.put, answer_timeout)
+        self.workers = WorkerGroup(listener, Security(SECRET), hello, size, self.lost.put, answer_timeout)
 
-    def with_all(self, *answers: Places) -> Workers:
+    def with_all(self, *answers: Places) -> WorkerGroup:
         """All others attached, and answering so."""
         for worker, places in enumerate(answers, 1):
             PlayedWorker(self.listener, worker).ready().answer(places)

@@ -38,7 +38,7 @@ ANSWER_TIMEOUT = 30.0
 """Seconds, once the leader's own share is done, in which a worker must answer, or else is stuck."""
 
 Draw: TypeAlias = tuple[int, int]
-"""As in WorkerStep: digest and output position."""
+"""The digest that names prompt and seed, and the output position; as in WorkerStep."""
 
 
 class PartnerGone(RankBroken):
@@ -52,19 +52,23 @@ class WorkerStuck(RankBroken):
     """A worker's connection stands, and no answer comes."""
 
 
-class _Took(NamedTuple):
+class NotOurWorker(Exception):
+    """Who has dialled is no worker of this rank, or one that is connected already. Its text is for people."""
+
+
+class _WorkerReady(NamedTuple):
     """A worker is ready; from now on the engine loop's thread talks to it."""
 
     worker: int
     channel: Channel
 
 
-class _Reached(NamedTuple):
+class _WorkerStage(NamedTuple):
     worker: int
     stage: Stage
 
 
-class Workers:
+class WorkerGroup:
     """The workers of one rank besides its leader, which owns this.
 
     A thread for each connection follows it from its handshake to READY, and from then on sleeps until its end.
@@ -94,12 +98,12 @@ class Workers:
         self._hello = hello
         self._lost = lost
         self._answer_timeout = answer_timeout
-        self._events: SimpleQueue[_Reached | _Took | RankBroken] = SimpleQueue()
+        self._events: SimpleQueue[_WorkerStage | _WorkerReady | RankBroken] = SimpleQueue()
         self._claims = threading.Lock()
         self._claimed = {hello.worker}
         self._channels: dict[int, Channel] = {}
         self._workers: dict[int, int] = {}
-        """By descriptor of their channels."""
+        """The worker at the other end of each channel, by the channel's descriptor."""
         self._answers = select.poll()
         self._decoder: msgspec.msgpack.Decoder[WorkerAnswer] = msgspec.msgpack.Decoder(WorkerAnswer)
         self._step = 0
@@ -120,13 +124,13 @@ class Workers:
             if ready == others:
                 return
             match self._events.get():
-                case _Took(worker, channel):
+                case _WorkerReady(worker, channel):
                     channel.set_timeout(self._answer_timeout)
                     self._channels[worker] = channel
                     self._workers[channel.fileno()] = worker
                     self._answers.register(channel, select.POLLIN)
                     doing = ""
-                case _Reached(worker, stage):
+                case _WorkerStage(worker, stage):
                     share = f" {stage.progress:.0%}" if stage.progress is not None else ""
                     doing = f"; worker {worker}: {stage.stage}{share}"
                 case RankBroken() as error:
@@ -201,47 +205,54 @@ class Workers:
         decoder: msgspec.msgpack.Decoder[ToLeader] = msgspec.msgpack.Decoder(ToLeader)
         try:
             channel = accept(sock, self._security, handshake.TIMEOUT, "its end")
-            hello = channel.receive(decoder)
-            if refusal := self._claim(hello):
-                log.warning("refused a worker: %s", refusal)
-                channel.send(Refused(refusal))
-                channel.close()
-                return
+            hello = self._admitted(channel.receive(decoder))
+        except NotOurWorker as refusal:
+            log.warning("refused a worker: %s", refusal)
+            with contextlib.suppress(OSError):
+                channel.send(Refused(str(refusal)))
+            channel.close()
+            return
         except Closed:
             return  # Whoever it was has gone; the supervisor waits for the worker itself, by name.
         except OSError as error:
             log.warning("dropped a connection meant for a worker: %s", error)
             return
-        assert isinstance(hello, WorkerHello)
         try:
             channel.send(WorkerWelcome())
-            # Whoever comes late and then gets stuck must not be found stuck after the leader that waits for it.
-            self._events.put(_Reached(hello.worker, Stage(StageName.STARTED)))
+            # The leader waits for this worker, so its deadline must not pass before the worker's does: a worker that
+            # has come is progress of the leader, whose deadline begins anew, after the worker's.
+            self._events.put(_WorkerStage(hello.worker, Stage(StageName.STARTED)))
             while isinstance(message := channel.receive(decoder), Stage):
-                self._events.put(_Reached(hello.worker, message))
+                self._events.put(_WorkerStage(hello.worker, message))
             if not isinstance(message, Ready):
                 raise FrameError(f"it said {type(message).__name__} before it was ready")
-            self._events.put(_Took(hello.worker, channel))
+            self._events.put(_WorkerReady(hello.worker, channel))
             _sleep_until_end(channel)
         except ConnectionError as error:
             self._end(self._gone(hello.worker, error))
 
-    def _claim(self, hello: ToLeader) -> str:
-        """Why the other end of a connection cannot be a worker of this rank; empty: it is one from now on."""
+    def _admitted(self, hello: ToLeader) -> WorkerHello:
+        """The other end of a connection is a worker of this rank from now on.
+
+        Raises:
+            NotOurWorker: it cannot be one; says why.
+        """
         own = self._hello
         if not isinstance(hello, WorkerHello):
-            return f"it said {type(hello).__name__} before WorkerHello"
+            raise NotOurWorker(f"it said {type(hello).__name__} before WorkerHello")
         if hello.rank != own.rank:
-            return f"worker {hello.worker} of rank {hello.rank} has come to rank {own.rank}"
+            raise NotOurWorker(f"worker {hello.worker} of rank {hello.rank} has come to rank {own.rank}")
         if hello.incarnation != own.incarnation:
-            return f"{self._name(hello.worker)} is of incarnation {hello.incarnation}, its leader of {own.incarnation}"
+            raise NotOurWorker(
+                f"{self._name(hello.worker)} is of incarnation {hello.incarnation}, its leader of {own.incarnation}"
+            )
         if not 0 < hello.worker < self.size:
-            return f"there is no {self._name(hello.worker)}: it has {self.size}, from 0 on"
+            raise NotOurWorker(f"there is no {self._name(hello.worker)}: it has {self.size}, from 0 on")
         with self._claims:
             if hello.worker in self._claimed:
-                return f"{self._name(hello.worker)} is connected already"
+                raise NotOurWorker(f"{self._name(hello.worker)} is connected already")
             self._claimed.add(hello.worker)
-        return ""
+        return hello
 
     def _gone(self, worker: int, error: ConnectionError) -> PartnerGone:
         return PartnerGone(f"{self._name(worker)} is gone: {error}")

@@ -51,7 +51,7 @@ class Attached(NamedTuple):
     api_server: ApiServerId
 
 
-class Unreachable(NamedTuple):
+class CannotReach(NamedTuple):
     """A dial failed and is being tried again. Told once for each reason."""
 
     api_server: ApiServerId
@@ -70,8 +70,8 @@ class Dialled(NamedTuple):
     channel: Channel
 
 
-Event: TypeAlias = Received | Attached | Unreachable | Lost | Membership | Share | Stop | RankBroken
-Notice: TypeAlias = Unreachable | Lost | Membership | Share | Stop | RankBroken | Dialled
+Event: TypeAlias = Received | Attached | CannotReach | Lost | Membership | Share | Stop | RankBroken
+Notice: TypeAlias = CannotReach | Lost | Membership | Share | Stop | RankBroken | Dialled
 
 
 class WakingQueue:
@@ -122,14 +122,14 @@ class Dial(threading.Thread):
             except (OSError, ValueError) as error:
                 if str(error) not in told:
                     told.add(str(error))
-                    self._notices.put(Unreachable(self.endpoint.index, str(error)))
+                    self._notices.put(CannotReach(self.endpoint.index, str(error)))
                 self._pause, retry = retry, min(2 * retry, LAST_RETRY)
             else:
                 self._notices.put(Dialled(self, channel))
                 return
 
 
-class _Peer:
+class _ApiLink:
     """One attached API server."""
 
     def __init__(self, endpoint: Endpoint, channel: Channel) -> None:
@@ -140,7 +140,7 @@ class _Peer:
         self.lost = False
 
 
-class Peers:
+class ApiLinks:
     """The API servers of the membership, as far as this rank reaches them."""
 
     def __init__(self, notices: WakingQueue, security: Security, hello: EngineHello) -> None:
@@ -154,11 +154,11 @@ class Peers:
         """No more API servers will be named before the service is ready."""
         self._endpoints: dict[ApiServerId, Endpoint] = {}
         self._dials: dict[ApiServerId, Dial] = {}
-        self._peers: dict[ApiServerId, _Peer] = {}
+        self._links: dict[ApiServerId, _ApiLink] = {}
 
     @property
     def attached(self) -> list[ApiServerId]:
-        return list(self._peers)
+        return list(self._links)
 
     @property
     def expected(self) -> int:
@@ -168,7 +168,7 @@ class Peers:
     @property
     def missing(self) -> list[ApiServerId]:
         """API servers of the membership that are not attached."""
-        return [index for index in self._endpoints if index not in self._peers]
+        return [index for index in self._endpoints if index not in self._links]
 
     def update(self, membership: Membership) -> None:
         """Dial who is new or has moved; drop who is gone. A connection that is dropped is told as Lost."""
@@ -179,8 +179,8 @@ class Peers:
                 del self._endpoints[index]
                 if index in self._dials:
                     self._dials.pop(index).cancel()
-                if index in self._peers:
-                    self._lose(self._peers[index], "the membership no longer names it")
+                if index in self._links:
+                    self._lose(self._links[index], "the membership no longer names it")
         for index, endpoint in named.items():
             if index not in self._endpoints:
                 self._endpoints[index] = endpoint
@@ -190,30 +190,30 @@ class Peers:
         """What has happened since the last call; where `block`, wait for something to happen."""
         events: list[Event] = []
         for key, ready in self._selector.select(None if block else 0):
-            peer: _Peer | None = key.data
-            if peer is None:
+            link: _ApiLink | None = key.data
+            if link is None:
                 for notice in self._notices.take():
                     self._notice(notice, events)
             else:
-                self._serve(peer, ready, events)
+                self._serve(link, ready, events)
         return events
 
     def send(self, api_server: ApiServerId, message: Message) -> None:
         """Queue a message; never blocks. Dropped where the API server is not attached: its requests are void."""
-        peer = self._peers.get(api_server)
-        if peer is None:
+        link = self._links.get(api_server)
+        if link is None:
             return
-        channel = peer.channel
+        channel = link.channel
         try:
             channel.post(message)
         except ConnectionError as error:
-            self._lose(peer, str(error))
+            self._lose(link, str(error))
             return
         if channel.pending:
             if channel.pending > MAX_PENDING:
-                self._lose(peer, f"it leaves {channel.pending:,} bytes unread")
+                self._lose(link, f"it leaves {channel.pending:,} bytes unread")
             else:
-                self._watch(peer, selectors.EVENT_READ | selectors.EVENT_WRITE)
+                self._watch(link, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
     # --- inside ---
 
@@ -229,39 +229,39 @@ class Peers:
             notice.channel.close()  # called off while it was on its way
             return
         del self._dials[endpoint.index]
-        peer = _Peer(endpoint, notice.channel)
-        peer.channel.setblocking(False)
-        self._peers[endpoint.index] = peer
-        self._selector.register(peer.channel, peer.watched, peer)
+        link = _ApiLink(endpoint, notice.channel)
+        link.channel.setblocking(False)
+        self._links[endpoint.index] = link
+        self._selector.register(link.channel, link.watched, link)
         events.append(Attached(endpoint.index))
         self.send(endpoint.index, self._hello)
 
-    def _serve(self, peer: _Peer, ready: int, events: list[Event]) -> None:
-        if peer.lost:
+    def _serve(self, link: _ApiLink, ready: int, events: list[Event]) -> None:
+        if link.lost:
             return
         try:
             if ready & selectors.EVENT_WRITE:
-                peer.channel.flush()
-                if not peer.channel.pending:
-                    self._watch(peer, selectors.EVENT_READ)
+                link.channel.flush()
+                if not link.channel.pending:
+                    self._watch(link, selectors.EVENT_READ)
             if ready & selectors.EVENT_READ:
-                events += [Received(peer.endpoint.index, message) for message in peer.channel.drain(self._decoder)]
+                events += [Received(link.endpoint.index, message) for message in link.channel.drain(self._decoder)]
         except (Closed, FrameError) as error:
-            self._lose(peer, str(error))
+            self._lose(link, str(error))
 
-    def _watch(self, peer: _Peer, events: int) -> None:
-        if peer.watched != events:
-            peer.watched = events
-            self._selector.modify(peer.channel, events, peer)
+    def _watch(self, link: _ApiLink, events: int) -> None:
+        if link.watched != events:
+            link.watched = events
+            self._selector.modify(link.channel, events, link)
 
-    def _lose(self, peer: _Peer, reason: str) -> None:
+    def _lose(self, link: _ApiLink, reason: str) -> None:
         """End a connection. Its loss is told by the next `poll`; if still named, the API server is dialled again."""
-        index = peer.endpoint.index
-        peer.lost = True
-        del self._peers[index]
-        self._selector.unregister(peer.channel)
-        peer.channel.close()
+        index = link.endpoint.index
+        link.lost = True
+        del self._links[index]
+        self._selector.unregister(link.channel)
+        link.channel.close()
         self._notices.put(Lost(index, reason))
-        if self._endpoints.get(index) == peer.endpoint:
-            lived = time.monotonic() - peer.since
-            self._dial(peer.endpoint, 0.0 if lived > SHORT_LIVED else LAST_RETRY / 4)
+        if self._endpoints.get(index) == link.endpoint:
+            lived = time.monotonic() - link.since
+            self._dial(link.endpoint, 0.0 if lived > SHORT_LIVED else LAST_RETRY / 4)

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from support.rank_process import SECRET, PlayedApiServer, accept
 
-from phalanx.engine import peers
-from phalanx.engine.peers import Attached, Event, Lost, Peers, Received, WakingQueue
+from phalanx.engine import api_links
+from phalanx.engine.api_links import ApiLinks, Attached, Event, Lost, Received, WakingQueue
 from phalanx.protocol import (
     Abort,
     EngineHello,
@@ -41,15 +41,15 @@ class World:
     """A rank's connections, and one API server that the test plays."""
 
     def __init__(self, folder: Path) -> None:
-        self.mailbox = WakingQueue()
-        self.peers = Peers(self.mailbox, Security(SECRET), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
+        self.notices = WakingQueue()
+        self.links = ApiLinks(self.notices, Security(SECRET), EngineHello(RankId(0), Incarnation(0), 100, 8, 400))
         self.api = PlayedApiServer(0, folder)
         self.channels: list[Channel] = []
 
     def wait(self, kind: type[T]) -> T:
         """Poll as the engine loop does, until something of this kind happens."""
         while True:
-            for event in self.peers.poll(block=True):
+            for event in self.links.poll(block=True):
                 if isinstance(event, kind):
                     return event
 
@@ -62,9 +62,9 @@ class World:
         return self.channels[-1]
 
     def close(self) -> None:
-        self.peers.update(Membership(()))
-        self.peers._selector.close()
-        os.close(self.mailbox.fileno())
+        self.links.update(Membership(()))
+        self.links._selector.close()
+        os.close(self.notices.fileno())
         self.api.close()
         for channel in self.channels:
             channel.close()
@@ -74,7 +74,7 @@ class World:
 def world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="ph-", dir="/tmp") as folder:
         world = World(Path(folder))
-        world.peers.update(Membership((world.api.endpoint,)))
+        world.links.update(Membership((world.api.endpoint,)))
         try:
             yield world
         finally:
@@ -88,26 +88,26 @@ def test_messages_arrive_in_order_with_their_sender(world: World) -> None:
         channel.send(message)
     received: list[Event] = []
     while len(received) < 5:
-        received += world.peers.poll(block=True)
+        received += world.links.poll(block=True)
     assert received == [Received(world.api.index, message) for message in messages]
 
 
 def test_a_notice_from_another_thread_wakes_a_loop_that_waits(world: World) -> None:
     world.attach()
-    threading.Timer(0.01, world.mailbox.put, (Stop(),)).start()
-    assert world.peers.poll(block=True) == [Stop()]
-    assert world.peers.poll(block=False) == []
+    threading.Timer(0.01, world.notices.put, (Stop(),)).start()
+    assert world.links.poll(block=True) == [Stop()]
+    assert world.links.poll(block=False) == []
 
 
 def test_an_api_server_that_reads_late_gets_everything_in_order(world: World) -> None:
     channel = world.attach()
     for _ in range(20):
-        world.peers.send(world.api.index, LARGE)
-    world.peers.send(world.api.index, StepOutput([], LOAD))
+        world.links.send(world.api.index, LARGE)
+    world.links.send(world.api.index, StepOutput([], LOAD))
 
     def read() -> list[ToApi]:
         messages = [channel.receive(decoder) for _ in range(22)]
-        world.mailbox.put(Stop())
+        world.notices.put(Stop())
         return messages
 
     with ThreadPoolExecutor(1) as thread:
@@ -121,10 +121,10 @@ def test_an_api_server_that_reads_late_gets_everything_in_order(world: World) ->
 def test_an_api_server_that_never_reads_is_dropped_and_dialled_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "MAX_PENDING", 1 << 20)
+    monkeypatch.setattr(api_links, "MAX_PENDING", 1 << 20)
     world.attach()
     for _ in range(40):
-        world.peers.send(world.api.index, LARGE)
+        world.links.send(world.api.index, LARGE)
     assert world.wait(Lost).reason.endswith("bytes unread")
     world.attach()
 
@@ -132,20 +132,20 @@ def test_an_api_server_that_never_reads_is_dropped_and_dialled_again(
 def test_what_is_sent_to_one_who_has_gone_is_dropped_and_its_loss_is_told_once(world: World) -> None:
     world.attach().close()
     for _ in range(3):
-        world.peers.send(world.api.index, StepOutput([], LOAD))
+        world.links.send(world.api.index, StepOutput([], LOAD))
     assert world.wait(Lost).api_server == world.api.index
-    world.peers.send(world.api.index, StepOutput([], LOAD))
+    world.links.send(world.api.index, StepOutput([], LOAD))
     world.attach()
 
 
 def test_a_connection_that_comes_after_its_dial_was_called_off_is_closed(world: World) -> None:
     # The dial has connected, and waits in the backlog for the handshake.
     select.select([world.api.listener], [], [])
-    world.peers.update(Membership(()))
+    world.links.update(Membership(()))
     with ThreadPoolExecutor(1) as thread:
         channel = thread.submit(accept, world.api.listener).result()
-    assert world.peers.poll(block=True) == []
-    assert world.peers.attached == []
+    assert world.links.poll(block=True) == []
+    assert world.links.attached == []
     with pytest.raises(Closed):
         channel.receive(decoder)
     channel.close()

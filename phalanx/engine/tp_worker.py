@@ -6,7 +6,7 @@ from phalanx.child import Control, Launch
 from phalanx.engine.drills import Drills
 from phalanx.engine.stages import Stages
 from phalanx.engine.synthetic import SyntheticRunner
-from phalanx.engine.workers import PartnerGone
+from phalanx.engine.tp_leader import PartnerGone
 from phalanx.protocol import (
     RankId,
     Ready,
