@@ -11,7 +11,7 @@ from msgspec import inspect
 
 from phalanx import config, protocol
 from phalanx.child import DIAL_TIMEOUT, EXIT_FAILED, EXIT_ORPHANED, FIRST_INHERITED
-from phalanx.protocol import PROTOCOL_VERSION, Message
+from phalanx.protocol import PROTOCOL_VERSION, STEP_SIZES, Message
 from phalanx.transport import frames, handshake
 from phalanx.transport.security import SECRET_VARIABLE
 
@@ -147,6 +147,7 @@ def bare(kind: inspect.Type) -> inspect.Type:
 def test_the_numbers_on_the_page_are_the_programs() -> None:
     for text in (
         f"Protocol version: **{PROTOCOL_VERSION}**",
+        f"steps of at most {', '.join(map(str, STEP_SIZES))} tokens",
         f"`{SECRET_VARIABLE}`",
         f"descriptor {FIRST_INHERITED}",
         f"{frames.MAX_FRAME:,} bytes",
