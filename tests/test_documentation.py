@@ -1,14 +1,23 @@
-"""Pages that a program writes are as it would write them now."""
+"""Pages that a program writes are as it would write them now, and what other pages quote is in the source."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from phalanx.api import known_errors
+from phalanx.api.known_errors import KnownError
 from phalanx.checkpoint.families import FAMILIES
 from phalanx.checkpoint.files import METADATA
 from phalanx.checkpoint.rope import ROPE_TYPES
 from phalanx.checkpoint.shape import DTYPES
+from phalanx.child import EXIT_ORPHANED
+from phalanx.protocol import StageName
+from phalanx.supervisor.events import ExitCode
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,3 +39,63 @@ def test_the_page_of_models_names_what_is_supported_and_every_file_that_is_read(
     assert set(re.findall(r"`(\w+)`", rows["rotary embeddings"])) == set(ROPE_TYPES)
     assert set(re.findall(r"`(\w+)`", rows["weights"])) == set(DTYPES)
     assert {name for name in METADATA if f"`{name}`" not in page} == set()
+
+
+# --- what docs/troubleshooting.md quotes -----------------------------------------------------------
+
+TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
+ANYTHING = "..."
+
+
+def messages() -> list[str]:
+    """What an entry begins with: `- ` and one or more messages as code."""
+    begun = re.findall(
+        r"^(?:- |\*\*.*\*\* The log has the reason: )((?:`[^`]+`(?:, | or )?)+)[.]", TROUBLE, re.MULTILINE
+    )
+    return [message for entry in begun for message in re.findall(r"`([^`]+)`", entry)]
+
+
+def texts() -> Iterator[str]:
+    """Every text in the source with `...` for what is filled in, backquotes taken out."""
+    for path in sorted((ROOT / "phalanx").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%[sdrg]|\{\w+(?:!r)?\}", ANYTHING, node.value).replace("`", "")
+            elif isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else ANYTHING for part in node.values)
+                yield "".join(parts).replace("`", "")
+
+
+SOURCE = list(texts())
+
+
+@pytest.mark.parametrize("message", messages())
+def test_every_message_that_the_page_of_troubles_quotes_is_one_of_the_program(message: str) -> None:
+    fixed = [part for part in message.split(ANYTHING) if part.strip()]
+    assert sum(map(len, fixed)) >= 8, "too little is quoted to be found"
+    pattern = re.compile(".*".join(map(re.escape, fixed)), re.DOTALL)
+    assert any(pattern.search(text) for text in SOURCE)
+
+
+def test_the_page_of_troubles_quotes_messages_of_every_part() -> None:
+    assert len(messages()) >= 50
+
+
+def rows_after(heading: str) -> list[list[str]]:
+    """The rows of the first table behind a line that has `heading` in it."""
+    table = TROUBLE.partition(heading)[2].partition("| ---")[2].partition("\n\n")[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
+
+
+def test_the_page_of_troubles_has_every_exit_status_and_stage() -> None:
+    assert [row[0] for row in rows_after("## Exit statuses")] == [*map(str, map(int, ExitCode)), str(EXIT_ORPHANED)]
+    assert [row[0].strip("`") for row in rows_after("shows the stage")] == [stage.value for stage in StageName]
+
+
+def test_the_page_of_troubles_has_every_code_of_an_error() -> None:
+    told = {code for row in rows_after("## A client gets an error") for code in re.findall(r"`(\w+)`", row[1])}
+    source = "".join(path.read_text() for path in (ROOT / "phalanx" / "api").rglob("*.py"))
+    known = {error.code for error in vars(known_errors).values() if isinstance(error, KnownError)}
+    named = known | set(re.findall(r'\bcode="(\w+)"', source))
+    assert named - told == set()
+    assert {code for code in told if f'"{code}"' not in source} == set()
