@@ -33,8 +33,6 @@ def exposition(
     `merged`: the sum over all API servers; `gathered`: what the supervisor said of the others; `ranks`: as the scraped
     one sees them.
     """
-    for status in ranks:
-        merged.begin(status.rank)
 
     def families() -> Iterator[core.Metric]:
         for counter in merged.counters:

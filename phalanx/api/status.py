@@ -78,8 +78,11 @@ async def metrics(exchange: Exchange, service: Service) -> None:
 
     gathered = await service.gather()
     # No await from here on: what is shown is what the supervisor has just been told.
+    merged = service.metrics.merged(gathered.samples, gathered.kept)
+    for rank in service.roster.expected:
+        merged.begin(rank)
     text = exposition.exposition(
-        service.metrics.merged(gathered.samples, gathered.kept),
+        merged,
         service.engine.ranks(),
         gathered,
         service.config.served_names[0],

@@ -34,6 +34,7 @@ def on_the_page() -> list[Row]:
 def in_a_scrape() -> list[Row]:
     """Of a service in which everything has been counted that can be."""
     metrics = Metrics()
+    metrics.begin(RankId(0))
     for counter in metrics.counters:
         if counter.labels and counter.labels[0] != ENGINE:
             counter.add(1, *counter.labels)
