@@ -352,7 +352,8 @@ def test_all_name_the_image_that_the_dockerfile_is_for() -> None:
 # --- what pages say -------------------------------------------------------------------------------
 
 ROOT = DEPLOY.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), DEPLOY / "README.md", ROOT / "examples" / "README.md"])
+FOLDERS = ("benchmarks", "deploy", "examples", "frontends/tokens-rs", "tools/demo_model")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)])
 
 
 def commands_on(page: Path) -> Iterator[list[str]]:
@@ -392,13 +393,17 @@ def test_there_are_commands_on_the_pages() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
-    headings = set()
-    for heading in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE):
-        headings.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
-        assert not path or (page.parent / path).exists(), target
-        assert path or anchor in headings, target
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors_of(there), target
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What can stand behind the `#` of a link: the headings of a page, as forges write them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
