@@ -13,8 +13,8 @@ def objection(
     local: Collection[Place],
     held: Mapping[Place, str],
     open_for_more: bool,
-) -> str:
-    """Why this node cannot join; empty: it can.
+) -> str | None:
+    """Why this node cannot join; None: it can.
 
     Args:
         version: ours.
@@ -38,4 +38,4 @@ def objection(
         return f"this service has no {spell(unknown)}; others may bring {spell(expected) or 'none'}"
     if not open_for_more:
         return "it comes too late: the service has started or is ending"
-    return ""
+    return None

@@ -26,6 +26,7 @@ from phalanx.protocol import (
     NodeHello,
     Place,
     Pools,
+    RankId,
     Role,
     Share,
     ToSupervisor,
@@ -35,6 +36,7 @@ from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Life, Limits, Phase
 from phalanx.supervisor.nodes import Nodes
+from phalanx.supervisor.ray_orders import RayOrders
 from phalanx.supervisor.reception import ControlHandler
 from phalanx.supervisor.scrape import Scrapes
 from phalanx.supervisor.shares import shares
@@ -114,9 +116,7 @@ class Supervisor:
         )
         self._fleet = Fleet.of(driver + api_servers + workers, limits)
         self._host = Host(self)
-        self._nodes = Nodes(parallel, config.service, remote, local)
-        self._nodes.belong_to(self)
-        self._reached_at = ""
+        self._nodes = Nodes(self, parallel, config.service, remote, local)
         self._outputs: dict[ChildId, Output] = {}
         self._connections: dict[ChildId, stream.Connection] = {}
         self._pools = Pools(memory_pool(), cpu_pool())
@@ -204,11 +204,11 @@ class Supervisor:
             case events.Kill(child):
                 self._signal(child, signal.SIGKILL)
             case events.AnnounceReady():
-                self._watcher.ready(self._fleet, self._nodes.urls)
+                self._watcher.ready(self._fleet, self._nodes.places.urls)
             case events.AnnounceDegraded(failure):
                 self._tell_shares()
                 place = failure.child.place
-                if place.role is Role.API and not self._nodes.bring(place):
+                if place.role is Role.API and place not in self._nodes.places:
                     self._sockets.retire(place.index)
                     self.membership_changed()
             case events.TellRoster():
@@ -227,25 +227,25 @@ class Supervisor:
         place = child.place
         self._outputs.pop(ChildId(place, Incarnation(child.incarnation - 1)), None)
         self._outputs[child] = Output(lambda line: self._watcher.printed(place, line))
-        if self._nodes.bring(place):
+        if place in self._nodes.places:
             self._nodes.start(child)
             return
         command = [*self._commands[place.role], *children.arguments(self._sockets.control_address, child)]
         self._host.start(child, command, self._sockets.of(place), children.environment(self._security))
 
     def _signal(self, child: ChildId, number: signal.Signals) -> None:
-        if self._nodes.bring(child.place):
+        if child.place in self._nodes.places:
             self._nodes.signal(child, number)
         else:
             self._host.signal(child, number)
 
     def _welcome(self, child: ChildId) -> None:
         connection, place = self._connections[child], child.place
-        config, folder = self._config if place.role is Role.API else self._keyless, self._nodes.folder(place)
+        config, folder = self._config if place.role is Role.API else self._keyless, self._nodes.places.folder(place)
         if folder is not None:
             facts = msgspec.structs.replace(config.facts, folder=folder)
             config = msgspec.structs.replace(config, facts=facts)
-        leader = (self._sockets.leader(place.index) or self._nodes.leader(place.index)) if place.worker else ""
+        leader = self._leader(place) if place.worker else None
         counted = self._scrapes.counted(place.index) if place.role is Role.API else b""
         membership, leader = self._membership(connection), audited(leader) if leader else ""
         share = self._shares()[place] if place.role is Role.ENGINE else None
@@ -254,6 +254,10 @@ class Supervisor:
             self._told_shares[child] = share
         if place.role is Role.API:
             connection.send(leaving.roster(self._fleet))
+
+    def _leader(self, place: Place) -> str | None:
+        """Where a worker of a rank finds worker 0; None: with its node it has just gone."""
+        return self._sockets.leader(place.index) or self._nodes.places.leader(RankId(place.index))
 
     def _tell_roster(self) -> None:
         roster = leaving.roster(self._fleet)
@@ -282,7 +286,7 @@ class Supervisor:
 
     def _make_room(self, places: Iterable[Place]) -> None:
         """For ranks that come while the service runs: on the cluster where there is one, else on this machine."""
-        if self._config.parallel.data_parallel_backend == "ray":
+        if self._nodes.ray is not None:
             self._nodes.expect(places)
         elif self._config.parallel.tensor_parallel_size > 1:
             for rank in {place.index for place in places}:
@@ -297,7 +301,8 @@ class Supervisor:
             for place, child in self._fleet.children.items()
             if place.role is Role.ENGINE and child.life is not Life.FALLEN
         ]
-        return shares({place: self._nodes.pools(place) if self._nodes.bring(place) else self._pools for place in ranks})
+        remote = self._nodes.places
+        return shares({place: remote.pools(place) if place in remote else self._pools for place in ranks})
 
     def _tell_shares(self) -> None:
         """Tell each rank its part of its machine, where that has changed."""
@@ -309,7 +314,7 @@ class Supervisor:
 
     def _membership(self, connection: stream.Connection) -> Membership:
         """The API servers, each where this peer can dial it."""
-        endpoints = (*self._sockets.endpoints(connection.local_host), *self._nodes.endpoints)
+        endpoints = (*self._sockets.endpoints(connection.local_host), *self._nodes.places.endpoints)
         listening = tuple(Endpoint(endpoint.index, audited(endpoint.address)) for endpoint in endpoints)
         return Membership(listening, self._nodes.complete)
 
@@ -324,12 +329,20 @@ class Supervisor:
         for connection in self._connections.values():
             connection.send(self._membership(connection))
 
+    def _driver_ready(self, orders: RayOrders, driver: stream.Connection) -> None:
+        """The Ray driver takes orders: it learns where nodes on the cluster reach us."""
+        assert self._sockets.remote_control is not None
+        control = address_of(self._sockets.remote_control, orders.reached_at, encrypted=self._security.encrypts)
+        orders.driver_ready(control, driver.send)
+        self.membership_changed()
+
     def node_greeted(self, handler: ControlHandler, hello: NodeHello) -> None:
         """A connection said which ranks it brings."""
-        if refusal := self._nodes.greeted(handler.connection, hello):
-            handler.refuse(refusal, told=True)
-        else:
+        refusal = self._nodes.take_in(handler.connection, hello)
+        if refusal is None:
             self._tell_shares()
+        else:
+            handler.refuse(refusal, told=True)
 
     def _send_to_api_server(self, index: int, message: protocol.Message) -> None:
         child = self._fleet.children[Place(Role.API, index)].id
@@ -361,12 +374,8 @@ class Supervisor:
                 self._administer(child, message)
             case protocol.Ready(detail, drains):
                 self.take(events.BecameReady(now, child, detail, drains))
-                if child.place == RAY:
-                    assert self._sockets.remote_control is not None
-                    control = address_of(
-                        self._sockets.remote_control, self._reached_at, encrypted=self._security.encrypts
-                    )
-                    self._nodes.driver_ready(control, self._connections[child].send)
+                if self._nodes.ray is not None and child.place == RAY:
+                    self._driver_ready(self._nodes.ray, self._connections[child])
             case protocol.Failed(reason, traceback):
                 self.take(events.Reported(now, child, reason, traceback))
             case protocol.MetricsQuery(query):
@@ -376,13 +385,10 @@ class Supervisor:
                 self._scrapes.query(child.place.index, query, others, self._fleet)
             case protocol.MetricsReport():
                 self._scrapes.report(child.place.index, message)
-            case protocol.ClusterPlan() if child.place == RAY:
-                self._reached_at = message.address
-                self._nodes.planned(message)
-            case protocol.NodeStarting() if child.place == RAY:
-                self._nodes.starting(message)
-            case protocol.NodeEnded() if child.place == RAY:
-                self._nodes.ended(message)
+            case protocol.ClusterPlan() | protocol.NodeStarting() | protocol.NodeEnded() if (
+                self._nodes.ray is not None and child.place == RAY
+            ):
+                self._nodes.ray.hear(message)
             case _:
                 raise FrameError(f"{child} said {type(message).__name__}, which is not its to say")
 

@@ -20,14 +20,15 @@ class Owner:
     def __init__(self) -> None:
         self.orders: list[StartNode | protocol.ReleaseNode] = []
         self.waits: dict[Place, tuple[str, float]] = {}
-        self.nodes = Nodes(PARALLEL, SERVICE, [RANK], [])
-        self.nodes.belong_to(self)
+        self.nodes = Nodes(self, PARALLEL, SERVICE, [RANK], [])
+        assert self.nodes.ray is not None
+        self.ray = self.nodes.ray
         for place in (RANK, *SERVERS):
             self.nodes.start(ChildId(place, Incarnation(0)))
 
     def with_driver(self) -> "Owner":
-        self.nodes.planned(ClusterPlan("10.0.0.1", (HOST,), "10.0.0.1"))
-        self.nodes.driver_ready("tcp:10.0.0.1:1", self.orders.append)
+        self.ray.hear(ClusterPlan("10.0.0.1", (HOST,), "10.0.0.1"))
+        self.ray.driver_ready("tcp:10.0.0.1:1", self.orders.append)
         return self
 
     def take(self, event: FleetEvent) -> None:
@@ -56,21 +57,21 @@ def for_host(owner: Owner) -> list[int]:
 def test_a_machine_s_api_servers_are_asked_for_together_at_first_and_after_a_fall() -> None:
     owner = Owner().with_driver()
     assert for_host(owner) == [1]
-    owner.nodes.ended(NodeEnded((), "its actor has died", HOST, 1))
+    owner.ray.hear(NodeEnded((), "its actor has died", HOST, 1))
     assert for_host(owner) == [1, 2]
     # Word of what is over already.
-    owner.nodes.ended(NodeEnded((), "its actor has died", HOST, 1))
+    owner.ray.hear(NodeEnded((), "its actor has died", HOST, 1))
     assert for_host(owner) == [1, 2]
-    owner.nodes.ended(NodeEnded((), "the Ray node is gone", HOST, 2))
+    owner.ray.hear(NodeEnded((), "the Ray node is gone", HOST, 2))
     assert for_host(owner) == [1, 2, 3]
 
 
 def test_a_wait_that_the_driver_limits_is_limited_by_it_and_not_by_us() -> None:
     owner = Owner().with_driver()
     for waiting_for, limit in (("1 GPU on 10.0.0.3", 600.0), ("its actor on 10.0.0.3", 0.0)):
-        owner.nodes.starting(NodeStarting((RANK,), waiting_for, "", 1, limit))
+        owner.ray.hear(NodeStarting((RANK,), waiting_for, "", 1, limit))
         assert owner.waits[RANK] == (waiting_for, limit + SERVICE.startup_timeout)
-    owner.nodes.starting(NodeStarting((RANK,), "an actor of earlier", "", 0))
+    owner.ray.hear(NodeStarting((RANK,), "an actor of earlier", "", 0))
     assert owner.waits[RANK][0] == "its actor on 10.0.0.3"
 
 
