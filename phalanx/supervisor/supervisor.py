@@ -28,18 +28,18 @@ from phalanx.protocol import (
     Pools,
     RankId,
     Role,
-    Share,
     ToSupervisor,
 )
 from phalanx.supervisor import administration, events, leaving, report
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Life, Limits, Phase
+from phalanx.supervisor.layout import RAY, layout_of, limits_of
+from phalanx.supervisor.lives import Phase
 from phalanx.supervisor.nodes import Nodes
 from phalanx.supervisor.ray_orders import RayOrders
 from phalanx.supervisor.reception import ControlHandler
 from phalanx.supervisor.scrape import Scrapes
-from phalanx.supervisor.shares import shares
+from phalanx.supervisor.shares import ToldShares
 from phalanx.supervisor.sockets import Sockets
 from phalanx.transport import stream
 from phalanx.transport.audit import audited
@@ -57,8 +57,6 @@ NODES_END = 2.0
 
 DESCRIPTORS = 2**20
 """What a process may open where its hard limit allows; programs that close all they might have should not take long."""
-
-RAY = Place(Role.RAY, 0)
 
 
 class Watcher(Protocol):
@@ -94,34 +92,13 @@ class Supervisor:
         self._watcher = watcher
         self._commands = commands or children.own_commands(parallel.frontend_command)
         self._security = security
-        api_servers = [Place(Role.API, index) for index in range(parallel.own_api_servers)]
-        workers = [
-            Place(Role.ENGINE, rank, worker)
-            for rank in range(parallel.data_parallel_size)
-            for worker in range(parallel.tensor_parallel_size)
-        ]
-        local = [place for place in workers if place.index < parallel.local_ranks]
-        remote = [place for place in workers if place.index >= parallel.local_ranks]
-        driver = [RAY] if parallel.data_parallel_backend == "ray" else []
-        service = config.service
-        limits = Limits(
-            startup=service.startup_timeout,
-            shutdown=service.shutdown_timeout,
-            step=service.step_timeout,
-            max_restarts=service.max_restarts,
-            window=service.restart_window,
-            failed_starts=service.max_failed_starts,
-            min_ranks=service.min_ranks,
-            drain=service.drain_timeout,
-        )
-        self._fleet = Fleet.of(driver + api_servers + workers, limits)
+        layout = layout_of(parallel)
+        self._fleet = Fleet.of(layout.all, limits_of(config.service))
         self._host = Host(self)
-        self._nodes = Nodes(self, parallel, config.service, remote, local)
+        self._nodes = Nodes(self, parallel, config.service, layout.remote, layout.local)
         self._outputs: dict[ChildId, Output] = {}
         self._connections: dict[ChildId, stream.Connection] = {}
-        self._pools = Pools(memory_pool(), cpu_pool())
-        self._told_shares: dict[ChildId, Share] = {}
-        """Of the ranks that are connected, what each was told last."""
+        self._shares = ToldShares(Pools(memory_pool(), cpu_pool()), self._nodes.places)
         self._greeting: dict[int, ControlHandler] = {}
         """Connections whose Hello waits for the fleet's answer."""
         self._greetings = itertools.count()
@@ -248,10 +225,8 @@ class Supervisor:
         leader = self._leader(place) if place.worker else None
         counted = self._scrapes.counted(place.index) if place.role is Role.API else b""
         membership, leader = self._membership(connection), audited(leader) if leader else ""
-        share = self._shares()[place] if place.role is Role.ENGINE else None
+        share = self._shares.welcome(self._fleet, child) if place.role is Role.ENGINE else None
         connection.send(protocol.Welcome(config, membership, leader, counted, share))
-        if share is not None:
-            self._told_shares[child] = share
         if place.role is Role.API:
             connection.send(leaving.roster(self._fleet))
 
@@ -292,25 +267,10 @@ class Supervisor:
             for rank in {place.index for place in places}:
                 self._sockets.lead(rank)
 
-    # --- machines and their ranks ---
-
-    def _shares(self) -> dict[Place, Share]:
-        """Each rank's part of its machine. One that falls keeps its part while it may come back."""
-        ranks = [
-            place
-            for place, child in self._fleet.children.items()
-            if place.role is Role.ENGINE and child.life is not Life.FALLEN
-        ]
-        remote = self._nodes.places
-        return shares({place: remote.pools(place) if place in remote else self._pools for place in ranks})
-
     def _tell_shares(self) -> None:
         """Tell each rank its part of its machine, where that has changed."""
-        for place, share in self._shares().items():
-            child = self._fleet.children[place].id
-            if self._told_shares.get(child, share) != share:
-                self._told_shares[child] = share
-                self._connections[child].send(share)
+        for child, share in self._shares.changes(self._fleet):
+            self._connections[child].send(share)
 
     def _membership(self, connection: stream.Connection) -> Membership:
         """The API servers, each where this peer can dial it."""
@@ -395,7 +355,7 @@ class Supervisor:
     def disconnected(self, child: ChildId, reason: str) -> None:
         """The control connection of a child is over."""
         del self._connections[child]
-        self._told_shares.pop(child, None)
+        self._shares.forget(child)
         if child.place.role is Role.API:
             self._scrapes.gone(child.place.index)
         self.take(events.ControlEnded(running_time.now(), child, reason))
