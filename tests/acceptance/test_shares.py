@@ -36,7 +36,7 @@ def test_each_machine_is_used_whole_and_ranks_that_come_and_go_change_threads_an
         service = Service(
             *(str(checkpoint_folder), "--load-format", "dummy", "-dp", "3", "--data-parallel-size-local", "1"),
             *("--data-parallel-address", HEAD, "--max-num-seqs", "1000000"),
-            *("--gpu-memory-utilization", str(SHARE)),
+            *("--kv-cache-memory-share", str(SHARE)),
             command=(*machines.on_head, *SERVE),
             env={"PHALANX_SECRET": SECRET, **ADMIN},
         )
