@@ -21,10 +21,12 @@ BYTES_A_TOKEN = 2 * 2 * (8 + padded_head_dim(8)) * 4
 """Of the checkpoint's KV cache: layers * KV heads * (keys, and values) * float32."""
 
 
-def cache_and_threads(output: str, rank: int) -> tuple[int, int]:
+def cache_and_threads(service: Service, rank: int) -> tuple[int, int]:
     """Bytes of a rank's KV cache, and its threads, as it tells when it is ready."""
-    found = re.search(rf"engine {rank} +ready .*KV cache ([\d,]+) tokens, float32, (\d+) threads?", output)
-    assert found, output
+    line = re.compile(rf"engine {rank} +ready .*KV cache ([\d,]+) tokens, float32, (\d+) threads?\n")
+    service.wait_until(lambda: line.search(service.stderr) is not None, f"rank {rank} to be ready")
+    found = line.search(service.stderr)
+    assert found
     return int(found[1].replace(",", "")) * BYTES_A_TOKEN, int(found[2])
 
 
@@ -42,7 +44,7 @@ def test_each_machine_is_used_whole_and_ranks_that_come_and_go_change_threads_an
         )
         with service, join(control_of(service), 1, 2, on=machines.on_node) as joined:
             service.wait_ready()
-            (here, threads), *there = (cache_and_threads(service.output, rank) for rank in range(3))
+            (here, threads), *there = (cache_and_threads(service, rank) for rank in range(3))
             assert threads == cpus
             assert [threads for _, threads in there] == [max(1, cpus - cpus // 2), max(1, cpus // 2)]
             block = 16 * BYTES_A_TOKEN
