@@ -41,17 +41,16 @@ def test_the_page_of_models_names_what_is_supported_and_every_file_that_is_read(
     assert {name for name in METADATA if f"`{name}`" not in page} == set()
 
 
-# --- what docs/troubleshooting.md quotes -----------------------------------------------------------
+# --- messages that pages quote --------------------------------------------------------------------
 
 TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
+REFUSALS = (ROOT / "docs" / "models.md").read_text().partition("## What is refused")[2].partition("\n## ")[0]
 ANYTHING = "..."
 
 
-def messages() -> list[str]:
+def messages(text: str) -> list[str]:
     """What an entry begins with: `- ` and one or more messages as code."""
-    begun = re.findall(
-        r"^(?:- |\*\*.*\*\* The log has the reason: )((?:`[^`]+`(?:, | or )?)+)[.]", TROUBLE, re.MULTILINE
-    )
+    begun = re.findall(r"^(?:- |\*\*.*\*\* The log has the reason: )((?:`[^`]+`(?:, | or )?)+)[.]", text, re.MULTILINE)
     return [message for entry in begun for message in re.findall(r"`([^`]+)`", entry)]
 
 
@@ -59,26 +58,55 @@ def texts() -> Iterator[str]:
     """Every text in the source with `...` for what is filled in, backquotes taken out."""
     for path in sorted((ROOT / "phalanx").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield re.sub(r"%[sdrg]|\{\w+(?:!r)?\}", ANYTHING, node.value).replace("`", "")
-            elif isinstance(node, ast.JoinedStr):
-                parts = (str(part.value) if isinstance(part, ast.Constant) else ANYTHING for part in node.values)
-                yield "".join(parts).replace("`", "")
+            if isinstance(node, ast.Constant | ast.JoinedStr):
+                yield text_of(node)
+
+
+def text_of(node: ast.AST) -> str:
+    match node:
+        case ast.Constant(value=str(text)):
+            return re.sub(r"%[sdrg]|\{\w+(?:!r)?\}", ANYTHING, text).replace("`", "")
+        case ast.JoinedStr(values=parts):
+            return "".join(text_of(part) if isinstance(part, ast.Constant) else ANYTHING for part in parts)
+        case _:
+            return ANYTHING
+
+
+def fixed_parts(message: str) -> list[str]:
+    return [part for part in message.split(ANYTHING) if part.strip()]
+
+
+def pattern_of(message: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, fixed_parts(message))), re.DOTALL)
 
 
 SOURCE = list(texts())
 
 
-@pytest.mark.parametrize("message", messages())
-def test_every_message_that_the_page_of_troubles_quotes_is_one_of_the_program(message: str) -> None:
-    fixed = [part for part in message.split(ANYTHING) if part.strip()]
-    assert sum(map(len, fixed)) >= 8, "too little is quoted to be found"
-    pattern = re.compile(".*".join(map(re.escape, fixed)), re.DOTALL)
-    assert any(pattern.search(text) for text in SOURCE)
+@pytest.mark.parametrize("message", messages(TROUBLE) + messages(REFUSALS))
+def test_every_message_that_a_page_quotes_is_one_of_the_program(message: str) -> None:
+    assert sum(map(len, fixed_parts(message))) >= 8, "too little is quoted to be found"
+    assert any(pattern_of(message).search(text) for text in SOURCE)
 
 
-def test_the_page_of_troubles_quotes_messages_of_every_part() -> None:
-    assert len(messages()) >= 50
+def test_messages_are_quoted() -> None:
+    assert len(messages(TROUBLE)) >= 50
+    assert len(messages(REFUSALS)) >= 10
+
+
+def test_every_way_in_which_a_config_can_be_unsupported_is_on_the_page_of_models() -> None:
+    quoted = messages(REFUSALS)
+    for file in ("families", "rope", "shape"):
+        tree = ast.parse((ROOT / "phalanx" / "checkpoint" / f"{file}.py").read_text())
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "UnsupportedModel":
+                (said,) = map(text_of, call.args)
+                assert any(pattern_of(message).match(said) and is_most_of(message, said) for message in quoted), said
+
+
+def is_most_of(message: str, said: str) -> bool:
+    """Whether more than the half of what is always said is quoted: a few common words fit everything."""
+    return 2 * sum(map(len, fixed_parts(message))) > sum(map(len, fixed_parts(said)))
 
 
 def rows_after(heading: str) -> list[list[str]]:
