@@ -178,6 +178,10 @@ class Node:
             case protocol.SignalChild(child, number):
                 self._signalled_children.add(child)
                 self._host.signal(child, signal.Signals(number))
+            case protocol.StopAccepting():
+                if self._sockets is not None:
+                    self._sockets.stop_accepting()
+                self._send(protocol.StoppedAccepting())
             case protocol.Stop():
                 self._stopped = True
                 if self._casualty:

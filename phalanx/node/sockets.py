@@ -11,7 +11,7 @@ from types import TracebackType
 from phalanx.config import Config
 from phalanx.protocol import Place, RankId, Role, ServedAt
 from phalanx.transport.audit import audited
-from phalanx.transport.listener import WILDCARDS, address_of, bind_http, bind_tcp, look_up
+from phalanx.transport.listener import WILDCARDS, address_of, bind_http, bind_tcp, look_up, stop_accepting
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,11 @@ class NodeSockets:
         if place.worker == 0 and place.index in self._workers:
             return [("workers", self._workers[RankId(place.index)])]
         return []
+
+    def stop_accepting(self) -> None:
+        """The API servers are about to end: see `transport.listener.stop_accepting`."""
+        for sock in itertools.chain.from_iterable(self._http):
+            stop_accepting(sock)
 
     def _told(self, sock: socket.socket) -> str:
         return audited(address_of(sock, self.host, encrypted=self._encrypted))

@@ -6,7 +6,8 @@ raises `PROTOCOL_VERSION`, which is compared in the first frame of every connect
 
 Control plane, child <-> supervisor: Hello -> Welcome -> Stage* -> Ready -> ... -> Stop, or Hello -> Refused.
 Control plane, node <-> supervisor: NodeHello -> Welcome -> NodeReady -> (LaunchChild | SignalChild)* <->
-(ChildLaunched | ChildNotLaunched | ChildOutput | ChildExited)* ... -> Stop, or NodeHello -> Refused.
+(ChildLaunched | ChildNotLaunched | ChildOutput | ChildExited)* ... -> StopAccepting <-> StoppedAccepting ... -> Stop,
+or NodeHello -> Refused.
 Engine plane (rank <-> API server, the rank dials): EngineHello -> (Submit | Abort | Probe)* <-> (StepOutput | Alive)*.
 Worker plane (worker of a rank <-> its worker 0, the worker dials): WorkerHello -> WorkerWelcome -> Stage* -> Ready ->
 (WorkerStep -> WorkerAnswer)*, or WorkerHello -> Refused.
@@ -90,6 +91,8 @@ from phalanx.protocol.nodes import (
     ServedAt,
     SignalChild,
     StartNode,
+    StopAccepting,
+    StoppedAccepting,
 )
 from phalanx.protocol.worker import ToLeader, ToWorker, WorkerAnswer, WorkerHello, WorkerStep, WorkerWelcome
 
@@ -112,6 +115,7 @@ ToSupervisor: TypeAlias = (
     | ChildNotLaunched
     | ChildOutput
     | ChildExited
+    | StoppedAccepting
     | ClusterPlan
     | NodeStarting
     | NodeEnded
@@ -130,7 +134,7 @@ ToChild: TypeAlias = (
     | StartNode
     | ReleaseNode
 )
-ToNode: TypeAlias = Welcome | Membership | Stop | Refused | LaunchChild | SignalChild
+ToNode: TypeAlias = Welcome | Membership | Stop | Refused | LaunchChild | SignalChild | StopAccepting
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -195,6 +199,8 @@ __all__ = [
     "StepOutput",
     "StepTokens",
     "Stop",
+    "StopAccepting",
+    "StoppedAccepting",
     "Submit",
     "ToApi",
     "ToChild",

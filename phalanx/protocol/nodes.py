@@ -76,6 +76,10 @@ class ChildExited(Message, tag=12, frozen=True):
     """The exit status, or minus the number of the signal that killed it, as subprocess gives it."""
 
 
+class StoppedAccepting(Message, tag=35, frozen=True):
+    """Answers StopAccepting: from now on nobody gets into the backlogs of the node's HTTP sockets."""
+
+
 class ClusterPlan(Message, tag=15, frozen=True):
     """Says which of the cluster's machines hold ranks; sent before the driver is READY."""
 
@@ -124,6 +128,10 @@ class SignalChild(Message, tag=27, frozen=True):
 
     child: ChildId
     number: int
+
+
+class StopAccepting(Message, tag=34, frozen=True):
+    """Tells a node that its API servers are about to end, once it has let the kernel put nobody into their backlogs."""
 
 
 class StartNode(Message, tag=28, frozen=True):

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -169,6 +169,14 @@ class Nodes:
         if node is not None:
             node.connection.send(protocol.SignalChild(child, number))
 
+    def stop_accepting(self, place: Place, then: Callable[[], None]) -> None:
+        """Have the node of an API server let nobody new into its backlogs, and do `then` once that is so."""
+        node = self.places.holders.get(place)
+        if node is not None:
+            if not node.after_accepting:
+                node.connection.send(protocol.StopAccepting())
+            node.after_accepting.append(then)
+
     def stop_idle(self) -> None:
         """The service ends: nodes without children may go, and nobody may come."""
         self.places.open = False
@@ -219,6 +227,10 @@ class Nodes:
             case protocol.ChildExited(child, status):
                 node.children.discard(child)
                 self._owner.exited(child, status)
+            case protocol.StoppedAccepting():
+                waiting, node.after_accepting = node.after_accepting, []
+                for then in waiting:
+                    then()
             case _:
                 raise FrameError(f"node {node.name} sent {type(message).__name__}, which is not a node's to say")
 

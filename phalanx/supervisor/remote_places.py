@@ -1,6 +1,6 @@
 """Which places are on other machines, which node holds each, and what is known of it there. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,6 +38,8 @@ class RemoteNode:
     ready: NodeReady | None = None
     children: set[ChildId] = field(default_factory=set)
     """Started there, and not over."""
+    after_accepting: list[Callable[[], None]] = field(default_factory=list)
+    """What is to be done once it lets nobody new into the backlogs of its API servers."""
     stopped: bool = False
     """It has been told to end."""
     over: bool = False

@@ -169,13 +169,9 @@ class Supervisor:
             case events.Refuse(reason, connection):
                 self._greeting.pop(connection).refuse(reason)
             case events.Stop(child):
-                if child.place.role is Role.API and self._fleet.phase is Phase.STOPPING:
-                    self._sockets.stop_accepting()
-                if child in self._connections:
-                    self._connections[child].send(protocol.Stop())
+                self._stop(child)
             case events.Drain(child):
-                if child in self._connections:
-                    self._connections[child].send(protocol.Drain())
+                self._tell(child, protocol.Drain())
             case events.Dump(child):
                 self._signal(child, signal.SIGABRT)
             case events.Kill(child):
@@ -209,6 +205,20 @@ class Supervisor:
             return
         command = [*self._commands[place.role], *children.arguments(self._sockets.control_address, child)]
         self._host.start(child, command, self._sockets.of(place), children.environment(self._security))
+
+    def _stop(self, child: ChildId) -> None:
+        """Tell it to end; an API server of a service that ends, once nobody new waits for it in a backlog."""
+        if child.place.role is not Role.API or self._fleet.phase is not Phase.STOPPING:
+            self._tell(child, protocol.Stop())
+        elif child.place in self._nodes.places:
+            self._nodes.stop_accepting(child.place, lambda: self._tell(child, protocol.Stop()))
+        else:
+            self._sockets.stop_accepting()
+            self._tell(child, protocol.Stop())
+
+    def _tell(self, child: ChildId, message: protocol.Message) -> None:
+        if child in self._connections:
+            self._connections[child].send(message)
 
     def _signal(self, child: ChildId, number: signal.Signals) -> None:
         if child.place in self._nodes.places:
@@ -305,9 +315,7 @@ class Supervisor:
             handler.refuse(refusal, told=True)
 
     def _send_to_api_server(self, index: int, message: protocol.Message) -> None:
-        child = self._fleet.children[Place(Role.API, index)].id
-        if child in self._connections:
-            self._connections[child].send(message)
+        self._tell(self._fleet.children[Place(Role.API, index)].id, message)
 
     # --- events ---
 

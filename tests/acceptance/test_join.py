@@ -16,6 +16,7 @@ import psutil
 import pytest
 from acceptance.test_start_stop import port_grabber  # noqa: F401 a fixture
 from support.checkpoints import write_checkpoint
+from support.clients import PersistentClient
 from support.fake_supervisor import SECRET
 from support.namespaces import HEAD, NODE, Machines, two_machines
 from support.nodes import Program, join
@@ -136,6 +137,26 @@ def test_api_servers_on_every_node_serve_the_whole_service(checkpoint_folder: Pa
                 assert set(server.requests_in_each_rank()) == {0, 1}
         assert service.stop() == 0
         assert joined.wait() == 0
+        joined.assert_nothing_left()
+
+
+def test_who_asks_on_at_a_nodes_port_while_the_service_drains_is_answered_and_never_reset(
+    checkpoint_folder: Path,
+) -> None:
+    flags = ("--api-servers-per-node", "2", "--synthetic-rate", "120")
+    with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
+        service.wait_ready()
+        found = re.search(r"API servers at (\S+)", joined.stderr)
+        assert found
+        clients = [PersistentClient(found.group(1), keep) for keep in (True, False) * 3]
+        for client in clients:
+            assert client.began.wait(DEADLINE)
+        with streams(found.group(1), 1) as (running,):
+            service.signal(signal.SIGTERM)
+            assert running.result()[1] == 120
+        assert (service.wait(), joined.wait()) == (0, 0)
+        for client in clients:
+            client.assert_not_reset()
         joined.assert_nothing_left()
 
 

@@ -5,11 +5,10 @@ import http.client
 import json
 import signal
 import socket
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.clients import PersistentClient
 from support.fake_engine import DEADLINE, ServedApi, an_output, answering, byte_token
 from support.service import Service
 from support.streams import streams
@@ -17,11 +16,6 @@ from support.streams import streams
 from phalanx.protocol import FinishReason
 
 Serve = Callable[..., ServedApi]
-
-
-def ask(connection: http.client.HTTPConnection, **further: object) -> http.client.HTTPResponse:
-    connection.request("POST", "/v1/completions", json.dumps({"prompt": "hi", **further}))
-    return connection.getresponse()
 
 
 @contextlib.contextmanager
@@ -93,51 +87,11 @@ def test_the_default_outlives_the_connections_of_proxies(serve_api: Serve) -> No
     assert serve_api(answering("ok")).config.http.keep_alive_timeout == 75
 
 
-class Client(threading.Thread):
-    """Asks without a pause, on kept connections or on new ones, until nobody listens any more."""
-
-    def __init__(self, address: str, keep: bool) -> None:
-        super().__init__(daemon=True)
-        self._host = address.removeprefix("http://")
-        self._keep = keep
-        self.seen: Counter[str] = Counter()
-        self.began = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            connection = http.client.HTTPConnection(self._host, timeout=DEADLINE)
-            try:
-                connection.connect()
-            except ConnectionRefusedError:
-                return
-            answered = 0
-            with contextlib.closing(connection):
-                while connection.sock is not None:
-                    try:
-                        answer = ask(connection, max_tokens=1)
-                        answer.read()
-                    except http.client.RemoteDisconnected:
-                        # A kept connection may end between two requests; one that was made for this one may not.
-                        self.seen["ended" if answered else "ended without an answer"] += 1
-                        break
-                    except OSError as error:
-                        self.seen[repr(error)] += 1
-                        break
-                    answered += 1
-                    self.seen[str(answer.status)] += 1
-                    self.began.set()
-                    if answer.status == 503 and answer.getheader("connection") != "close":
-                        self.seen["refused and kept"] += 1
-                    if not self._keep:
-                        break
-
-
 def test_clients_that_ask_on_while_a_service_ends_see_answers_and_at_last_a_closed_port(
     start_service: Callable[..., Service],
 ) -> None:
     service = start_service("--engine", "synthetic", "--api-server-count", "2", "--synthetic-rate", "120").wait_ready()
-    clients = [Client(service.address, keep) for keep in (True, False) * 3]
+    clients = [PersistentClient(service.address, keep) for keep in (True, False) * 3]
     for client in clients:
         assert client.began.wait(DEADLINE)
     with streams(service.address, 1) as (running,):
@@ -145,7 +99,5 @@ def test_clients_that_ask_on_while_a_service_ends_see_answers_and_at_last_a_clos
         assert running.result()[1] == 120
     assert service.wait() == 0
     for client in clients:
-        client.join(DEADLINE)
-        assert not client.is_alive()
-        assert set(client.seen) <= {"200", "503", "ended"}, client.seen
+        client.assert_not_reset()
     service.assert_nothing_left()
