@@ -8,7 +8,7 @@ from collections.abc import Callable
 from phalanx.api import request_log
 from phalanx.api.cors import Cors
 from phalanx.api.errors import ApiError, server_error
-from phalanx.api.http import ClientConnection, ClientGone, Exchange, Receive, Scope, Send
+from phalanx.api.http import ClientConnection, ClientGone, Exchange, Headers, Receive, Scope, Send, header_of
 from phalanx.api.keys import Keys
 from phalanx.api.route import Access, Route, RouteMatch, Routing
 from phalanx.api.routes import ROUTES
@@ -44,9 +44,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, connection: ClientConnection) -> None:
         exchange = Exchange(scope, receive, send, connection)
-        exchange.signature.append(self._signature)
-        if self._cors.is_on:
-            exchange.signature += self._cors.headers(exchange)
+        exchange.signature += self.mark(scope["headers"])
         if self._root:
             exchange.path = _below(self._root, exchange.path)
         place = self._routing.at(exchange.path)
@@ -81,6 +79,13 @@ class Application:
             method = exchange.method if route is not None else "other"
             status = f"{exchange.status // 100}xx" if exchange.status else "gone"
             self._service.metrics.http.add(1, handler, method, status)
+
+    def mark(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+        """What every answer to a request with these headers carries beside its id."""
+        marks = [self._signature]
+        if self._cors.is_on:
+            marks += self._cors.headers(header_of(headers, b"origin"))
+        return marks
 
     @staticmethod
     def _check_route(exchange: Exchange, place: RouteMatch, route: Route | None) -> Route:

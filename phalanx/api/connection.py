@@ -6,7 +6,6 @@ Nothing here sets a timer: all connections are looked at together, about once a 
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 import struct
 import sys
@@ -22,10 +21,9 @@ from uvicorn.server import ServerState
 
 from phalanx import running_time
 from phalanx.api.errors import ApiError, server_error
-from phalanx.api.http import AsgiMessage, ClientConnection, Exchange, Receive, Scope, Send
-from phalanx.api.metrics import Metrics
+from phalanx.api.http import AsgiMessage, ClientConnection, Exchange, Receive, Scope, Send, request_id_of
+from phalanx.api.open_connections import Connections, Mark
 from phalanx.api.request_head import check_head, without_upgrade
-from phalanx.config import HttpOptions
 
 log = logging.getLogger(__name__)
 
@@ -44,44 +42,6 @@ LAST_WORDS = 1.0
 
 CROSSING = 0.25
 """Seconds in which what an idle connection sends is still read when it has been told that the server ends."""
-
-RESERVED_DESCRIPTORS = 64
-"""What an API server needs besides its HTTP connections and one for each rank."""
-
-
-class Connections(ServerState):
-    """All connections of an API server, and the limits that each is held to."""
-
-    def __init__(self, options: HttpOptions, metrics: Metrics, ranks: int) -> None:
-        super().__init__()
-        self.options = options
-        self.metrics = metrics
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS - ranks
-        self.most = options.max_connections or max(descriptors, 1)
-        self.receiving = 0
-        """Bytes of bodies that are not complete."""
-        self.most_receiving = options.max_held_bytes // 4
-        self.leaving = False
-        """Every answer is the last on its connection."""
-        metrics.connections.read = lambda: len(self.connections)
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two looks: a second, or less where a limit is shorter than a few."""
-        options = self.options
-        shortest = min(options.header_timeout, options.body_timeout, options.write_timeout, options.keep_alive_timeout)
-        return min(1.0, shortest / 4)
-
-    def leave(self) -> None:
-        """Make every answer that is not complete, and every one to come, the last on its connection."""
-        self.leaving = True
-        for connection in self.connections:
-            cast(BoundedProtocol, connection).leave()
-
-    def look(self, now: float) -> None:
-        """End those whose client has let the time for something pass. `now`: on the clock of `running_time`."""
-        for connection in list(self.connections):
-            cast(BoundedProtocol, connection).look(now)
 
 
 class Reading(Enum):
@@ -354,7 +314,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.pipeline:
                 # The newest, which is `cycle`, is at its left end.
                 cycle.keep_alive = False
-                self.pipeline[0] = (cycle, partial(_refuse_in_turn, error))
+                self.pipeline[0] = (cycle, partial(_refuse_in_turn, error, self._all.mark))
                 return
         elif cycle is not None and not cycle.response_complete:
             # The client has no answer to what is at fault, and asks again on a connection of its own.
@@ -362,16 +322,24 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         body = error.body
         self.transport.write(
-            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (error.status, HTTPStatus(error.status).phrase.encode(), len(body), body)
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n%b"
+            % (error.status, HTTPStatus(error.status).phrase.encode(), len(body), self._signature(), body)
         )
         self.transport.close()
 
+    def _signature(self) -> bytes:
+        """Headers that every answer carries, as far as the request they are made of has been read."""
+        asked = [] if self._reading is Reading.NOTHING else self.headers or []
+        signature = [(b"x-request-id", request_id_of(asked).encode()), *self._all.mark(asked)]
+        return b"".join(b"%b: %b\r\n" % header for header in signature)
+
 
 async def _refuse_in_turn(
-    error: ApiError, scope: Scope, receive: Receive, send: Send, connection: ClientConnection
+    error: ApiError, mark: Mark, scope: Scope, receive: Receive, send: Send, connection: ClientConnection
 ) -> None:
-    await Exchange(scope, receive, send, connection).refuse(error)
+    exchange = Exchange(scope, receive, send, connection)
+    exchange.signature += mark(scope["headers"])
+    await exchange.refuse(error)
 
 
 def _until_closed(cycle: RequestResponseCycle) -> Send:

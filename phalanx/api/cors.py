@@ -27,14 +27,13 @@ class Cors:
     def is_on(self) -> bool:
         return bool(self._origins)
 
-    def headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
-        """What every answer carries, errors included: a page could not read why it was refused."""
+    def headers(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
+        """What every answer to a page of this origin carries, errors included: it could not read why it was refused."""
         if self._any_origin:
             found = [(b"access-control-allow-origin", b"*")]
         else:
             # A cache must not give one page what was meant for another.
             found = [(b"vary", b"origin")]
-            origin = exchange.header(b"origin")
             if origin is None or origin.lower() not in self._origins:
                 return found
             found.append((b"access-control-allow-origin", origin))

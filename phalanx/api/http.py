@@ -42,6 +42,20 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 """What is taken of a client's `x-request-id`: it goes into answers and into the log."""
 
 
+def header_of(headers: Headers, name: bytes) -> bytes | None:
+    """The first header of this lower-case name."""
+    for key, value in headers:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+def request_id_of(headers: Headers) -> str:
+    """The client's or its proxy's; else a new one of ours."""
+    given = header_of(headers, b"x-request-id")
+    return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
 class ClientConnection(Protocol):
     """The connection that a request came on."""
 
@@ -120,18 +134,13 @@ class Exchange:
         """When an event was last sent, on the event loop's clock; `write_chunk` keeps its own time."""
         self.generated: Generated | None = None
         """None for a request that asks for no text."""
-        given = self.header(b"x-request-id")
-        self.request_id = given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
-        """The client's or its proxy's; else one of ours."""
+        self.request_id = request_id_of(scope["headers"])
         self.signature: list[tuple[bytes, bytes]] = [(b"x-request-id", self.request_id.encode())]
         """Headers that every answer carries, whatever it is."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return bytes(value)
-        return None
+        return header_of(self.scope["headers"], name)
 
     async def body(self, limit: int) -> bytes:
         """Read the whole body.

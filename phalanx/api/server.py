@@ -18,10 +18,11 @@ import uvloop
 from phalanx import running_time
 from phalanx.api import https
 from phalanx.api.app import Application
-from phalanx.api.connection import BoundedProtocol, Connections
+from phalanx.api.connection import BoundedProtocol
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.mailbox import Mailbox
 from phalanx.api.metrics import Metrics
+from phalanx.api.open_connections import Connections
 from phalanx.api.operator import Operator
 from phalanx.api.roster import Attendance
 from phalanx.api.service import Service
@@ -71,7 +72,8 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         self._application = application
         self._service = service
-        self._connections = Connections(options, service.metrics, service.config.parallel.data_parallel_size)
+        ranks = service.config.parallel.data_parallel_size
+        self._connections = Connections(options, service.metrics, ranks, application.mark)
         self.server_state = self._connections
         self._on_start = on_start
         self._tls = https.context(options)

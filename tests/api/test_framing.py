@@ -12,10 +12,12 @@ import msgspec
 import pytest
 import uvicorn
 
-from phalanx.api.connection import BoundedProtocol, Connections
+from phalanx import running_time
+from phalanx.api.connection import BoundedProtocol
 from phalanx.api.errors import ApiError
 from phalanx.api.http import ClientConnection, Exchange, Receive, Scope, Send
 from phalanx.api.metrics import Metrics
+from phalanx.api.open_connections import Connections
 from phalanx.config import HttpOptions
 
 LIMIT = 1000
@@ -99,7 +101,7 @@ class Talk:
         config = uvicorn.Config(
             self.app, http=BoundedProtocol, ws="none", lifespan="off", log_config=None, proxy_headers=False
         )
-        self.connections = Connections(HttpOptions(), Metrics(), 1)
+        self.connections = Connections(HttpOptions(), Metrics(), 1, mark=lambda headers: [])
         self.protocol = BoundedProtocol(config, self.connections, {})
         self.wire = Wire()
         self.protocol.connection_made(self.wire)
@@ -417,7 +419,7 @@ def test_a_connection_that_asks_for_nothing_ends_in_time_whatever_else_it_sends(
     async def run() -> None:
         talk = await Talk().say(*sent)
         (answer,) = talk.answers()
-        now, seconds = asyncio.get_running_loop().time(), getattr(HttpOptions(), limit)
+        now, seconds = running_time.now(), getattr(HttpOptions(), limit)
         talk.protocol.look(now + seconds - 1)
         assert not talk.wire.closed
         talk.protocol.look(now + seconds + 1)

@@ -2,11 +2,12 @@
 
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.fake_engine import ServedApi, answering
+from support.fake_engine import DEADLINE, ServedApi, answering
 
 Serve = Callable[..., ServedApi]
 OURS = re.compile("[0-9a-f]{32}")
@@ -86,3 +87,75 @@ def test_without_the_option_nothing_is_logged(serve_api: Serve, caplog: pytest.L
     api.http.get("/v1/models")
     api.http.get("/health")
     assert lines(caplog) == []
+
+
+PAGE = "http://ui.example"
+ASKED = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-request-id: given-1\r\norigin: {PAGE}\r\n".encode()
+
+
+def first_head(answer: bytes) -> tuple[int, dict[str, str]]:
+    head = answer.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    return int(head[0].split()[1]), dict(line.split(": ", 1) for line in head[1:])
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "known"),
+    [
+        (b"NONSENSE\r\n\r\n", 400, False),
+        (ASKED + b"content-length: 1\r\ncontent-length: 2\r\n\r\n", 400, True),
+        (ASKED + b"transfer-encoding: chunked\r\n\r\nno number\r\n", 400, True),
+        (ASKED + b"x: " + b"a" * 70_000, 431, True),
+        (ASKED + b"content-le", 408, True),
+        (ASKED + b"content-length: 9\r\n\r\n", 408, True),
+        # Refused in its turn, behind the answer to one that came before.
+        (
+            b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n" + ASKED + b"transfer-encoding: chunked\r\n\r\nno number\r\n",
+            400,
+            True,
+        ),
+    ],
+)
+def test_what_a_connection_refuses_by_itself_has_the_same_headers(
+    serve_api: Serve, sent: bytes, status: int, known: bool
+) -> None:
+    api = serve_api(answering("ok"), allowed_origins=(PAGE,), header_timeout=0.5, body_timeout=0.5)
+    with socket.create_connection(("127.0.0.1", api.port), DEADLINE) as connection:
+        connection.sendall(sent)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    last = [found.start() for found in re.finditer(rb"HTTP/1\.1 \d", answer)][-1]
+    found, headers = first_head(answer[last:])
+    assert found == status
+    assert headers["vary"] == "origin"
+    assert headers["x-phalanx-api-server"] == "0"
+    if known:
+        assert (headers["x-request-id"], headers["access-control-allow-origin"]) == ("given-1", PAGE)
+    else:
+        assert OURS.fullmatch(headers["x-request-id"])
+        assert "access-control-allow-origin" not in headers
+
+
+def test_what_came_before_says_nothing_about_what_is_no_request(serve_api: Serve) -> None:
+    api = serve_api(answering("ok"), allowed_origins=(PAGE,))
+    with socket.create_connection(("127.0.0.1", api.port), DEADLINE) as connection:
+        connection.sendall(
+            b"GET /health HTTP/1.1\r\nhost: x\r\nx-request-id: before\r\norigin: %b\r\n\r\n" % PAGE.encode()
+        )
+        assert b"x-request-id: before" in connection.recv(65536)
+        connection.sendall(b"?")
+        status, headers = first_head(b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert status == 400
+    assert OURS.fullmatch(headers["x-request-id"])
+    assert "access-control-allow-origin" not in headers
+
+
+def test_a_connection_too_many_is_refused_with_an_id_that_pages_can_read_where_all_may(serve_api: Serve) -> None:
+    api = serve_api(answering("ok"), allowed_origins=("*",), max_connections=1)
+    with socket.create_connection(("127.0.0.1", api.port), DEADLINE) as taken:
+        taken.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert taken.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with socket.create_connection(("127.0.0.1", api.port), DEADLINE) as connection:
+            status, headers = first_head(b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert status == 503
+    assert OURS.fullmatch(headers["x-request-id"])
+    assert headers["access-control-allow-origin"] == "*"
+    assert "x-request-id" in headers["access-control-expose-headers"]
