@@ -32,10 +32,10 @@ import uvloop
 from phalanx.api.app import Application
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
-from phalanx.api.operator import Operator
-from phalanx.api.roster import Attendance
 from phalanx.api.server import HttpServer, load_template, settle
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
+from phalanx.api.service_ranks import ServiceRanks
+from phalanx.api.supervisor_link import SupervisorLink
 from phalanx.checkpoint.facts import read
 from phalanx.checkpoint.find import DEMO
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
@@ -127,15 +127,15 @@ async def measure(arguments: argparse.Namespace) -> None:
     tokenizer = ModelTokenizer.load(folder)
     attached = asyncio.Event()
     engine = EngineClient(ApiServerId(0), on_change=attached.set)
-    service = Service(
+    metrics = Metrics()
+    state = ApiServerState(
         config=config,
         engine=engine,
         tokenizer=tokenizer,
         chat_template=load_template(config, tokenizer),
-        metrics=Metrics(),
-        gather=lambda: asyncio.sleep(0, ()),
-        operator=Operator(lambda message: None),
-        roster=Attendance(engine, lambda message: None, 1),
+        metrics=metrics,
+        supervisor=SupervisorLink(lambda message: None, metrics),
+        ranks=ServiceRanks(engine, lambda message: None, 1),
         started=0,
         max_model_len=4096,
     )
@@ -144,7 +144,7 @@ async def measure(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as private:
         engine_socket = bind_unix(Path(private) / "engine")
         await engine.listen([engine_socket], SECURITY)
-        server = HttpServer(Application(service), service)
+        server = HttpServer(Application(state), state)
         serving = asyncio.create_task(server.serve([sock]))
         stand_in = processes.Process(target=rank, args=(address_of(engine_socket), arguments.rate), daemon=True)
         stand_in.start()

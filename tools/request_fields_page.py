@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from phalanx.api.admin import LeaveRequest, ScaleRequest
+from phalanx.api.admin_endpoints import LeaveRequest, ScaleRequest
 from phalanx.api.openai.chat import ChatRequest
 from phalanx.api.openai.completions import CompletionRequest
 from phalanx.api.openai.messages import AssistantTurn, ContentPart, DeveloperTurn, SystemTurn, Turn, UserTurn

@@ -2,22 +2,22 @@
 
 import sys
 
-from phalanx.api.mailbox import Mailbox
+from phalanx.api.supervisor_inbox import SupervisorInbox
 from phalanx.child import EXIT_FAILED, Launch, enlist
 from phalanx.protocol import Role, StageName
 
 
 def main() -> int:
     launch = Launch.from_process(sys.argv[1:])
-    mailbox = Mailbox()
-    control = enlist(launch, Role.API, mailbox.put)
+    inbox = SupervisorInbox()
+    control = enlist(launch, Role.API, inbox.put)
     try:
         control.stage(StageName.STARTED)
         # After enlisting, so that a failing import is told with its traceback.
         from phalanx.api.server import run
 
         control.stage(StageName.IMPORTED)
-        run(launch, control, mailbox)
+        run(launch, control, inbox)
     except Exception as error:
         control.failed(error)
         return EXIT_FAILED

@@ -31,11 +31,11 @@ class Amount(NamedTuple):
     """What requests hold or ask for."""
 
     requests: int = 0
-    """Completions: a request for n of each of its prompts is so many."""
+    """Completions: an HTTP request for n completions of each of its prompts counts as n times its prompts."""
     tokens: int = 0
-    """Of prompts, and of output as far as it is expected."""
+    """Tokens of prompts, and of output as far as it is expected."""
     bytes: int = 0
-    """Of this API server's memory, estimated."""
+    """Bytes of this API server's memory, estimated."""
 
     def plus(self, other: "Amount") -> "Amount":
         return Amount(self.requests + other.requests, self.tokens + other.tokens, self.bytes + other.bytes)
@@ -54,68 +54,73 @@ class Reason(StrEnum):
     TOKENS = "queued_tokens"
     BYTES = "held_bytes"
     PRIORITY = "priority"
-    """It had been taken, and has given way."""
+    """The request had been taken, and has given way to another."""
 
 
-class Refused(Exception):
+class Overloaded(Exception):
+    """There is no room for a request."""
+
     def __init__(self, reason: Reason, retry_after: int) -> None:
-        """`retry_after`: seconds."""
+        """`retry_after` is in seconds."""
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
 
 
 def bounds(
-    seats: int, cache_tokens: int, queued_requests: int | None, queued_tokens: int | None, held_bytes: int
+    running: int, cache_tokens: int, queued_requests: int | None, queued_tokens: int | None, held_bytes: int
 ) -> Amount:
     """The most that may be held: what the ranks run at once and, on top, what may wait.
 
-    `seats`, `cache_tokens`: of all ranks together. `queued_*`: None is QUEUE times that.
+    `running` and `cache_tokens` are what all ranks together hold at once, in requests and in tokens. `queued_requests`
+    and `queued_tokens` are what may wait; None stands for QUEUE times what the ranks hold.
     """
     return Amount(
-        seats + (QUEUE * seats if queued_requests is None else queued_requests),
+        running + (QUEUE * running if queued_requests is None else queued_requests),
         cache_tokens + (QUEUE * cache_tokens if queued_tokens is None else queued_tokens),
         held_bytes,
     )
 
 
 class Ticket:
-    """One taken HTTP request's share of what is held."""
+    """The share of one taken HTTP request in what is held."""
 
     __slots__ = ("amount", "evict", "open", "priority", "waiting")
 
     def __init__(self, priority: int, evict: Callable[[], None]) -> None:
         self.priority = priority
         self.evict = evict
-        """Told that it has given way; it is released by then."""
+        """Called when the request has given way; its share is released by then."""
         self.amount = NOTHING
         self.open = False
-        """Counted."""
+        """Whether the request is counted."""
         self.waiting = True
-        """Nothing of its answer exists yet."""
+        """Whether nothing of its answer exists yet, so that it may give way."""
 
 
 class Admission:
-    """The count of one API server."""
+    """What one API server holds, and whether it takes more."""
 
     def __init__(self, bounds: Amount) -> None:
         self.bounds = bounds
-        """The whole service's in requests and tokens, this server's own in bytes; changes with the ranks."""
+        """The most that may be held: by the whole service in requests and tokens, by this server in bytes.
+
+        It changes with the ranks."""
         self.others = NOTHING
         """What the ranks last told of the other API servers' requests."""
         self.held = NOTHING
         self._waiting: dict[int, dict[Ticket, None]] = {}
-        """By priority, in order of arrival."""
+        """The tickets that may give way, by priority, in order of arrival."""
         self._drained = 0.0
         """Tokens released within the window."""
         self._drained_at: float | None = None
         self._since = 0.0
 
     def admit(self, amount: Amount, priority: int, evict: Callable[[], None], now: float) -> Ticket:
-        """Take a request. `now`: in seconds, on any clock that only goes forward.
+        """Take a request. `now` is in seconds, on any clock that only goes forward.
 
         Raises:
-            Refused: there is no room, and no worse one that could give way.
+            Overloaded: there is no room, and no request of worse priority that could give way.
         """
         ticket = Ticket(priority, evict)
         self._make_room(ticket, amount, now)
@@ -125,28 +130,28 @@ class Admission:
         return ticket
 
     def settle(self, ticket: Ticket, amount: Amount, now: float) -> None:
-        """What it asks for is known exactly now.
+        """Count what a request asks for, which is known exactly now.
 
         Raises:
-            Refused: it is more than there is room for; the ticket remains to be released.
+            Overloaded: it is more than there is room for; the ticket remains to be released.
         """
         if ticket.open:
             self._make_room(ticket, amount, now)
             self._hold(ticket, amount)
 
     def grow(self, ticket: Ticket, amount: Amount) -> None:
-        """It has come to hold more than was expected; never refused."""
+        """Count a request that has come to hold more than was expected; this is never refused."""
         if ticket.open:
             self._hold(ticket, amount)
 
     def begin(self, ticket: Ticket) -> None:
-        """Its first token has come: from now on it gives way to nobody."""
+        """The first token of a request has come: from now on it gives way to no other."""
         if ticket.waiting:
             ticket.waiting = False
             self._leave_queue(ticket)
 
     def release(self, ticket: Ticket, now: float) -> None:
-        """It has ended, in whatever way; does nothing for one that has been released."""
+        """Give back the share of a request that has ended in whatever way; a second call does nothing."""
         if not ticket.open:
             return
         if not ticket.waiting:
@@ -154,9 +159,9 @@ class Admission:
         self._close(ticket)
 
     def retry_after(self, now: float) -> int:
-        """Seconds until half of what this server holds has drained, at the rate of late.
+        """Seconds until half of what this server holds has drained, at the present rate.
 
-        Half: what comes back by then finds room, and the ranks have not run dry.
+        A client that comes back at half finds room, and the ranks have not run dry by then.
         """
         rate = self._rate(now)
         if not rate:
@@ -168,7 +173,7 @@ class Admission:
     def _make_room(self, ticket: Ticket, amount: Amount, now: float) -> None:
         total = self.held.plus(self.others).minus(ticket.amount)
         if total == NOTHING:
-            return  # alone: what is too large for the queue need not queue
+            return  # It is alone, and what is too large for the queue need not queue.
         over = self._over(total, amount)
         if over is None:
             return
@@ -181,15 +186,15 @@ class Admission:
             if over is None:
                 break
         if over is not None:
-            raise Refused(reason, self.retry_after(now))
+            raise Overloaded(reason, self.retry_after(now))
         for victim in victims:
             self._close(victim)
             victim.evict()
 
     def _over(self, total: Amount, asked: Amount) -> Reason | None:
-        """Which bound `asked` would exceed on top of `total`; None: it fits.
+        """The bound that `asked` would exceed on top of `total`, or None where it fits.
 
-        A request for none of something fits whatever there is of it.
+        A request that asks for none of something fits however much of it is held.
         """
         most = self.bounds
         if asked.bytes and total.bytes + asked.bytes > most.bytes:
@@ -199,7 +204,7 @@ class Admission:
         return Reason.TOKENS if asked.tokens and total.tokens + asked.tokens > most.tokens else None
 
     def _worse(self, ticket: Ticket) -> list[Ticket]:
-        """Those that may give way to `ticket`, in order."""
+        """The tickets that may give way to this one, in the order in which they are to do so."""
         if not self._waiting or max(self._waiting) <= ticket.priority:
             return []
         worse = sorted((priority for priority in self._waiting if priority > ticket.priority), reverse=True)

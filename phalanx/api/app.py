@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 
 from phalanx.api import request_log
+from phalanx.api.authorization import Keys
 from phalanx.api.cors import Cors
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection, ClientGone, Exchange, Headers, Receive, Scope, Send, header_of
-from phalanx.api.keys import Keys
 from phalanx.api.route import Access, Route, RouteMatch, Routing
 from phalanx.api.routes import ROUTES
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 
 log = logging.getLogger(__name__)
 
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 class Application:
     """Plain ASGI and the connection: nothing is wrapped around a request, so a streamed token passes no other layer."""
 
-    def __init__(self, service: Service, routes: tuple[Route, ...] = ROUTES) -> None:
-        self._service = service
+    def __init__(self, state: ApiServerState, routes: tuple[Route, ...] = ROUTES) -> None:
+        self._state = state
         self._routing = Routing(routes)
-        self._keys = Keys(service.config.http)
-        self._root = service.config.http.root_path
-        self._cors = Cors(service.config.http, dict.fromkeys(route.method for route in routes))
-        self._signature = (b"x-phalanx-api-server", str(service.engine.index).encode())
+        self._keys = Keys(state.config.http)
+        self._root = state.config.http.root_path
+        self._cors = Cors(state.config.http, dict.fromkeys(route.method for route in routes))
+        self._signature = (b"x-phalanx-api-server", str(state.engine.index).encode())
         self._running = 0
-        """Requests being answered, but for those that ask how things are or change them."""
+        """How many requests are being answered, without those that ask how things are or change them."""
         self._on_idle: Callable[[], None] | None = None
 
     def drain(self, on_idle: Callable[[], None]) -> None:
         """Take no new requests; `on_idle` is called once when none is running any more."""
-        self._service.draining = True
+        self._state.draining = True
         self._on_idle = on_idle
         self._tell_if_idle()
 
@@ -58,9 +58,9 @@ class Application:
                     await self._cors.answer_preflight(exchange)
                     return
                 self._keys.check(_access(place, route), exchange.header(b"authorization"))
-                if counts and self._service.draining:
+                if counts and self._state.draining:
                     raise server_error("The server is being stopped.", status=503, code="stopping", retry_after=1)
-                await self._check_route(exchange, place, route).handler(exchange, self._service)
+                await self._check_route(exchange, place, route).handler(exchange, self._state)
             except ApiError as error:
                 await self._give_up(exchange, error)
             except ClientGone:
@@ -74,11 +74,11 @@ class Application:
             self._running -= counts
             self._tell_if_idle()
             handler = "none" if route is None else route.path
-            if self._service.config.http.log_requests and (route is None or route.access is not Access.OPEN):
+            if self._state.config.http.log_requests and (route is None or route.access is not Access.OPEN):
                 request_log.write(exchange, handler)
             method = exchange.method if route is not None else "other"
             status = f"{exchange.status // 100}xx" if exchange.status else "gone"
-            self._service.metrics.http.add(1, handler, method, status)
+            self._state.metrics.http.add(1, handler, method, status)
 
     def mark(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """What every answer to a request with these headers carries beside its id."""
@@ -104,7 +104,7 @@ class Application:
         raise ApiError(f"There is no {exchange.path[:200]} here; GET /openapi.json lists what is.", status=404)
 
     async def _cut_short(self, exchange: Exchange) -> None:
-        """The server stops while it works on this."""
+        """End an answer because the server stops while it works on it."""
         # Cancelled once more where the client does not read: it has had its second.
         with contextlib.suppress(asyncio.CancelledError):
             await self._give_up(exchange, server_error("The server is being stopped.", status=503, code="stopping"))
@@ -118,12 +118,12 @@ class Application:
 
 
 def _below(root: str, path: str) -> str:
-    """A path as the table has it, whether the proxy in front has taken its own part of it away or not."""
+    """A path as the table of routes has it, whether the proxy in front has taken its own part of it away or not."""
     return (path[len(root) :] or "/") if path == root or path.startswith(f"{root}/") else path
 
 
 def _access(place: RouteMatch, route: Route | None) -> Access:
-    """What a path takes that has no such method, and one that does not exist, is a key's holder's to know."""
+    """Who may know what is at a path, or that nothing is: whoever holds the key that the path itself takes."""
     if route is not None:
         return route.access
     return Access.ADMIN if any(other.access is Access.ADMIN for other in place.methods.values()) else Access.KEY

@@ -1,7 +1,7 @@
 """Every request of one API server: which rank runs it, and where it goes on when that rank is gone.
 
-Pure: no I/O, no clock; what reaches a rank goes through its `Port`, what has to happen later through `Later`. The
-asyncio end is `engine_client.py`; the other is a simulated network (`tests/simulation`).
+It is pure: it does no I/O and has no clock. What reaches a rank goes through its `Port`, and what has to happen later
+through `Later`. `engine_client.py` joins it to asyncio, and `tests/simulation` to a simulated network.
 """
 
 import itertools
@@ -28,11 +28,10 @@ from phalanx.protocol import (
 )
 
 DEATHS = 2
-"""Ranks that may die on a request, one after the other and without a token from it, before it is held to be why."""
-
+"""So many ranks may die on a request, one after the other and without a token of it, before it is held to be why."""
 
 PIECE = 1024
-"""Tokens up to which output that nobody takes is merged: so much of it is handled and written at once."""
+"""Output that nobody takes is merged up to so many tokens, which are then handled and written at once."""
 
 
 class NoRank(Exception):
@@ -48,27 +47,29 @@ class Superseded(Exception):
 
 
 class Port(Protocol):
-    """The way to one rank. Neither may call back before it returns."""
+    """The way to one rank. Neither method may call back before it returns."""
 
     def send(self, message: Message) -> None:
-        """Encodes at once: what the message refers to may change afterwards. Does nothing once the way is closed."""
+        """Encode the message at once, since what it refers to may change; do nothing once the way is closed."""
 
     def close(self) -> None: ...
 
 
-class Timer(Protocol):
+class Cancellable(Protocol):
+    """A call that is to come."""
+
     def cancel(self) -> None: ...
 
 
-Later: TypeAlias = Callable[[float, Callable[[], None]], Timer]
-"""Call that in so many seconds, unless cancelled."""
+Later: TypeAlias = Callable[[float, Callable[[], None]], Cancellable]
+"""It makes a call in so many seconds, unless that is cancelled."""
 
 Gone: TypeAlias = Callable[[RankId, int, str], None]
-"""Told of a rank that has gone, of the number of requests that it ran, and why."""
+"""It is told of a rank that has gone, of the number of requests that it ran, and why it has gone."""
 
 
-class Request:
-    """One request in flight. It holds all that another rank needs to continue it."""
+class EngineRequest:
+    """One request to the engine. It holds all that another rank needs to continue it."""
 
     __slots__ = (
         "_error",
@@ -87,35 +88,35 @@ class Request:
 
     def __init__(self, prompt: list[int], sampling: SamplingParams, priority: int = 0) -> None:
         self.request_id = RequestId(0)
-        """Another one each time it is given to a rank, and none before."""
+        """A new one each time the request is given to a rank; 0 before that."""
         self.prompt = prompt
         self.sampling = sampling
         self.priority = priority
         self.tokens: list[int] = []
         """Every output token that has come from any rank."""
         self.link: RankLink | None = None
-        """The rank that runs it; None: it has ended, or waits for a rank."""
+        """The rank that runs it, or None where it has ended or waits for a rank."""
         self.placement: Placement | None = None
-        self.stranded: Timer | None = None
-        """Set while it waits for a rank: what ends the wait."""
+        self.stranded: Cancellable | None = None
+        """What ends its wait for a rank, while it waits for one."""
         self.deaths = 0
-        """Ranks that died on it since the last token."""
+        """How many ranks have died on it since its last token."""
         self._outputs: deque[RequestOutput] = deque()
-        """What has come and was not taken: merged, up to PIECE tokens each."""
+        """The output that has come and was not taken, merged up to PIECE tokens each."""
         self._error: EngineDied | NoRank | None = None
         self.on_output: Callable[[], None] | None = None
-        """Called when `take` has something; must not raise."""
+        """It is called when `take` has something, and must not raise."""
 
     @property
     def rank(self) -> RankId | None:
-        """Where it runs, or ran last; None: nowhere yet."""
+        """Where it runs or ran last, or None where it has not run yet."""
         return None if self.placement is None else self.placement.rank
 
     def take(self) -> RequestOutput | None:
-        """The oldest of what has come, merged up to PIECE tokens; None where nothing is left.
+        """Take the oldest output that has come, merged up to PIECE tokens, or None where nothing is left.
 
         Raises:
-            EngineDied, NoRank: it cannot go on, and every token that came has been taken.
+            EngineDied, NoRank: the request cannot go on, and every token that came has been taken.
         """
         if self._outputs:
             return self._outputs.popleft()
@@ -124,6 +125,7 @@ class Request:
         return None
 
     def push(self, output: RequestOutput) -> None:
+        """Add output that a rank has sent."""
         if output.tokens:
             self.tokens += output.tokens
             self.deaths = 0
@@ -136,6 +138,7 @@ class Request:
             self.on_output()
 
     def fail(self, error: EngineDied | NoRank) -> None:
+        """End the request: nothing more comes than what was pushed."""
         self._error = error
         if self.on_output is not None:
             self.on_output()
@@ -165,15 +168,16 @@ class RankLink:
     def __init__(self, hello: EngineHello, port: Port, router: Router) -> None:
         self.hello = hello
         self.port = port
-        self.live: dict[RequestId, Request] = {}
+        self.live: dict[RequestId, EngineRequest] = {}
         self.withheld: dict[RequestId, int] = {}
-        """Those of them that the rank gets when it has answered the probe of that number: they have seen a death."""
+        """The probe that the rank has to answer before it gets a request: of each request that has seen a death."""
         self.step_tokens: StepTokens | None = None
-        """As the rank last told; None: not yet."""
+        """What the rank last told of its steps, or None where it has told nothing yet."""
         self._probes = 0
         self._router = router
 
-    def start(self, request: Request) -> None:
+    def start(self, request: EngineRequest) -> None:
+        """Give the rank a request, once the rank has shown that it lives if the request has seen a death."""
         self.live[request.request_id] = request
         if request.deaths:
             self._probes += 1
@@ -183,19 +187,19 @@ class RankLink:
             self._send(request)
 
     def answered(self, number: int) -> None:
-        """The rank has answered a probe, and so all before it: it was alive when it got them."""
+        """Give the rank what waited for this probe or an earlier one: it was alive when it got them."""
         for request_id, probe in list(self.withheld.items()):
             if probe <= number:
                 del self.withheld[request_id]
                 self._send(self.live[request_id])
 
-    def drop(self, request: Request) -> None:
-        """Nobody wants the rest of it."""
+    def drop(self, request: EngineRequest) -> None:
+        """Stop a request of which nobody wants the rest."""
         del self.live[request.request_id]
         if self.withheld.pop(request.request_id, None) is None:
             self.port.send(Abort([request.request_id]))
 
-    def _send(self, request: Request) -> None:
+    def _send(self, request: EngineRequest) -> None:
         placement = request.placement
         assert placement is not None
         self.port.send(
@@ -210,13 +214,13 @@ class RankLink:
         )
 
     def stepped(self, step: StepOutput) -> None:
-        """The rank tells what a step of it brought."""
+        """Take what the rank tells of one of its steps."""
         router = self._router
         router.report(self.hello.rank, step.load)
         if step.step_tokens is not None:
             self.step_tokens = step.step_tokens
         for output in step.outputs:
-            # Aborted a moment ago: what the rank had sent by then is nobody's.
+            # Where it was aborted a moment ago, nobody waits for what the rank had sent by then.
             request = self.live.get(output.request_id)
             if request is None:
                 continue
@@ -234,14 +238,14 @@ class Dispatcher:
     """The attached ranks and the live requests. `links`, `router` and `replays` may be read."""
 
     def __init__(self, chance: random.Random, later: Later, patience: float, gone: Gone) -> None:
-        """`patience`: seconds a request waits for a rank where there is none to choose."""
+        """`patience` is how many seconds a request waits for a rank where there is none to choose."""
         self.router = Router(chance)
         self.links: dict[RankId, RankLink] = {}
         self.replays = 0
         """Requests carried on at another rank, since the start."""
         self._ids = itertools.count(1)
-        self._stranded: dict[Request, None] = {}
-        """In order of their coming."""
+        self._stranded: dict[EngineRequest, None] = {}
+        """The requests that wait for a rank, in the order in which they came."""
         self._leaving: frozenset[RankId] = frozenset()
         self._later = later
         self._patience = patience
@@ -249,20 +253,20 @@ class Dispatcher:
 
     # --- requests ---
 
-    def submit(self, request: Request) -> None:
-        """Start it, or go on with it, at the rank that has least to do; or as soon as there is one."""
+    def submit(self, request: EngineRequest) -> None:
+        """Start a request, or go on with it, at the rank that has least to do, or as soon as there is one."""
         placement = self.router.place(len(request.prompt), request.sampling.max_tokens, len(request.tokens))
         if placement is None:
             self._stranded[request] = None
             request.stranded = self._later(self._patience, partial(self._give_up, request))
             return
         request.link, request.placement = self.links[placement.rank], placement
-        # It may come back to a rank that it was moved away from, and of that time tokens may still be on the way.
+        # It may come back to a rank that it was moved away from, whose tokens of that time may still be on the way.
         request.request_id = RequestId(next(self._ids))
         request.link.start(request)
 
-    def abort(self, request: Request) -> None:
-        """Nobody wants the rest of it; does nothing once it has ended."""
+    def abort(self, request: EngineRequest) -> None:
+        """Stop a request of which nobody wants the rest; this does nothing once it has ended."""
         if request.stranded is not None:
             self._no_longer_stranded(request)
         elif request.link is not None:
@@ -271,23 +275,23 @@ class Dispatcher:
             self.router.release(request.placement, finished=False)
             link.drop(request)
 
-    def _no_longer_stranded(self, request: Request) -> None:
+    def _no_longer_stranded(self, request: EngineRequest) -> None:
         assert request.stranded is not None
         request.stranded.cancel()
         request.stranded = None
         del self._stranded[request]
 
-    def _give_up(self, request: Request) -> None:
+    def _give_up(self, request: EngineRequest) -> None:
         self._no_longer_stranded(request)
         request.fail(NoRank(f"no engine rank has been attached for {self._patience:g} s"))
 
     # --- ranks ---
 
     def attach(self, hello: EngineHello, port: Port) -> RankLink:
-        """A rank has said who it is; an older connection of it is closed.
+        """Attach a rank that has said who it is; an older connection of that rank is closed.
 
         Raises:
-            Superseded: a newer incarnation of it is attached already.
+            Superseded: a newer incarnation of the rank is attached already.
         """
         old = self.links.get(hello.rank)
         if old is not None:
@@ -301,7 +305,10 @@ class Dispatcher:
         return link
 
     def detach(self, link: RankLink, reason: str) -> bool:
-        """A rank has gone: its requests go on elsewhere. False: it had been replaced, and nothing was done."""
+        """Let the requests of a rank that has gone go on elsewhere.
+
+        Returns whether anything was done: nothing is where the rank had been replaced already.
+        """
         rank = link.hello.rank
         if self.links.get(rank) is not link:
             return False
@@ -321,9 +328,9 @@ class Dispatcher:
         return True
 
     def leave(self, ranks: frozenset[RankId], moving: frozenset[RankId] = frozenset()) -> None:
-        """These ranks are about to be stopped, and no others: they get nothing new, and their end is not a death.
+        """Give these ranks nothing new, since they and no others are about to be stopped; their end is not a death.
 
-        `moving`: of these, the ones whose requests go on elsewhere now.
+        `moving` are those of them whose requests go on elsewhere now.
         """
         self._leaving = ranks
         self.router.leave(ranks)

@@ -1,6 +1,6 @@
-"""The API server's side of the engine plane: ranks dial in, requests go out, tokens come back to who waits.
+"""The API server's side of the engine plane: ranks dial in, requests go out, tokens come back to those who wait.
 
-The asyncio end of `dispatcher.py`, which decides.
+This is the asyncio end; `dispatcher.py` decides.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from phalanx import running_time
-from phalanx.api.dispatcher import Dispatcher, EngineDied, NoRank, RankLink, Request, Superseded
+from phalanx.api.dispatcher import Dispatcher, EngineDied, EngineRequest, NoRank, RankLink, Superseded
 from phalanx.protocol import (
     Alive,
     ApiServerId,
@@ -49,11 +49,11 @@ class RankStatus(NamedTuple):
     load: Load | None
     own_requests: int
     step_tokens: StepTokens | None = None
-    """None: not told yet."""
+    """None where the rank has not told it yet."""
 
 
-class Generation(Request):
-    """One request in flight, for who waits for its tokens: by `on_output`, or else by `next`."""
+class Generation(EngineRequest):
+    """One request to the engine as its handler sees it, which gets the tokens by `on_output` or else by `next`."""
 
     __slots__ = ("_dispatcher",)
 
@@ -62,7 +62,7 @@ class Generation(Request):
         self._dispatcher = dispatcher
 
     async def next(self) -> RequestOutput:
-        """Wait for new tokens; what has come meanwhile is merged. Raises as `take`."""
+        """Wait for new tokens; what has come meanwhile is merged. Raises what `take` does."""
         while (output := self.take()) is None:
             come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.on_output = partial(_tell, come)
@@ -73,12 +73,12 @@ class Generation(Request):
         return output
 
     def abort(self) -> None:
-        """Stop the request in the engine; does nothing once it has finished."""
+        """Stop the request in the engine; this does nothing once it has finished."""
         self._dispatcher.abort(self)
 
 
 def _tell(come: asyncio.Future[None]) -> None:
-    """Several outputs may come before the one who waits has woken."""
+    """Wake the one who waits; several outputs may come before it has woken."""
     if not come.done():
         come.set_result(None)
 
@@ -87,10 +87,10 @@ class EngineClient:
     """All ranks attached to this API server, and every request of it."""
 
     def __init__(self, index: ApiServerId, on_change: Callable[[], None] = lambda: None, patience: float = 0.0) -> None:
-        """`patience`: seconds a request waits for a rank where none is attached."""
+        """`patience` is how many seconds a request waits for a rank where none is attached."""
         self.index = index
         self._dispatcher = Dispatcher(
-            # Different in every API server: equal choices must not fall alike everywhere.
+            # Every API server draws differently, or equal choices would fall alike everywhere.
             random.Random(f"phalanx api {index}"),
             later=running_time.Timer,
             patience=patience,
@@ -100,7 +100,7 @@ class EngineClient:
         self._servers: list[asyncio.AbstractServer] = []
 
     async def listen(self, sockets: Sequence[socket.socket], security: Security) -> None:
-        """Serve ranks on the inherited listeners; those that dialled early wait in their backlogs."""
+        """Serve ranks on the inherited listeners, in whose backlogs those that dialled early wait."""
         self._servers += [await serve(sock, security, self._accept) for sock in sockets]
 
     def close(self) -> None:
@@ -116,20 +116,20 @@ class EngineClient:
         return generation
 
     def leave(self, ranks: frozenset[RankId], moving: frozenset[RankId] = frozenset()) -> None:
-        """As `Dispatcher.leave`."""
+        """See `Dispatcher.leave`."""
         self._dispatcher.leave(ranks, moving)
 
     @property
     def replays(self) -> int:
-        """Requests carried on at another rank, since the start."""
+        """How many requests were carried on at another rank since the start."""
         return self._dispatcher.replays
 
     def expected(self, max_tokens: int) -> int:
-        """Output tokens that a new request is likely to take."""
+        """How many output tokens a new request is likely to take."""
         return self._dispatcher.router.expected(max_tokens)
 
     def running_on(self, rank: RankId) -> int:
-        """Requests of this API server in a rank."""
+        """How many requests of this API server a rank runs."""
         links = self._dispatcher.links
         return len(links[rank].live) if rank in links else 0
 
@@ -145,7 +145,7 @@ class EngineClient:
         return _Newcomer(self, connection)
 
     def _attach(self, hello: EngineHello, connection: Connection) -> "_RankHandler":
-        """Raises FrameError: a newer incarnation of it is attached already."""
+        """Raises FrameError where a newer incarnation of the rank is attached already."""
         try:
             link = self._dispatcher.attach(hello, connection)
         except Superseded as error:
@@ -164,7 +164,7 @@ def _log_gone(rank: RankId, requests: int, reason: str) -> None:
 
 
 class _Newcomer:
-    """A connection whose rank is not known yet: waits for EngineHello, then hands over to the rank's handler."""
+    """A connection whose rank is not known yet. It waits for EngineHello, then hands over to the rank's handler."""
 
     def __init__(self, client: EngineClient, connection: Connection) -> None:
         self._client = client

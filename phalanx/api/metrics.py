@@ -58,8 +58,8 @@ class Counter:
         """Its values are about to be read."""
 
 
-class Watched(Counter):
-    """Counted elsewhere in this process, and read when it is asked for."""
+class PolledCounter(Counter):
+    """A count that is kept elsewhere in this process, and read when it is asked for."""
 
     __slots__ = ("_seen", "read")
 
@@ -163,7 +163,7 @@ class Metrics:
             "Connections ended for what their client did not do: read, or send a head or a body in time.",
             ("reason",),
         )
-        self.replays = Watched("phalanx:request_replays", "Times a request was carried on at another rank.")
+        self.replays = PolledCounter("phalanx:request_replays", "Times a request was carried on at another rank.")
         self.timed_out = Counter("phalanx:requests_timed_out", "Requests ended by their own `timeout`.")
         self.held_requests = Gauge("phalanx:held_requests", "Completions that API servers have taken and not ended.")
         self.held_tokens = Gauge("phalanx:held_tokens", "Prompt and expected output tokens of those.")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from phalanx.api.http import Exchange
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 
 
 class Access(Enum):
@@ -16,36 +16,36 @@ class Access(Enum):
     OPEN = auto()
     """Anybody."""
     KEY = auto()
-    """Who has one of --api-key; anybody where there is none."""
+    """Whoever has one of --api-key, and anybody where none is set."""
     ADMIN = auto()
-    """Who has one of --admin-key; nobody where there is none."""
+    """Whoever has one of --admin-key, and nobody where none is set."""
 
 
 class Route(NamedTuple):
     method: str
     path: str
-    """As OpenAPI writes it. One `{name}` in it is `Exchange.parameter`; at the end it takes all that follows."""
-    handler: Callable[[Exchange, Service], Awaitable[None]]
+    """The path as OpenAPI writes it. A `{name}` in it is `Exchange.parameter`; at the end it takes all that follows."""
+    handler: Callable[[Exchange, ApiServerState], Awaitable[None]]
     summary: str
     response: type[msgspec.Struct] | str
-    """A type, or the media type of an answer that is not one of ours."""
+    """The type of the answer, or the media type of one that has no type here."""
     request: type[msgspec.Struct] | None = None
     event: type[msgspec.Struct] | None = None
-    """Of the stream that the request may ask for."""
+    """The type of an event of the stream that a request may ask for."""
     unready: type[msgspec.Struct] | None = None
-    """Answer with status 503 where it is not an error in the usual form."""
+    """The type of an answer with status 503, where that is not an error in the usual form."""
     access: Access = Access.KEY
     status: int = 200
-    """Of an answer that is no error."""
+    """The status of an answer that is no error."""
 
 
 class RouteMatch(NamedTuple):
-    """What is at a path."""
+    """The routes at a path."""
 
     methods: dict[str, Route]
-    """Empty for an unknown path."""
+    """The routes by method; there are none at an unknown path."""
     parameter: str = ""
-    """What stands for the `{name}` of the route's path."""
+    """The part of the path that stands for the `{name}` of the route's path."""
 
 
 class Routing:
@@ -54,7 +54,7 @@ class Routing:
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._exact: dict[str, RouteMatch] = {}
         self._around: dict[tuple[str, str], dict[str, Route]] = {}
-        """By what stands before and behind the `{name}`."""
+        """The routes with a `{name}`, by what stands before and behind it."""
         for route in routes:
             before, brace, rest = route.path.partition("{")
             if brace:

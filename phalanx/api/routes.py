@@ -2,15 +2,15 @@
 
 from functools import cache
 
-from phalanx.api import admin, openapi, status, tokens
+from phalanx.api import admin_endpoints, openapi, status, tokens
 from phalanx.api.http import JSON, Exchange
 from phalanx.api.openai import chat, completions, models
 from phalanx.api.route import Access, Route
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 
 
-async def openapi_json(exchange: Exchange, service: Service) -> None:
-    await exchange.reply(200, _document(service.config.http.strict_fields, service.config.http.root_path))
+async def openapi_json(exchange: Exchange, server: ApiServerState) -> None:
+    await exchange.reply(200, _document(server.config.http.strict_fields, server.config.http.root_path))
 
 
 @cache
@@ -65,44 +65,51 @@ ROUTES = (
         unready=status.Readiness,
         access=Access.OPEN,
     ),
-    Route("GET", "/admin/ranks", admin.ranks, "Ranks and API servers", admin.Fleet, access=Access.ADMIN),
+    Route(
+        "GET",
+        "/admin/ranks",
+        admin_endpoints.ranks,
+        "Ranks and API servers",
+        admin_endpoints.FleetResponse,
+        access=Access.ADMIN,
+    ),
     Route(
         "POST",
         "/admin/ranks/{rank}/drain",
-        admin.drain,
+        admin_endpoints.drain,
         "Give a rank nothing new, and let it empty",
-        admin.Fleet,
-        request=admin.LeaveRequest,
+        admin_endpoints.FleetResponse,
+        request=admin_endpoints.LeaveRequest,
         access=Access.ADMIN,
         status=202,
     ),
     Route(
         "POST",
         "/admin/ranks/{rank}/resume",
-        admin.resume,
+        admin_endpoints.resume,
         "Have a drained rank serve again",
-        admin.Fleet,
-        request=admin.LeaveRequest,
+        admin_endpoints.FleetResponse,
+        request=admin_endpoints.LeaveRequest,
         access=Access.ADMIN,
         status=202,
     ),
     Route(
         "POST",
         "/admin/ranks/{rank}/restart",
-        admin.restart,
+        admin_endpoints.restart,
         "Empty a rank and start it again",
-        admin.Fleet,
-        request=admin.LeaveRequest,
+        admin_endpoints.FleetResponse,
+        request=admin_endpoints.LeaveRequest,
         access=Access.ADMIN,
         status=202,
     ),
     Route(
         "POST",
         "/admin/scale",
-        admin.scale,
+        admin_endpoints.scale,
         "Change how many ranks there are",
-        admin.Fleet,
-        request=admin.ScaleRequest,
+        admin_endpoints.FleetResponse,
+        request=admin_endpoints.ScaleRequest,
         access=Access.ADMIN,
         status=202,
     ),

@@ -20,13 +20,12 @@ from phalanx.api import https
 from phalanx.api.app import Application
 from phalanx.api.connection import BoundedProtocol
 from phalanx.api.engine_client import EngineClient
-from phalanx.api.mailbox import Mailbox
 from phalanx.api.metrics import Metrics
 from phalanx.api.open_connections import Connections
-from phalanx.api.operator import Operator
-from phalanx.api.roster import Attendance
-from phalanx.api.service import Service
-from phalanx.api.siblings import Siblings
+from phalanx.api.server_state import ApiServerState
+from phalanx.api.service_ranks import ServiceRanks
+from phalanx.api.supervisor_inbox import SupervisorInbox
+from phalanx.api.supervisor_link import SupervisorLink
 from phalanx.child import PULSE, Control, Launch
 from phalanx.config import Config
 from phalanx.protocol import (
@@ -53,9 +52,11 @@ GRACE = 1
 class HttpServer(uvicorn.Server):
     """uvicorn on sockets that others hold, ended by the supervisor and not by signals."""
 
-    def __init__(self, application: Application, service: Service, on_start: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, application: Application, state: ApiServerState, on_start: Callable[[], None] = lambda: None
+    ) -> None:
         """Raises https.CertificateError where --ssl-certfile and its like cannot be used."""
-        options = service.config.http
+        options = state.config.http
         config = uvicorn.Config(
             application,
             http=BoundedProtocol,
@@ -64,16 +65,16 @@ class HttpServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            # Nothing here reads the client's address.
+            # Nothing here reads the address of the client.
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=options.keep_alive_timeout,  # type: ignore[arg-type]  # handed to call_later
         )
         super().__init__(config)
         self._application = application
-        self._service = service
-        ranks = service.config.parallel.data_parallel_size
-        self._connections = Connections(options, service.metrics, ranks, application.mark)
+        self._state = state
+        ranks = state.config.parallel.data_parallel_size
+        self._connections = Connections(options, state.metrics, ranks, application.mark)
         self.server_state = self._connections
         self._on_start = on_start
         self._tls = https.context(options)
@@ -117,7 +118,7 @@ class HttpServer(uvicorn.Server):
         interval = self._connections.interval
         while not await self.on_tick(0):
             self._connections.look(running_time.now())
-            self._service.look()
+            self._state.look()
             if self._renewal is not None:
                 self._renewal.look()
             with contextlib.suppress(TimeoutError):
@@ -130,7 +131,7 @@ class HttpServer(uvicorn.Server):
         self._application.drain(on_idle)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Who is in a queue of the kernel's is accepted in the next turns, and gets an answer: see `stop_accepting`.
+        # Connections in a queue of the kernel are accepted in the next turns, and get an answer: see `stop_accepting`.
         for _ in range(2):
             await asyncio.sleep(0)
         await super().shutdown(sockets)
@@ -140,8 +141,8 @@ class HttpServer(uvicorn.Server):
         self.drain(lambda: None)
         self.should_exit = True
         self._stopped.set()
-        # A turn later: one that was cancelled before its first step would give no answer. Those that begin from now on
-        # know that the server ends.
+        # Tasks are cancelled a turn later, since one that was cancelled before its first step would give no answer.
+        # Those that begin from now on know that the server ends.
         for task in list(self.server_state.tasks):
             task.get_loop().call_soon(task.cancel)
 
@@ -178,39 +179,37 @@ def settle() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
+async def serve(launch: Launch, control: Control, inbox: SupervisorInbox) -> None:
     """Serve until the supervisor says Stop."""
     config = control.config
     tokenizer = ModelTokenizer.load(Path(config.facts.folder))
     metrics = Metrics()
     if control.counted:
         metrics.count_on(control.counted)
-    siblings = Siblings(control.send, metrics)
+    supervisor = SupervisorLink(control.send, metrics)
     engine = EngineClient(
-        ApiServerId(launch.index), on_change=lambda: service.ranks_changed(), patience=config.service.rank_timeout
+        ApiServerId(launch.index), on_change=lambda: state.ranks_changed(), patience=config.service.rank_timeout
     )
-    operator = Operator(control.send)
-    roster = Attendance(engine, control.send, config.parallel.data_parallel_size)
-    service = Service(
+    ranks = ServiceRanks(engine, control.send, config.parallel.data_parallel_size)
+    state = ApiServerState(
         config=config,
         engine=engine,
         tokenizer=tokenizer,
         chat_template=load_template(config, tokenizer),
         metrics=metrics,
-        gather=siblings.gather,
-        operator=operator,
-        roster=roster,
+        supervisor=supervisor,
+        ranks=ranks,
         started=int(time.time()),
         max_model_len=config.facts.max_model_len,
     )
-    application = Application(service)
-    server = HttpServer(application, service, on_start=lambda: control.ready(drains=True))
+    application = Application(state)
+    server = HttpServer(application, state, on_start=lambda: control.ready(drains=True))
     turns = itertools.count()
 
     def beat() -> None:
-        # From the event loop itself: one that is stuck is silent.
+        # The event loop itself sends the pulse, so that a loop that is stuck is silent.
         control.send(Pulse(next(turns), busy=False))
-        siblings.report()
+        supervisor.report_metrics()
         asyncio.get_running_loop().call_later(PULSE, beat)
 
     def handle(message: ToChild) -> None:
@@ -219,16 +218,12 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
                 server.stop()
             case Drain():
                 server.drain(lambda: control.send(Drained()))
-            case MetricsRequest():
-                siblings.asked(message)
-            case MetricsGathered():
-                siblings.gathered(message)
             case Roster():
-                roster.heard(message)
-            case AdminAnswer():
-                operator.answered(message)
+                ranks.update(message)
+            case AdminAnswer() | MetricsGathered() | MetricsRequest():
+                supervisor.receive(message)
 
-    mailbox.open(handle)
+    inbox.open(handle)
     settle()
     beat()
     await engine.listen(launch.sockets["engine"], control.security)
@@ -239,9 +234,9 @@ async def serve(launch: Launch, control: Control, mailbox: Mailbox) -> None:
         tokenizer.close()
 
 
-def run(launch: Launch, control: Control, mailbox: Mailbox) -> None:
+def run(launch: Launch, control: Control, inbox: SupervisorInbox) -> None:
     logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     # Starts and ends are the supervisor's to tell, failures the application's; a client's broken request is no news.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(launch, control, mailbox))
+        runner.run(serve(launch, control, inbox))

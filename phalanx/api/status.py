@@ -7,15 +7,15 @@ from msgspec import Meta
 
 import phalanx
 from phalanx.api.http import JSON, Exchange
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 
 
 class Health(msgspec.Struct):
     status: Literal["ok"] = "ok"
 
 
-class Rank(msgspec.Struct):
-    """An engine rank as this API server sees it."""
+class AttachedRank(msgspec.Struct):
+    """An engine rank that is attached to this API server, as the server sees it."""
 
     rank: int
     incarnation: int
@@ -31,7 +31,7 @@ class Rank(msgspec.Struct):
 
 class Readiness(msgspec.Struct):
     status: Literal["ready", "degraded", "waiting for a rank", "draining"]
-    ranks: list[Rank]
+    ranks: list[AttachedRank]
     missing_ranks: Annotated[list[int], Meta(description="Ranks of the service that are not attached.")] = []
 
 
@@ -39,15 +39,15 @@ class Version(msgspec.Struct):
     version: str
 
 
-async def health(exchange: Exchange, service: Service) -> None:
-    """This process lives; says nothing of the engine."""
+async def health(exchange: Exchange, server: ApiServerState) -> None:
+    """Answer that this process lives, which says nothing of the engine."""
     await exchange.reply_json(Health())
 
 
-async def ready(exchange: Exchange, service: Service) -> None:
+async def ready(exchange: Exchange, server: ApiServerState) -> None:
     ranks = []
-    for status in service.engine.ranks():
-        rank = Rank(
+    for status in server.engine.ranks():
+        rank = AttachedRank(
             status.rank,
             status.incarnation,
             status.hello.max_num_seqs,
@@ -59,34 +59,34 @@ async def ready(exchange: Exchange, service: Service) -> None:
             rank.kv_used_tokens = status.load.kv_used_tokens
         ranks.append(rank)
     attached = {rank.rank for rank in ranks}
-    missing: list[int] = [rank for rank in service.roster.expected if rank not in attached]
+    missing: list[int] = [rank for rank in server.ranks.expected if rank not in attached]
     answer = Readiness("degraded" if missing else "ready", ranks, missing)
-    if service.draining:
+    if server.draining:
         answer.status = "draining"
     elif not ranks:
         answer.status = "waiting for a rank"
-    await exchange.reply(200 if ranks and not service.draining else 503, msgspec.json.encode(answer), JSON)
+    await exchange.reply(200 if ranks and not server.draining else 503, msgspec.json.encode(answer), JSON)
 
 
-async def version(exchange: Exchange, service: Service) -> None:
+async def version(exchange: Exchange, server: ApiServerState) -> None:
     await exchange.reply_json(Version(phalanx.__version__))
 
 
-async def metrics(exchange: Exchange, service: Service) -> None:
-    """The whole service's, whichever API server is asked."""
+async def metrics(exchange: Exchange, server: ApiServerState) -> None:
+    """Answer with the metrics of the whole service, whichever API server is asked."""
     from phalanx.api import exposition
 
-    gathered = await service.gather()
+    gathered = await server.supervisor.gather_metrics()
     # No await from here on: what is shown is what the supervisor has just been told.
-    merged = service.metrics.merged(gathered.samples, gathered.kept)
-    for rank in service.roster.expected:
+    merged = server.metrics.merged(gathered.samples, gathered.kept)
+    for rank in server.ranks.expected:
         merged.begin(rank)
     text = exposition.exposition(
         merged,
-        service.engine.ranks(),
+        server.engine.ranks(),
         gathered,
-        service.config.served_names[0],
-        len(service.roster.expected),
-        service.config.engine,
+        server.config.served_names[0],
+        len(server.ranks.expected),
+        server.config.engine,
     )
     await exchange.reply(200, text, exposition.CONTENT_TYPE)

@@ -8,12 +8,12 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.openai.admitted_request import admit
 from phalanx.api.openai.chat import AddGenerationPrompt, ContinueFinalMessage, TemplateValues, render
 from phalanx.api.openai.common import TokenId, check_model
-from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.messages import PART_KINDS, Messages
 from phalanx.api.openai.prompts import check_tokens
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 from phalanx.text.tokenizer import TooLong
 
 MOST_TOKENS = 2**20
@@ -65,17 +65,17 @@ _tokenize_decoder = BodyDecoder(TokenizeRequest, PART_KINDS)
 _detokenize_decoder = BodyDecoder(DetokenizeRequest)
 
 
-async def tokenize(exchange: Exchange, service: Service) -> None:
-    body = await exchange.body(service.config.http.max_body_bytes)
-    request, size = _tokenize_decoder.decode(body, strict=service.config.http.strict_fields), len(body)
+async def tokenize(exchange: Exchange, server: ApiServerState) -> None:
+    body = await exchange.body(server.config.http.max_body_bytes)
+    request, size = _tokenize_decoder.decode(body, strict=server.config.http.strict_fields), len(body)
     del body
-    check_model(request.model, service.config)
+    check_model(request.model, server.config)
     if (request.prompt is None) == (request.messages is None):
         raise ApiError("Give either prompt or messages.", param="prompt")
-    async with admitted(exchange, service, size):
+    async with admit(exchange, server, size):
         if request.messages is not None:
             text = await render(
-                service,
+                server,
                 request.messages,
                 request.chat_template_kwargs,
                 request.add_generation_prompt,
@@ -86,26 +86,26 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
             assert request.prompt is not None
             text, add = request.prompt, request.add_special_tokens is not False
         try:
-            tokens = await service.tokenizer.encode(text, add_special_tokens=add, limit=MOST_TOKENS)
+            tokens = await server.tokenizer.encode(text, add_special_tokens=add, limit=MOST_TOKENS)
         except TooLong as error:
             raise ApiError(f"The text has {error}; this endpoint takes up to {MOST_TOKENS}.", param="prompt") from None
         if tokens:
-            check_tokens(tokens, service, "prompt" if request.messages is None else "messages")
-        answer = TokenizeResponse(len(tokens), service.max_model_len, tokens)
+            check_tokens(tokens, server, "prompt" if request.messages is None else "messages")
+        answer = TokenizeResponse(len(tokens), server.max_model_len, tokens)
         if request.return_token_strs:
-            answer.token_strs = [service.tokenizer.token_string(token) or "" for token in tokens]
+            answer.token_strs = [server.tokenizer.token_string(token) or "" for token in tokens]
         await exchange.reply_json(answer)
 
 
-async def detokenize(exchange: Exchange, service: Service) -> None:
-    body = await exchange.body(service.config.http.max_body_bytes)
-    request, size = _detokenize_decoder.decode(body, strict=service.config.http.strict_fields), len(body)
+async def detokenize(exchange: Exchange, server: ApiServerState) -> None:
+    body = await exchange.body(server.config.http.max_body_bytes)
+    request, size = _detokenize_decoder.decode(body, strict=server.config.http.strict_fields), len(body)
     del body
-    check_model(request.model, service.config)
+    check_model(request.model, server.config)
     if len(request.tokens) > MOST_TOKENS:
         raise ApiError(f"{len(request.tokens)} tokens; this endpoint takes up to {MOST_TOKENS}.", param="tokens")
     if request.tokens:
-        check_tokens(request.tokens, service, "tokens")
-    async with admitted(exchange, service, size):
-        text = await service.tokenizer.decode(request.tokens, skip_special_tokens=False)
+        check_tokens(request.tokens, server, "tokens")
+    async with admit(exchange, server, size):
+        text = await server.tokenizer.decode(request.tokens, skip_special_tokens=False)
         await exchange.reply_json(DetokenizeResponse(text))

@@ -15,8 +15,8 @@ from phalanx.api.admission import (
     SHORTEST,
     Admission,
     Amount,
+    Overloaded,
     Reason,
-    Refused,
     Ticket,
     bounds,
 )
@@ -34,8 +34,8 @@ def admit(
     return admission.admit(amount, priority, evict, now)
 
 
-def refusal(admission: Admission, amount: Amount, priority: int = 0, now: float = 0.0) -> Refused:
-    with pytest.raises(Refused) as refused:
+def refusal(admission: Admission, amount: Amount, priority: int = 0, now: float = 0.0) -> Overloaded:
+    with pytest.raises(Overloaded) as refused:
         admit(admission, amount, priority, now=now)
     return refused.value
 
@@ -84,7 +84,7 @@ def test_a_reservation_is_settled_and_may_be_refused_then_without_touching_other
     admission = Admission(BOUNDS)
     admit(admission, Amount(1, 900, 1))
     ticket = admit(admission, Amount(1, 50, 50))
-    with pytest.raises(Refused):
+    with pytest.raises(Overloaded):
         admission.settle(ticket, Amount(1, 101, 1), 0.0)
     assert admission.held == Amount(2, 950, 51)
     admission.settle(ticket, Amount(1, 100, 10), 0.0)
@@ -184,7 +184,7 @@ class Histories(RuleBasedStateMachine):
         before = dict(self.live)
         try:
             ticket = take()
-        except Refused as refused:
+        except Overloaded as refused:
             assert others != NOTHING, "the only request of an idle service was refused"
             assert self.live == before
             assert {ticket for ticket in before if not ticket.open} == set(), "one gave way for nothing"

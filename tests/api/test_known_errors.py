@@ -124,9 +124,9 @@ def test_a_wrong_key_is_seen(api: ServedApi) -> None:
 
 def test_an_overloaded_server_is_seen_and_waited_for(checkpoint_folder: Path) -> None:
     with ServedApi(checkpoint_folder, answering("ok")) as api:
-        admission = api.service.admission
+        admission = api.state.admission
         admission.bounds = admission.bounds._replace(requests=1)
-        admission.admit(Amount(1, 1, 1), 0, lambda: None, api.service.clock())
+        admission.admit(Amount(1, 1, 1), 0, lambda: None, api.state.clock())
         error = error_of(api, max_tokens=50)
     assert isinstance(error, openai.RateLimitError)
     assert error.type == "rate_limit_error"

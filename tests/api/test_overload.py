@@ -87,7 +87,7 @@ def until(ask: Callable[[], httpx.Response], status: int, met: Callable[[], bool
 
 def wait_idle(api: ServedApi) -> None:
     """Until nothing is held."""
-    until(lambda: api.http.get("/health"), 200, lambda: api.service.admission.held == (0, 0, 0))
+    until(lambda: api.http.get("/health"), 200, lambda: api.state.admission.held == (0, 0, 0))
 
 
 # --- too much ---
@@ -112,9 +112,9 @@ def test_more_tokens_than_fit_and_wait_are_refused_by_what_the_prompt_and_its_an
     api = serve_api(max_queued_tokens=100)
     first = {"prompt": [1] * 2000, "max_tokens": 40, "n": 32}
     with in_flight(api, first):
-        assert api.service.admission.held.tokens == 32 * 2040
+        assert api.state.admission.held.tokens == 32 * 2040
         with in_flight(api, {"prompt": "a" * 250, "max_tokens": 90}):
-            assert api.service.admission.held.tokens == 32 * 2040 + 340
+            assert api.state.admission.held.tokens == 32 * 2040 + 340
         refused = api.http.post(COMPLETE, json={"prompt": "a" * 250, "max_tokens": 120})
         assert_overloaded(refused, "--max-queued-tokens")
         # The body is larger than the room, and is not tokenised to find out whether its text is.
@@ -203,7 +203,7 @@ def test_a_request_has_the_time_it_asks_for(serve_api: Serve, stream: bool) -> N
     assert all(asked.aborted.wait(DEADLINE) for asked in api.rank.asked)
     assert len(api.rank.asked) == 2
     assert api.metrics.timed_out.values == {(): 1.0}
-    assert api.service.admission.held == (0, 0, 0)
+    assert api.state.admission.held == (0, 0, 0)
 
 
 def test_a_stream_that_has_begun_ends_in_an_event_of_the_error(serve_api: Serve) -> None:
@@ -363,7 +363,7 @@ def test_a_client_that_reads_slowly_is_served_to_the_end(serve_api: Serve) -> No
 def test_what_waits_for_one_client_is_bounded_before_its_time_is_over(
     serve_api: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phalanx.api.openai.flight.MAX_UNREAD", 2**20)
+    monkeypatch.setattr("phalanx.api.openai.admitted_request.MAX_UNREAD", 2**20)
     # Looked at four times in the shortest of the times.
     api = serve_api(write_timeout=NEVER, header_timeout=1.0)
     with connect(api, window=65536) as connection:

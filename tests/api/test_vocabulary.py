@@ -71,7 +71,7 @@ def test_a_text_s_token_is_named_as_it_is_written(api: ServedApi) -> None:
 def test_what_a_rank_would_refuse_never_reaches_it(api: ServedApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the endpoints do not look at themselves, the rank's own check refuses in the API server."""
     narrow = RequestLimits(vocab_size=60, model_tokens=2048, cache_tokens=2048)
-    monkeypatch.setattr(type(api.service), "limits", narrow)
+    monkeypatch.setattr(type(api.state), "limits", narrow)
     answer = api.http.post("/v1/completions", json={"prompt": [5, 70]})
     assert answer.status_code == 400
     assert "prompt has token id 70; the vocabulary ends at 59" in answer.json()["error"]["message"]

@@ -18,12 +18,12 @@ import uvloop
 from phalanx.api.app import Application
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
-from phalanx.api.operator import Operator
-from phalanx.api.roster import Attendance
 from phalanx.api.route import Route
 from phalanx.api.routes import ROUTES
 from phalanx.api.server import HttpServer, load_template
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
+from phalanx.api.service_ranks import ServiceRanks
+from phalanx.api.supervisor_link import SupervisorLink
 from phalanx.checkpoint.facts import read
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (
@@ -33,6 +33,7 @@ from phalanx.protocol import (
     Incarnation,
     Load,
     MetricsGathered,
+    MetricsQuery,
     PhaseTimes,
     RankId,
     RequestId,
@@ -43,6 +44,7 @@ from phalanx.protocol import (
     Submit,
     ToEngine,
     TokenLogprobs,
+    ToSupervisor,
 )
 from phalanx.text.detokenize import byte_alphabet
 from phalanx.text.tokenizer import ModelTokenizer
@@ -244,31 +246,32 @@ class ServedApi:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
 
-    async def _serve(self) -> None:
-        async def gather() -> MetricsGathered:
-            return MetricsGathered(1, tuple(self.siblings))
+    def _hear(self, message: ToSupervisor) -> None:
+        """As the supervisor, which tells of the other API servers what the test says."""
+        if isinstance(message, MetricsQuery):
+            self.state.supervisor.receive(MetricsGathered(message.query, tuple(self.siblings)))
 
+    async def _serve(self) -> None:
         def on_change() -> None:
-            self.service.ranks_changed()
+            self.state.ranks_changed()
             with self._changed:
                 self._ranks = len(self.engine.ranks())
                 self._changed.notify_all()
 
         self.loop = asyncio.get_running_loop()
         self.engine = EngineClient(ApiServerId(0), on_change, self._patience)
-        self.service = Service(
+        self.state = ApiServerState(
             config=self.config,
             engine=self.engine,
             tokenizer=self.tokenizer,
             chat_template=load_template(self.config, self.tokenizer),
             metrics=self.metrics,
-            gather=gather,
-            operator=Operator(lambda message: None),
-            roster=Attendance(self.engine, lambda message: None, self.config.parallel.data_parallel_size),
+            supervisor=SupervisorLink(self._hear, self.metrics),
+            ranks=ServiceRanks(self.engine, lambda message: None, self.config.parallel.data_parallel_size),
             started=1700000000,
             max_model_len=self.config.facts.max_model_len,
         )
-        self.server = HttpServer(Application(self.service, self._routes), self.service, on_start=self._started.set)
+        self.server = HttpServer(Application(self.state, self._routes), self.state, on_start=self._started.set)
         await self.engine.listen([self._engine_socket], SECURITY)
         try:
             await self.server.serve(sockets=[self._socket])

@@ -11,7 +11,7 @@ from phalanx.api.http import ClientConnection
 from phalanx.api.known_errors import too_long
 from phalanx.api.metrics import Metrics
 from phalanx.api.openai.completion_metrics import CompletionMetrics
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from phalanx.text.choice import Choice
 
@@ -26,7 +26,7 @@ class Branch:
         "_begun",
         "_failed",
         "_generation",
-        "_service",
+        "_server",
         "cached_tokens",
         "choice",
         "index",
@@ -61,12 +61,12 @@ class Branch:
         self.on_begin: Callable[[], None] = lambda: None
         """Called with the first token."""
         self._generation: Generation | None = None
-        self._service: Service | None = None
+        self._server: ApiServerState | None = None
         self.metrics = CompletionMetrics(metrics, arrival, len(prompt), sampling.max_tokens)
         self._begun = False
         self._failed = False
 
-    def submit(self, service: Service, priority: int) -> None:
+    def submit(self, server: ApiServerState, priority: int) -> None:
         """Hand it to the engine, which may have to wait for a rank."""
         sampling = self.sampling
         if sampling.max_tokens == 0:
@@ -74,8 +74,8 @@ class Branch:
                 return
             # The engine scores a prompt on the way to its first token.
             sampling = msgspec.structs.replace(sampling, max_tokens=1)
-        self._service = service
-        self._generation = service.engine.generate(self.prompt, sampling, priority)
+        self._server = server
+        self._generation = server.engine.generate(self.prompt, sampling, priority)
 
     @property
     def rank(self) -> int | None:
@@ -151,8 +151,8 @@ class Branch:
 
     def _check_again(self) -> None:
         """Raise ApiError (400) where it is too much for a rank that has come since it was checked."""
-        assert self._service is not None
-        limits = self._service.limits
+        assert self._server is not None
+        limits = self._server.limits
         if len(self.prompt) >= limits.max_model_len:
             raise too_long(limits.max_model_len, len(self.prompt), "prompt")
 

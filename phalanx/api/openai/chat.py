@@ -10,15 +10,15 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.openai.admitted_request import admit
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import Usage, check_length, check_model, default_max_tokens
-from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
 from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_template
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, encode_prompt
 from phalanx.api.openai.sampling import SamplingFields
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 from phalanx.text.chat_template import RESERVED, NoChatTemplate, TemplateError
 from phalanx.text.choice import FinishName
 from phalanx.text.tokenizer import INLINE_CHARACTERS, ModelTokenizer
@@ -242,30 +242,30 @@ class ChatForm:
 _decoder = BodyDecoder(ChatRequest, PART_KINDS)
 
 
-async def chat_completions(exchange: Exchange, service: Service) -> None:
-    config = service.config
+async def chat_completions(exchange: Exchange, server: ApiServerState) -> None:
+    config = server.config
     body = await exchange.body(config.http.max_body_bytes)
     request, size = _decoder.decode(body, strict=config.http.strict_fields), len(body)
     del body
     model = check_model(request.model, config)
     request.check(config)
-    check_count(service, 1, request.n or 1)
+    check_count(server, 1, request.n or 1)
     top = _asked_logprobs(request, config.engine.max_logprobs)
-    async with admitted(exchange, service, size, completions=request.n or 1, priority=request.priority or 0) as flight:
-        tokens = await _prompt_tokens(service, request)
+    async with admit(exchange, server, size, completions=request.n or 1, priority=request.priority or 0) as admitted:
+        tokens = await _prompt_tokens(server, request)
         asked, asked_by = request.asked_tokens()
         most = check_length(
-            service.max_model_len, len(tokens), asked, default_max_tokens(config, None), "messages", asked_by
+            server.max_model_len, len(tokens), asked, default_max_tokens(config, None), "messages", asked_by
         )
-        sampling = request.sampling(config, max_tokens=most, logprobs=top, bad_words=await bad_words(service, request))
+        sampling = request.sampling(config, max_tokens=most, logprobs=top, bad_words=await bad_words(server, request))
         prompt = Prompt(tokens, "", continues=bool(request.continue_final_message))
-        branches = branches_for(service, exchange, request, [(prompt, sampling)])
-        await run(exchange, service, request, branches, ChatForm(request, model, service.tokenizer), flight)
+        branches = branches_for(server, exchange, request, [(prompt, sampling)])
+        await run(exchange, server, request, branches, ChatForm(request, model, server.tokenizer), admitted)
 
 
-async def _prompt_tokens(service: Service, request: ChatRequest) -> list[int]:
+async def _prompt_tokens(server: ApiServerState, request: ChatRequest) -> list[int]:
     text = await render(
-        service,
+        server,
         request.messages,
         request.chat_template_kwargs,
         request.add_generation_prompt,
@@ -273,7 +273,7 @@ async def _prompt_tokens(service: Service, request: ChatRequest) -> list[int]:
     )
     # The texts are not needed any more, and an answer may take minutes.
     request.messages = []
-    return await encode_prompt(service, text, add_special_tokens=bool(request.add_special_tokens), param="messages")
+    return await encode_prompt(server, text, add_special_tokens=bool(request.add_special_tokens), param="messages")
 
 
 def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
@@ -286,7 +286,7 @@ def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
 
 
 async def render(
-    service: Service,
+    server: ApiServerState,
     messages: list[Message],
     template_values: Raw,
     add_generation_prompt: bool | None,
@@ -296,7 +296,7 @@ async def render(
 
     Raises ApiError (400) with the template's own words where it refuses them.
     """
-    template = service.chat_template
+    template = server.chat_template
     if isinstance(template, NoChatTemplate):
         raise ApiError(
             f"{template.reason} Use /v1/completions, or start with --chat-template.", code="no_chat_template"
@@ -305,7 +305,7 @@ async def render(
         raise ApiError(
             "continue_final_message and add_generation_prompt exclude one another.", param="continue_final_message"
         )
-    values = _values(template_values, service.tokenizer.special)
+    values = _values(template_values, server.tokenizer.special)
     plain = for_template(messages)
 
     def work() -> str:
@@ -319,7 +319,7 @@ async def render(
     try:
         if sum(_LIKE_CHARACTERS + sum(map(len, message.values())) for message in plain) <= INLINE_CHARACTERS:
             return work()
-        return await service.tokenizer.in_thread(work)
+        return await server.tokenizer.in_thread(work)
     except TemplateError as error:
         raise ApiError(f"The model's chat template does not accept these messages: {error}", param="messages") from None
 

@@ -11,14 +11,14 @@ from phalanx.api.decoding import ABSENT, LARGE_BODY, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.known_errors import too_long
+from phalanx.api.openai.admitted_request import admit
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import TokenId, Usage, check_length, check_model, default_max_tokens
-from phalanx.api.openai.flight import admitted
 from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
 from phalanx.api.openai.sampling import SamplingFields
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import SamplingParams
 from phalanx.text.choice import FinishName, ScoredToken
 from phalanx.text.tokenizer import ModelTokenizer
@@ -191,7 +191,7 @@ class _PromptAlone(msgspec.Struct):
     prompt: Raw = ABSENT
 
 
-def _refuse_endless_lists(body: bytes, service: Service) -> None:
+def _refuse_endless_lists(body: bytes, server: ApiServerState) -> None:
     """Raise ApiError (400) for lists of tokens that cannot fit, before objects are made of millions of entries.
 
     Counts brackets and commas; a list that begins with a text is left to the decoder, as is what is no JSON.
@@ -203,15 +203,15 @@ def _refuse_endless_lists(body: bytes, service: Service) -> None:
     if not prompt.startswith(b"[") or prompt[1:].lstrip().startswith(b'"'):
         return
     lists = prompt.count(b"[") - 1
-    check_count(service, lists, 1)
+    check_count(server, lists, 1)
     tokens = prompt.count(b",") + 1
-    if tokens > max(lists, 1) * service.max_model_len:
-        raise too_long(service.max_model_len, tokens, "prompt")
+    if tokens > max(lists, 1) * server.max_model_len:
+        raise too_long(server.max_model_len, tokens, "prompt")
 
 
-async def completions(exchange: Exchange, service: Service) -> None:
-    config = service.config
-    request, size = await _read(exchange, service)
+async def completions(exchange: Exchange, server: ApiServerState) -> None:
+    config = server.config
+    request, size = await _read(exchange, server)
     model = check_model(request.model, config)
     request.check(config)
     n = request.n or 1
@@ -220,34 +220,34 @@ async def completions(exchange: Exchange, service: Service) -> None:
     most = config.engine.max_logprobs
     if request.logprobs is not None and request.logprobs > most:
         raise ApiError(f"logprobs is {request.logprobs}; this server gives {most} (--max-logprobs).", param="logprobs")
-    check_count(service, 1, n)
-    async with admitted(exchange, service, size, completions=n, priority=request.priority or 0) as flight:
-        prompts = await _sampled_prompts(service, request)
-        branches = branches_for(service, exchange, request, prompts)
-        form = CompletionForm(request, model, service.tokenizer)
-        await run(exchange, service, request, branches, form, flight)
+    check_count(server, 1, n)
+    async with admit(exchange, server, size, completions=n, priority=request.priority or 0) as admitted:
+        prompts = await _sampled_prompts(server, request)
+        branches = branches_for(server, exchange, request, prompts)
+        form = CompletionForm(request, model, server.tokenizer)
+        await run(exchange, server, request, branches, form, admitted)
 
 
-async def _read(exchange: Exchange, service: Service) -> tuple[CompletionRequest, int]:
+async def _read(exchange: Exchange, server: ApiServerState) -> tuple[CompletionRequest, int]:
     """The request, and the bytes it came in."""
-    body = await exchange.body(service.config.http.max_body_bytes)
+    body = await exchange.body(server.config.http.max_body_bytes)
     if len(body) > LARGE_BODY:
-        _refuse_endless_lists(body, service)
-    return _decoder.decode(body, strict=service.config.http.strict_fields), len(body)
+        _refuse_endless_lists(body, server)
+    return _decoder.decode(body, strict=server.config.http.strict_fields), len(body)
 
 
-async def _sampled_prompts(service: Service, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:
+async def _sampled_prompts(server: ApiServerState, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:
     given = request.prompts()
-    check_count(service, len(given), request.n or 1)
-    default = default_max_tokens(service.config, DEFAULT_MAX_TOKENS)
-    excluded = await bad_words(service, request)
+    check_count(server, len(given), request.n or 1)
+    default = default_max_tokens(server.config, DEFAULT_MAX_TOKENS)
+    excluded = await bad_words(server, request)
     prompts = []
     for prompt in given:
-        encoded = await _encode(service, request, prompt)
+        encoded = await _encode(server, request, prompt)
         length = len(encoded.tokens)
         sampling = request.sampling(
-            service.config,
-            max_tokens=check_length(service.max_model_len, length, request.max_tokens, default, "prompt"),
+            server.config,
+            max_tokens=check_length(server.max_model_len, length, request.max_tokens, default, "prompt"),
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if request.echo else None,
             bad_words=excluded,
@@ -258,13 +258,13 @@ async def _sampled_prompts(service: Service, request: CompletionRequest) -> list
     return prompts
 
 
-async def _encode(service: Service, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
+async def _encode(server: ApiServerState, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
     if isinstance(prompt, str):
         add = request.add_special_tokens is not False
-        tokens = await encode_prompt(service, prompt, add_special_tokens=add, param="prompt")
+        tokens = await encode_prompt(server, prompt, add_special_tokens=add, param="prompt")
         return Prompt(tokens, prompt if request.echo else "", continues=bool(prompt))
-    check_tokens(prompt, service, "prompt")
+    check_tokens(prompt, server, "prompt")
     # The length is checked before the text is made.
-    check_length(service.max_model_len, len(prompt), request.max_tokens, None, "prompt")
-    text = await service.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else ""
+    check_length(server.max_model_len, len(prompt), request.max_tokens, None, "prompt")
+    text = await server.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else ""
     return Prompt(prompt, text, continues=True)

@@ -12,12 +12,12 @@ import msgspec
 
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange, Generated
+from phalanx.api.openai.admitted_request import AdmittedRequest
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import Usage, usage
 from phalanx.api.openai.completion_metrics import count_prompt
-from phalanx.api.openai.flight import Flight
 from phalanx.api.openai.sampling import SamplingFields, StreamOptions
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 from phalanx.text.choice import ScoredToken
 
 _DONE = b"data: [DONE]\n\n"
@@ -69,11 +69,11 @@ class Collected:
 
 async def run(
     exchange: Exchange,
-    service: Service,
+    server: ApiServerState,
     request: SamplingFields,
     branches: list[Branch],
     form: Form,
-    flight: Flight,
+    admitted: AdmittedRequest,
 ) -> None:
     """Submit all branches and answer the exchange; whatever happens, none is left running in the engine.
 
@@ -85,20 +85,20 @@ async def run(
     collected = [Collected(branch) for branch in branches]
     try:
         async with asyncio.timeout(_left(exchange, request)):
-            flight.settle(branches)
+            admitted.settle(branches)
             for branch in branches:
-                branch.on_begin = flight.begin
-                branch.submit(service, request.priority or 0)
+                branch.on_begin = admitted.begin
+                branch.submit(server, request.priority or 0)
             ranks = {branch.rank for branch in branches if branch.rank is not None}
             exchange.signature.append((b"x-phalanx-ranks", ",".join(map(str, sorted(ranks))).encode()))
             if request.stream:
                 options = request.stream_options or StreamOptions()
-                with exchange.kept_alive(service.config.http.sse_keep_alive):
+                with exchange.kept_alive(server.config.http.sse_keep_alive):
                     await _stream(exchange, branches, form, options, request.n or 1)
                 return
             await _together([each.collect() for each in collected])
     except TimeoutError:
-        service.metrics.timed_out.add(1)
+        server.metrics.timed_out.add(1)
         error = _timed_out(request)
         if not exchange.status:
             raise error from None
@@ -111,8 +111,8 @@ async def run(
         for branch in branches:
             branch.leave()
         for first in range(0, len(branches), request.n or 1):
-            count_prompt(service.metrics, [each.metrics for each in branches[first : first + (request.n or 1)]])
-    flight.begin()
+            count_prompt(server.metrics, [each.metrics for each in branches[first : first + (request.n or 1)]])
+    admitted.begin()
     await exchange.reply_json(form.response(collected, _spent(branches, request.n or 1)))
 
 

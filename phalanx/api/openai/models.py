@@ -6,7 +6,7 @@ import msgspec
 
 from phalanx.api.http import Exchange
 from phalanx.api.openai.common import check_model
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 
 
 class Model(msgspec.Struct, kw_only=True):
@@ -23,20 +23,20 @@ class ModelList(msgspec.Struct, kw_only=True):
     data: list[Model]
 
 
-def _model(name: str, service: Service) -> Model:
+def _model(name: str, server: ApiServerState) -> Model:
     return Model(
         id=name,
-        created=service.started,
-        root=service.config.served_names[0],
-        max_model_len=service.max_model_len,
+        created=server.started,
+        root=server.config.served_names[0],
+        max_model_len=server.max_model_len,
     )
 
 
-async def list_models(exchange: Exchange, service: Service) -> None:
-    await exchange.reply_json(ModelList(data=[_model(name, service) for name in service.config.served_names]))
+async def list_models(exchange: Exchange, server: ApiServerState) -> None:
+    await exchange.reply_json(ModelList(data=[_model(name, server) for name in server.config.served_names]))
 
 
-async def show_model(exchange: Exchange, service: Service) -> None:
+async def show_model(exchange: Exchange, server: ApiServerState) -> None:
     # A name may be a path, so it is all that follows.
-    name = check_model(exchange.parameter, service.config)
-    await exchange.reply_json(_model(name, service))
+    name = check_model(exchange.parameter, server.config)
+    await exchange.reply_json(_model(name, server))

@@ -10,7 +10,7 @@ from phalanx.api.http import Exchange
 from phalanx.api.known_errors import too_long
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.sampling import SamplingFields, choice_seed
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import Rejected, SamplingParams
 from phalanx.text.choice import Choice
 from phalanx.text.tokenizer import TooLong
@@ -24,30 +24,28 @@ class Prompt(NamedTuple):
     """The answer goes on in the middle of the prompt's text; else it begins a text of its own."""
 
 
-async def encode_prompt(service: Service, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
+async def encode_prompt(server: ApiServerState, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
     """Raises ApiError (400) for a text that no prompt of this model can be."""
     try:
-        tokens = await service.tokenizer.encode(
-            text, add_special_tokens=add_special_tokens, limit=service.max_model_len
-        )
+        tokens = await server.tokenizer.encode(text, add_special_tokens=add_special_tokens, limit=server.max_model_len)
     except TooLong as error:
-        raise too_long(service.max_model_len, error.at_least, param, at_least=True) from None
-    check_tokens(tokens, service, param)
+        raise too_long(server.max_model_len, error.at_least, param, at_least=True) from None
+    check_tokens(tokens, server, param)
     return tokens
 
 
-def check_tokens(tokens: list[int], service: Service, param: str) -> None:
+def check_tokens(tokens: list[int], server: ApiServerState, param: str) -> None:
     """Raises ApiError (400) for no tokens and for one that the model does not have, though its tokenizer may."""
     if not tokens:
         raise ApiError(f"{param} is empty: there is no token to begin from.", param=param)
-    vocabulary = service.config.facts.vocab_size
+    vocabulary = server.config.facts.vocab_size
     if (token := max(tokens)) >= vocabulary:
-        written = service.tokenizer.token_string(token)
+        written = server.tokenizer.token_string(token)
         name = f"token {token}" if written is None else f"token {token} ({written!r})"
         raise ApiError(f"{param} has {name}; the model's tokens are 0 to {vocabulary - 1}.", param=param)
 
 
-async def bad_words(service: Service, request: SamplingFields) -> tuple[tuple[int, ...], ...]:
+async def bad_words(server: ApiServerState, request: SamplingFields) -> tuple[tuple[int, ...], ...]:
     """The tokens of each of the request's bad words.
 
     A word is meant at the beginning of a text and within it, as vLLM has it: with a space before it and without. Other
@@ -58,23 +56,23 @@ async def bad_words(service: Service, request: SamplingFields) -> tuple[tuple[in
     """
     words = []
     for word in request.bad_words or ():
-        bare = await service.tokenizer.encode(word.lstrip(), add_special_tokens=False, limit=service.max_model_len)
+        bare = await server.tokenizer.encode(word.lstrip(), add_special_tokens=False, limit=server.max_model_len)
         if not bare:
             raise ApiError(f"bad_words has {word[:SHOWN]!r}, of which the tokenizer makes nothing.", param="bad_words")
-        spaced = await service.tokenizer.encode(
-            f" {word.lstrip()}", add_special_tokens=False, limit=service.max_model_len
+        spaced = await server.tokenizer.encode(
+            f" {word.lstrip()}", add_special_tokens=False, limit=server.max_model_len
         )
         words.append(bare)
         if spaced[-len(bare) :] != bare:
             words.append(spaced)
     for tokens in words:
-        check_tokens(tokens, service, "bad_words")
+        check_tokens(tokens, server, "bad_words")
     return tuple(map(tuple, words))
 
 
-def check_count(service: Service, prompts: int, n: int) -> None:
+def check_count(server: ApiServerState, prompts: int, n: int) -> None:
     """Raises ApiError (400) for more completions than one HTTP request may ask for."""
-    most = service.config.http.max_batch
+    most = server.config.http.max_batch
     if prompts * n > most:
         raise ApiError(
             f"{prompts} prompts with n = {n} are {prompts * n} completions; one request may ask for {most}.",
@@ -83,7 +81,7 @@ def check_count(service: Service, prompts: int, n: int) -> None:
 
 
 def branches_for(
-    service: Service,
+    server: ApiServerState,
     exchange: Exchange,
     request: SamplingFields,
     prompts: list[tuple[Prompt, SamplingParams]],
@@ -96,7 +94,7 @@ def branches_for(
     for prompt, sampling in prompts:
         try:
             # A rank asks the same, and what it refuses would be an error of the server.
-            service.limits.check(prompt.tokens, sampling)
+            server.limits.check(prompt.tokens, sampling)
         except Rejected as error:
             raise ApiError(f"This request cannot run: {error}.", param="prompt") from None
         context = prompt.tokens if prompt.continues else []
@@ -106,8 +104,8 @@ def branches_for(
                     len(branches),
                     prompt.tokens,
                     Choice(
-                        service.tokenizer.detokenizer(skip_special_tokens=skips, context=context),
-                        generated=service.tokenizer.detokenizer(skip_special_tokens=False, context=context)
+                        server.tokenizer.detokenizer(skip_special_tokens=skips, context=context),
+                        generated=server.tokenizer.detokenizer(skip_special_tokens=False, context=context)
                         if stops and skips
                         else None,
                         stops=stops,
@@ -117,7 +115,7 @@ def branches_for(
                         keep_ids=bool(request.return_token_ids),
                     ),
                     _reseeded(sampling, choice),
-                    metrics=service.metrics,
+                    metrics=server.metrics,
                     arrival=exchange.arrival,
                     prompt_text=prompt.text,
                 )

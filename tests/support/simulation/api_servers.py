@@ -10,8 +10,8 @@ import msgspec
 from support.simulation.network import Alarm, End
 from support.simulation.processes import Process, brief, undisturbed
 
-from phalanx.api.dispatcher import DEATHS, Dispatcher, EngineDied, NoRank, RankLink, Request, Superseded
-from phalanx.api.roster import Attendance
+from phalanx.api.dispatcher import DEATHS, Dispatcher, EngineDied, EngineRequest, NoRank, RankLink, Superseded
+from phalanx.api.service_ranks import ServiceRanks
 from phalanx.protocol import (
     Abort,
     Alive,
@@ -38,7 +38,7 @@ _hello_decoder: msgspec.msgpack.Decoder[EngineHello] = msgspec.msgpack.Decoder(E
 _decoder: msgspec.msgpack.Decoder[ToApi] = msgspec.msgpack.Decoder(ToApi)
 
 
-class Client(Request):
+class Client(EngineRequest):
     """A request and who sent it: checks what comes."""
 
     __slots__ = ("api", "conn", "ended", "expected", "got", "held", "losses", "poison_at", "submissions")
@@ -117,7 +117,7 @@ class ApiServer(Process):
         self.newest: dict[RankId, int] = {}
         """The newest incarnation of each rank that has said hello."""
         self.leaving: frozenset[RankId] = frozenset()
-        self.attendance = Attendance(self, self._vacated, 0)  # type: ignore[arg-type]
+        self.service_ranks = ServiceRanks(self, self._vacated, 0)  # type: ignore[arg-type]
         self.draining = False
         self._turns = itertools.count()
 
@@ -168,7 +168,7 @@ class ApiServer(Process):
                 client.end("its server died")
         super().die(status)
 
-    # --- the supervisor's roster, told to the real `Attendance` ---
+    # --- the supervisor's roster, told to the real `ServiceRanks` ---
 
     def after(self, delay: float, happen: Callable[[], None]) -> Alarm:
         return super().after(delay, lambda: self._in_loop(happen))

@@ -19,7 +19,7 @@ from support.simulation.network import End, Network, Timeline
 from support.simulation.processes import Process, brief
 from support.simulation.ranks import Rank
 
-from phalanx.api import roster
+from phalanx.api import service_ranks
 from phalanx.engine import core
 from phalanx.protocol import (
     ApiServerId,
@@ -108,7 +108,7 @@ class World:
         loops = SimpleNamespace(get_running_loop=lambda: self.running_loop)
         with (
             mock.patch.multiple(core, time=clock, gc=collector, log=_quiet),
-            mock.patch.object(roster, "asyncio", loops),
+            mock.patch.object(service_ranks, "asyncio", loops),
         ):
             self.tell(events.Begin(0.0))
             while self.finish is None:
@@ -193,7 +193,7 @@ class World:
         process.after(self.rng.random() * 0.02, lambda: process.die(number))
 
     def _tell_roster(self, api: ApiServer) -> None:
-        api.hear(partial(api.attendance.heard, leaving.roster(self.fleet)))
+        api.hear(partial(api.service_ranks.update, leaving.roster(self.fleet)))
 
     def _spawn(self, child: ChildId) -> None:
         former = self.processes.get(child.place)

@@ -14,12 +14,12 @@ from phalanx.api import openapi, status
 from phalanx.api.http import Exchange
 from phalanx.api.route import Access, Route
 from phalanx.api.routes import ROUTES
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 
 API, ADMIN = "key of a client", "key of an admin"
 
 
-async def scaled(exchange: Exchange, service: Service) -> None:
+async def scaled(exchange: Exchange, server: ApiServerState) -> None:
     await exchange.reply_json({"of": exchange.parameter})
 
 

@@ -1,4 +1,4 @@
-"""/admin: what operators see of ranks and API servers, and have done with them."""
+"""The endpoints below /admin: what operators see of ranks and API servers, and have done with them."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from msgspec import Meta
 from phalanx.api.decoding import BodyDecoder
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.service import Service
+from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import AdminAnswer, AdminVerb, Standing
 
 MOST_BYTES = 65536
@@ -40,7 +40,7 @@ class ApiServerInfo(msgspec.Struct):
     since: float
 
 
-class Fleet(msgspec.Struct):
+class FleetResponse(msgspec.Struct):
     data_parallel_size: Annotated[int, Meta(description="Ranks that shall serve.")]
     ranks: list[RankInfo]
     api_servers: list[ApiServerInfo]
@@ -76,42 +76,42 @@ _leave_decoder = BodyDecoder(LeaveRequest)
 _scale_decoder = BodyDecoder(ScaleRequest)
 
 
-async def ranks(exchange: Exchange, service: Service) -> None:
-    await _reply(exchange, service, await service.operator.ask(AdminVerb.SHOW))
+async def ranks(exchange: Exchange, server: ApiServerState) -> None:
+    await _reply(exchange, server, await server.supervisor.administer(AdminVerb.SHOW))
 
 
-async def drain(exchange: Exchange, service: Service) -> None:
-    await _leave(exchange, service, AdminVerb.DRAIN)
+async def drain(exchange: Exchange, server: ApiServerState) -> None:
+    await _leave(exchange, server, AdminVerb.DRAIN)
 
 
-async def resume(exchange: Exchange, service: Service) -> None:
-    await _leave(exchange, service, AdminVerb.RESUME)
+async def resume(exchange: Exchange, server: ApiServerState) -> None:
+    await _leave(exchange, server, AdminVerb.RESUME)
 
 
-async def restart(exchange: Exchange, service: Service) -> None:
-    await _leave(exchange, service, AdminVerb.RESTART)
+async def restart(exchange: Exchange, server: ApiServerState) -> None:
+    await _leave(exchange, server, AdminVerb.RESTART)
 
 
-async def _leave(exchange: Exchange, service: Service, verb: AdminVerb) -> None:
+async def _leave(exchange: Exchange, server: ApiServerState, verb: AdminVerb) -> None:
     name = exchange.parameter
     if not (name.isascii() and name.isdecimal() and len(name) < 10):
         raise ApiError(f"{name[:100]!r} is not the number of a rank.", status=404)
     request = _leave_decoder.decode(await exchange.body(MOST_BYTES) or b"{}", strict=True)
-    await _reply(exchange, service, await service.operator.ask(verb, [int(name)], timeout=request.timeout))
+    await _reply(exchange, server, await server.supervisor.administer(verb, [int(name)], timeout=request.timeout))
 
 
-async def scale(exchange: Exchange, service: Service) -> None:
+async def scale(exchange: Exchange, server: ApiServerState) -> None:
     request = _scale_decoder.decode(await exchange.body(MOST_BYTES), strict=True)
     if request.data_parallel_size is None and not request.retire:
         raise ApiError("Give data_parallel_size, or the ranks to retire.", param="data_parallel_size")
-    answer = await service.operator.ask(
+    answer = await server.supervisor.administer(
         AdminVerb.SCALE, sorted(set(request.retire)), request.data_parallel_size, request.timeout
     )
-    await _reply(exchange, service, answer)
+    await _reply(exchange, server, answer)
 
 
-async def _reply(exchange: Exchange, service: Service, answer: AdminAnswer) -> None:
-    attached = {status.rank: status for status in service.engine.ranks()}
+async def _reply(exchange: Exchange, server: ApiServerState, answer: AdminAnswer) -> None:
+    attached = {status.rank: status for status in server.engine.ranks()}
     infos = []
     for state in answer.ranks:
         info = RankInfo(
@@ -134,4 +134,4 @@ async def _reply(exchange: Exchange, service: Service, answer: AdminAnswer) -> N
         for each in answer.api_servers
     ]
     stay = sum(info.state not in (Standing.LEAVING, Standing.DRAINED, Standing.DRAINING) for info in infos)
-    await exchange.reply(answer.status, msgspec.json.encode(Fleet(stay, infos, servers)))
+    await exchange.reply(answer.status, msgspec.json.encode(FleetResponse(stay, infos, servers)))

@@ -1,17 +1,16 @@
-"""What every request handler works with."""
+"""The state of one API server: what every request handler works with."""
 
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from phalanx.api.admission import Admission, Amount, bounds
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
-from phalanx.api.operator import Operator
-from phalanx.api.roster import Attendance
+from phalanx.api.service_ranks import ServiceRanks
+from phalanx.api.supervisor_link import SupervisorLink
 from phalanx.config import Config
-from phalanx.protocol import MetricsGathered, RequestLimits
+from phalanx.protocol import RequestLimits
 from phalanx.text.chat_template import ChatTemplate, NoChatTemplate
 from phalanx.text.tokenizer import ModelTokenizer
 
@@ -19,32 +18,33 @@ UNKNOWN_CACHE = 65_536
 """Tokens that a rank's KV cache is taken to hold until one has said how many."""
 
 
-class Watched(Protocol):
-    """A request that has been admitted and not ended."""
+class WatchedRequest(Protocol):
+    """A request that has been admitted and has not ended."""
 
     def look(self) -> None:
-        """Called once a second."""
+        """Count what it holds by now; called once a second."""
 
 
 @dataclass(slots=True)
-class Service:
+class ApiServerState:
+    """What handlers share: the model's text, the ways to ranks and supervisor, and the count of what is held."""
+
     config: Config
     engine: EngineClient
     tokenizer: ModelTokenizer
     chat_template: ChatTemplate | NoChatTemplate
     metrics: Metrics
-    gather: Callable[[], Awaitable[MetricsGathered]]
-    """What siblings have counted, and the supervisor."""
-    operator: Operator
-    roster: Attendance
+    supervisor: SupervisorLink
+    ranks: ServiceRanks
     started: int
-    """Unix time."""
+    """When this API server started, in Unix time."""
     draining: bool = field(default=False, kw_only=True)
-    """The service ends: no new requests."""
+    """Whether the service ends, so that no new requests are taken."""
     max_model_len: int
-    """Longest prompt plus output in tokens: the model's, or less where an attached rank's KV cache holds less."""
+    """The most tokens that a prompt and its output may have: what the model takes, or less where the KV cache of an
+    attached rank holds less."""
     admission: Admission = field(init=False)
-    flights: set[Watched] = field(init=False, default_factory=set)
+    admitted_requests: set[WatchedRequest] = field(init=False, default_factory=set)
 
     clock = staticmethod(time.monotonic)
 
@@ -60,22 +60,22 @@ class Service:
 
     @property
     def limits(self) -> RequestLimits:
-        """What every attached rank takes."""
+        """What a request may ask for, so that every attached rank takes it."""
         facts = self.config.facts
         return RequestLimits(facts.vocab_size, model_tokens=facts.max_model_len, cache_tokens=self.max_model_len)
 
     def ranks_changed(self) -> None:
-        """Ranks have come or gone."""
+        """Adjust the bounds to the attached ranks, some of which have just come or gone."""
         ranks = self.engine.ranks()
         if ranks:
-            # Where none is left, requests wait for the next one in the room there was.
+            # While no rank is left, requests wait for the next one within the bounds there were.
             self.max_model_len = min(self.config.facts.max_model_len, *(rank.hello.max_model_len for rank in ranks))
             self.admission.bounds = self._bounds(
                 sum(rank.hello.max_num_seqs for rank in ranks), sum(rank.hello.kv_cache_tokens for rank in ranks)
             )
 
     def others(self) -> Amount:
-        """What the ranks last told of the other API servers' requests."""
+        """What the other API servers hold in requests and tokens, as the ranks last told it."""
         loads = [rank.load for rank in self.engine.ranks() if rank.load is not None]
         return Amount(
             sum(load.others_requests for load in loads),
@@ -83,10 +83,10 @@ class Service:
         )
 
     def look(self) -> None:
-        """Once a second: see after every request."""
-        for flight in list(self.flights):
-            flight.look()
+        """See after every admitted request; called once a second."""
+        for admitted in list(self.admitted_requests):
+            admitted.look()
 
-    def _bounds(self, seats: int, cache_tokens: int) -> Amount:
+    def _bounds(self, running: int, cache_tokens: int) -> Amount:
         http = self.config.http
-        return bounds(seats, cache_tokens, http.max_queued_requests, http.max_queued_tokens, http.max_held_bytes)
+        return bounds(running, cache_tokens, http.max_queued_requests, http.max_queued_tokens, http.max_held_bytes)

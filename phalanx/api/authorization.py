@@ -1,6 +1,6 @@
-"""Who may ask for what: the service's keys, and the key that a request brings.
+"""Who may ask for what: the keys of the service are compared with the key that a request brings.
 
-API keys open what serves models; admin keys open what changes the service; neither opens what is the other's.
+API keys open what serves models, and admin keys what changes the service; neither opens what belongs to the other.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 
 class Keys:
-    """The keys of a service, as digests: they are of equal length, so that comparing tells nothing of a key's."""
+    """The keys of a service, kept as digests, which are of equal length: comparing tells no key's length."""
 
     def __init__(self, http: HttpOptions) -> None:
         self._keys = [_digest(key.encode()) for key in http.api_key]
