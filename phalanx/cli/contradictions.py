@@ -88,9 +88,15 @@ def _contradictions(given: Given) -> Iterator[str]:
     yield from _pages_and_paths(given)
     yield from _socket_file(given)
     names = model.served_model_name
+    # The demo model under the name of another would be found out late.
     if model.model is None and len(names) > 1 and ("/" in names[-1] or Path(names[-1]).is_dir()):
-        # The demo model under the name of another would be found out late.
         yield f"{origins['served_model_name']} takes all that follows, {names[-1]} too: write MODEL before the options"
+    if model.model is None and engine.engine != "synthetic":
+        for name in (name for name in names if "/" in name):
+            yield (
+                f"{origins['served_model_name']} {name} is only what clients call a model, and no MODEL is given: for "
+                f"that one, `phalanx serve {name}`; the demo model takes names without a slash"
+            )
     if any(not name.strip() for name in names):
         yield f"{origins['served_model_name']}: an empty name"
     if model.chat_template is not None and not Path(model.chat_template).is_file():

@@ -1,6 +1,7 @@
 """The command line and the configuration file: what they take, what they refuse, and how they say so."""
 
 import ast
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,12 @@ def test_every_option_is_read_by_somebody() -> None:
         if not any((owner, name) in read for owner in (group, "self", "options"))
     }
     assert unread == set()
+
+
+def test_a_name_for_clients_is_taken_beside_a_model_and_where_no_model_runs() -> None:
+    for arguments in (["some/model"], ["--engine", "synthetic"], ["MODEL"]):
+        assert parse([*arguments, "--served-model-name", "org/model"]).options.model.served_model_name == ("org/model",)
+    assert parse(["--served-model-name", "demo"]).options.model.served_model_name == ("demo",)
 
 
 def test_help_shows_defaults_choices_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +181,14 @@ def test_what_was_typed_arrives() -> None:
         (["--ssl-certfile", "c", "--frontend-command", "true"], "--ssl-certfile has no meaning with --frontend"),
         (["--admin-key", "k", "--frontend-command", "true"], "--admin-key has no meaning with --frontend-command"),
         (["--served-model-name", ""], "an empty name"),
+        (["--served-model-name", "a", "org/model"], "takes all that follows, org/model too: write MODEL before"),
+        (
+            ["--served-model-name", "org/model"],
+            "--served-model-name org/model is only what clients call a model, and no MODEL is given: for that one, "
+            "`phalanx serve org/model`; the demo model takes names without a slash",
+        ),
+        (["--served-model-name", "org/model", "a"], "`phalanx serve org/model`"),
+        (["--served-model-name", tempfile.gettempdir()], f"`phalanx serve {tempfile.gettempdir()}`"),
         (["--chat-template", "/nowhere.jinja"], "there is no file /nowhere.jinja"),
         (["--config", "/nowhere.toml"], "cannot read /nowhere.toml: No such file"),
     ],
