@@ -6,10 +6,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import httptools
 
 CHUNK = 65536
+
+Address: TypeAlias = tuple[str, int] | str
+"""Host and port, or the path of a socket file."""
 
 
 @dataclass
@@ -52,13 +56,16 @@ class HttpConnection:
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def open(address: tuple[str, int], receive_buffer: int | None = None) -> AsyncIterator["HttpConnection"]:
+    async def open(address: Address, receive_buffer: int | None = None) -> AsyncIterator["HttpConnection"]:
         """Closed at once at the end. `receive_buffer`: bytes the kernel may hold for a client that reads slowly.
 
         Raises:
             OSError: nobody listens.
         """
-        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        family, host = socket.AF_UNIX, "localhost"
+        if isinstance(address, tuple):
+            family, host = socket.AF_INET6 if ":" in address[0] else socket.AF_INET, f"{address[0]}:{address[1]}"
+        sock = socket.socket(family)
         try:
             if receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -70,7 +77,7 @@ class HttpConnection:
             sock.close()
             raise
         try:
-            yield HttpConnection(reader, writer, f"{address[0]}:{address[1]}")
+            yield HttpConnection(reader, writer, host)
         finally:
             writer.transport.abort()
             with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ import contextlib
 import random
 
 from phalanx.chaos.catalogue import Request
-from phalanx.chaos.client import HttpConnection
+from phalanx.chaos.client import Address, HttpConnection
 from phalanx.chaos.ledger import Record
 from phalanx.chaos.traffic import Enough, Traffic
 
@@ -44,7 +44,7 @@ async def flood(traffic: Traffic, record: Record, concurrency: int) -> None:
     await asyncio.gather(*(traffic.attempt(request) for request in crowd))
 
 
-async def half_sent(address: tuple[str, int], record: Record) -> None:
+async def half_sent(address: Address, record: Record) -> None:
     """Half a head, or half a body, and silence."""
 
     async def one(number: int) -> None:

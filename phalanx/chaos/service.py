@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from phalanx.chaos.client import Address
 from phalanx.chaos.processes import Family, Process
 
 SERVE = (sys.executable, "-m", "phalanx", "serve")
@@ -44,7 +45,7 @@ class Service:
         self.runtime = self.home / "run"
         self.runtime.mkdir(mode=0o700)
         self.log = self.home / "log"
-        self.address = ("", 0)
+        self.address: Address = ("", 0)
         self.control_port = 0
         """Where the joined rank has its supervisor."""
         self.family = Family([], self._died)
@@ -67,11 +68,14 @@ class Service:
                     invitation = await self._said(r"(--control \S+ --data-parallel-start-rank \d+ .*)", "log")
                     self.control_port = int(invitation.split()[1].rpartition(":")[2])
                     await self._run([*JOIN, *invitation.split()], "join.log", environment)
-                url = await self._said(r" at http://(\S+) ", "out")
+                where = await self._said(r" at (http://\S+|unix:.+) \(\d+ API server", "out")
         except TimeoutError:
             raise StartFailed(f"the service did not serve within {START:g} s:\n{self.words()}") from None
-        host, _, port = url.rpartition(":")
-        self.address = host.strip("[]"), int(port)
+        if where.startswith("unix:"):
+            self.address = where.removeprefix("unix:")
+        else:
+            host, _, port = where.removeprefix("http://").rpartition(":")
+            self.address = host.strip("[]"), int(port)
         self.family.refresh()
         self._watching.append(asyncio.create_task(self._watch()))
 

@@ -4,6 +4,7 @@ import argparse
 import http.client
 import json
 import os
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from phalanx.cli.keys import of_environment, of_file
 from phalanx.cli.options import Parser, UsageError
 
 URL = "http://127.0.0.1:8000"
+LOCAL_URL = "http://localhost"
+"""What a service on a socket file is called: the scheme and, where there is one, the path before its own count."""
 VARIABLE = "PHALANX_ADMIN_KEY"
 PATIENCE = 10.0
 """Seconds for a connection, and for an answer; the service gives itself 5."""
@@ -74,8 +77,10 @@ class _Refusal(msgspec.Struct):
 class Service:
     """A running service, and the key to it."""
 
-    def __init__(self, url: str, key: str, tls: ssl.SSLContext | None) -> None:
-        self._url = url
+    def __init__(self, url: str, uds: str | None, key: str, tls: ssl.SSLContext | None) -> None:
+        """`uds`: the socket file to dial in place of the host and port of `url`."""
+        self._url = url if uds is None else f"{url} on {uds}"
+        self._uds = uds
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
@@ -106,6 +111,8 @@ class Service:
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=PATIENCE, context=self._tls)
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         try:
+            if self._uds is not None:
+                connection.sock = self._connected(self._uds)
             connection.request(method, self._prefix + path, json.dumps(body) if body is not None else None, headers)
             answer = connection.getresponse()
             return answer.status, answer.read(MOST_BYTES)
@@ -122,6 +129,16 @@ class Service:
         finally:
             connection.close()
 
+    def _connected(self, path: str) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(PATIENCE)
+            sock.connect(path)
+            return sock if self._tls is None else self._tls.wrap_socket(sock, server_hostname=self._host)
+        except BaseException:
+            sock.close()
+            raise
+
     @staticmethod
     def _reason(status: int, data: bytes) -> str:
         try:
@@ -132,7 +149,8 @@ class Service:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which service, and the key to it."""
-    parser.add_argument("--url", default=URL, help=f"of the service (default: {URL})")
+    parser.add_argument("--url", help=f"of the service (default: {URL})")
+    parser.add_argument("--uds", metavar="PATH", help=f"the socket file of the service (default of --url: {LOCAL_URL})")
     parser.add_argument(
         "--admin-key-file", metavar="FILE", help=f"its first line is the admin key; absent: {VARIABLE} holds it"
     )
@@ -146,20 +164,22 @@ def service(given: dict[str, Any]) -> Service:
     Raises:
         UsageError: no key, or an option that cannot be.
     """
-    url, ca_file, cert_file = given["url"], given.get("ca_file"), given.get("cert_file")
+    uds, ca_file, cert_file = given.get("uds"), given.get("ca_file"), given.get("cert_file")
+    url = given.get("url") or (URL if uds is None else LOCAL_URL)
     try:
         parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         fits = False
     if not fits or parts.query or parts.fragment or parts.username:
-        raise UsageError(f"--url {url} is not http://HOST:PORT or https://HOST:PORT")
+        file = f"; a socket file is --uds {url.removeprefix('unix:')}" if url.startswith("unix:") else ""
+        raise UsageError(f"--url {url} is not http://HOST:PORT or https://HOST:PORT{file}")
     if parts.scheme == "https":
-        return Service(url, _key(given), _tls(ca_file, cert_file))
+        return Service(url, uds, _key(given), _tls(ca_file, cert_file))
     for name, value in (("--ca-file", ca_file), ("--cert-file", cert_file)):
         if value is not None:
             raise UsageError(f"{name} is for an --url that begins with https://")
-    return Service(url, _key(given), None)
+    return Service(url, uds, _key(given), None)
 
 
 def _key(given: dict[str, Any]) -> str:

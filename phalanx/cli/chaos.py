@@ -82,6 +82,7 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
         # Several options set the size of the cache, and exclude one another.
         others = {"kv_cache_memory_bytes", "kv_cache_memory_share"}
         in_another_way = name == "kv_cache_tokens" and not others.isdisjoint(served.origins)
+        in_another_way |= name == "port" and "uds" in served.origins
         if name not in served.origins and not in_another_way:
             flags += [OPTIONS[name].flag, value]
     join = bool(given.get("join", False))
@@ -96,6 +97,8 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
         raise UsageError("chaos reaches only processes of this machine: no Ray, no --data-parallel-size-local (--join)")
     if parallel.frontend_command is not None or parallel.api_servers_per_node is not None:
         raise UsageError("chaos knows the service's own API servers only, behind one port (--api-server-count)")
+    if options.http.ssl_certfile is not None:
+        raise UsageError("chaos speaks no TLS: start it without --ssl-certfile")
     if options.http.api_key:
         raise UsageError("chaos has no API key to send: start it without --api-key and PHALANX_API_KEY")
     names = [name.strip() for name in given.get("faults", "").split(",") if name.strip()]

@@ -4,6 +4,8 @@ import contextlib
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from support.service import DEADLINE, Service
 
 SYNTHETIC = ("--engine", "synthetic")
+ADMIN = "an-admin-key-for-tests"
+RANKS = (sys.executable, "-m", "phalanx", "ranks")
 
 
 class FileService(Service):
@@ -42,11 +46,16 @@ def test_several_api_servers_share_a_file_that_outlives_each_of_them_and_goes_wi
     serve: Callable[..., FileService], tmp_path: Path
 ) -> None:
     path = tmp_path / "web.sock"
-    service = serve("--api-server-count", "2", "--uds-mode", "660").wait_ready()
+    service = serve("--api-server-count", "2", "--uds-mode", "660", "--admin-key", ADMIN).wait_ready()
     assert f" at unix:{path} (2 API servers, 1 rank)" in service.stdout
     assert f"curl --unix-socket {path} http://localhost/v1/chat/completions" in service.stdout
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     assert ask(path).status_code == 200
+    shown = subprocess.run(
+        [*RANKS, "--uds", str(path)], capture_output=True, text=True, env=os.environ | {"PHALANX_ADMIN_KEY": ADMIN}
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "ranks that shall serve: 1; API servers: 2 serving" in shown.stdout
     os.kill(service.pid_of("api 0"), signal.SIGKILL)
     service.wait_until(lambda: service.stderr.count("api 0      ready") == 2, "the next API server")
     answered = set()

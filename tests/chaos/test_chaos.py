@@ -71,6 +71,14 @@ def test_a_service_that_forgets_requests_of_a_dead_rank_is_found_out(monkeypatch
     assert not outcome.good
 
 
+def test_a_service_on_a_socket_file_is_disturbed_there(tmp_path: Path) -> None:
+    flags = ["--engine", "synthetic", "--synthetic-rate", "150", "-dp", "2", "--uds", str(tmp_path / "a web.sock")]
+    outcome = asyncio.run(run(Plan(4.0, 1, [Kind.KILL_RANK, Kind.HALF_SENT], 1.0, 8, 2, 1, 4.0, flags)))
+    assert outcome.complaints == []
+    assert outcome.good
+    assert outcome.ledger.ends[End.FINISHED] > 0
+
+
 def plan(*arguments: str) -> Plan:
     own, behind = chaos._split(arguments)
     return chaos.plan(chaos._parser().parse(own), behind)
@@ -89,6 +97,11 @@ def test_what_stands_behind_two_dashes_goes_to_the_service_and_wins() -> None:
     assert made.flags[:6] == ["some/model", "-dp", "3", "--step-timeout", "2", "--max-restarts=7"]
     assert made.flags.count("--step-timeout") == 1
     assert "--max-restarts" not in made.flags
+
+
+def test_a_service_on_a_socket_file_has_no_port() -> None:
+    assert "--port" in plan().flags
+    assert "--port" not in plan("--", "--uds", "web.sock").flags
 
 
 def test_the_cache_is_bounded_unless_its_size_is_asked_for() -> None:
@@ -113,6 +126,7 @@ def test_join_leaves_the_last_rank_to_another_command() -> None:
         (("--seed", "-1"), "--seed -1 is not a whole number of at least 0"),
         (("--concurrency", "0"), "--concurrency 0 is not a whole number of at least 1"),
         (("--join", "--", "-dp", "1"), "-dp 2 or more"),
+        (("--", "--ssl-certfile", "x"), "chaos speaks no TLS"),
         (("--", "--api-key", "x"), "chaos has no API key to send"),
         (("--", "-dp", "2", "-dpl", "1"), "chaos reaches only processes of this machine"),
         (("--", "--frontend-command", "true"), "chaos knows the service's own API servers only"),

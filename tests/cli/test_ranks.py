@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def fleet(*ranks: dict[str, Any]) -> tuple[int, Any]:
 class FakeService:
     """Answers with what it was given, in order, the last for ever; keeps what it was asked."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, uds: Path | None = None) -> None:
         self.answers: list[tuple[int, Any]] = [fleet(rank(0), rank(1))]
         self.asked: list[tuple[str, str, str, Any]] = []
         fake = self
@@ -60,10 +61,14 @@ class FakeService:
 
             def log_message(self, *arguments: object) -> None: ...
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server: socketserver.BaseServer
+        if uds is not None:
+            server = self._server = socketserver.ThreadingUnixStreamServer(str(uds), Handler)
+        else:
+            server = self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            self.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
         if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -219,6 +224,11 @@ def test_where_nobody_answers_is_told(
         (["scale", "2", "--retire", "1,x"], "x is not the number of a rank"),
         (["ranks", "--url", "localhost:8000"], "--url localhost:8000 is not http://HOST:PORT"),
         (["ranks", "--url", "http://h:x"], "--url http://h:x is not http://HOST:PORT"),
+        (
+            ["ranks", "--url", "unix:/a b"],
+            "--url unix:/a b is not http://HOST:PORT or https://HOST:PORT; a socket file is",
+        ),
+        (["ranks", "--uds", "/x", "--ca-file", "x"], "--ca-file is for an --url that begins with https://"),
         (["ranks", "--ca-file", "x"], "--ca-file is for an --url that begins with https://"),
         (["ranks", "--url", "https://h", "--ca-file", "/nowhere"], "--ca-file: cannot read /nowhere: "),
     ],
@@ -230,6 +240,39 @@ def test_what_cannot_be_asked_is_refused_before_anything_is(
     said = capsys.readouterr().err
     assert said.startswith(f"phalanx {command[0]}: {words}")
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("verb", "path"), [(["ranks"], "/admin/ranks"), (["scale", "2"], "/admin/scale")])
+def test_a_service_on_a_socket_file_is_asked_there(
+    verb: list[str], path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uds = tmp_path / "web.sock"
+    assert main([*verb, "--uds", str(uds)]) == 1
+    assert capsys.readouterr().err == (
+        f"phalanx {verb[0]}: no service answers at http://localhost on {uds}: No such file or directory\n"
+    )
+    service = FakeService(uds=uds)
+    try:
+        assert main([*verb, "--uds", str(uds)]) == 0
+        assert main([*verb, "--uds", str(uds), "--url", "http://x/below/"]) == 0
+    finally:
+        service.close()
+    assert [asked for _, asked, _, _ in service.asked] == [path, f"/below{path}"]
+
+
+def test_a_socket_file_may_speak_https(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    authority, uds = Authority(tmp_path), tmp_path / "web.sock"
+    server = authority.issue()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(server.certificate, server.key)
+    service = FakeService(tls, uds)
+    try:
+        command = ["ranks", "--uds", str(uds), "--ca-file", str(authority.certificate), "--url"]
+        assert main([*command, "https://127.0.0.1"]) == 0
+        assert main([*command, "https://elsewhere.example"]) == 1
+        assert "its certificate is not trusted: " in capsys.readouterr().err
+    finally:
+        service.close()
 
 
 def test_the_key_comes_from_a_file_or_the_environment(
