@@ -1,14 +1,19 @@
-"""What an answer says, streamed or not, in one form; and whether it is the answer of the undisturbed run. Pure."""
+"""What an answer says, streamed or not, in one form; and whether it is the answer of the undisturbed run.
+
+This is pure: it does no I/O.
+"""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from phalanx.chaos.client import Exchange
+from phalanx.chaos.http_client import HttpResponse
 
 
 @dataclass
-class Choice:
+class AnswerChoice:
+    """One choice of an answer, put together from all that came of it."""
+
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     finish: str | None = None
@@ -17,34 +22,34 @@ class Choice:
 
 @dataclass
 class Answer:
-    """All that must be the same each time the request is made."""
+    """All of an answer that must be the same each time the request is made."""
 
-    choices: dict[int, Choice] = field(default_factory=dict)
+    choices: dict[int, AnswerChoice] = field(default_factory=dict)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: dict[str, Any] | None = None
-    """The service's own words, in place of an answer or behind a part of one."""
+    """The error that the service told, in place of an answer or behind a part of one."""
     ended: bool = False
-    """It came to its end, as its form demands: a whole body, or a stream up to [DONE]."""
+    """Whether it came to its end, as its form demands: a whole body, or a stream up to [DONE]."""
 
 
 class Malformed(ValueError):
-    """It is not the form of an answer; says what is wrong."""
+    """What came does not have the form of an answer; the message says what is wrong."""
 
 
-def answer_of(exchange: Exchange) -> Answer:
+def answer_of(response: HttpResponse) -> Answer:
     """Read an answer, or the part of one that came.
 
     Raises:
-        Malformed: no such answer is ever right.
+        Malformed: what came could not be the right answer to anything.
     """
     answer = Answer()
     try:
-        if "text/event-stream" in exchange.headers.get("content-type", ""):
-            _read_events(bytes(exchange.body), answer)
-            answer.ended = answer.ended and exchange.complete
-        elif exchange.complete:
-            _read(json.loads(bytes(exchange.body)), answer, "message")
+        if "text/event-stream" in response.headers.get("content-type", ""):
+            _read_events(bytes(response.body), answer)
+            answer.ended = answer.ended and response.complete
+        elif response.complete:
+            _read(json.loads(bytes(response.body)), answer, "message")
             answer.ended = answer.error is None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Malformed(f"{type(error).__name__}: {error}") from None
@@ -52,7 +57,7 @@ def answer_of(exchange: Exchange) -> Answer:
 
 
 def _read_events(body: bytes, answer: Answer) -> None:
-    # What follows the last blank line is an event that has not come whole.
+    # An event behind the last blank line has not come whole.
     for event in body.split(b"\n\n")[:-1]:
         if answer.ended:
             raise Malformed("something follows [DONE]")
@@ -65,12 +70,12 @@ def _read_events(body: bytes, answer: Answer) -> None:
 
 
 def _read(content: dict[str, Any], answer: Answer, message: str) -> None:
-    """A whole answer or a chunk of one; `message` names where a chat's text is."""
+    """Read a whole answer or a chunk of one; `message` names the field with the text of a chat."""
     if content.get("error") is not None:
         answer.error = content["error"]
         return
     for part in content["choices"]:
-        choice = answer.choices.setdefault(part["index"], Choice())
+        choice = answer.choices.setdefault(part["index"], AnswerChoice())
         if choice.finish is not None:
             raise Malformed(f"choice {part['index']} goes on after its end")
         choice.text += (part["text"] if "text" in part else part[message].get("content")) or ""
@@ -85,7 +90,7 @@ def _read(content: dict[str, Any], answer: Answer, message: str) -> None:
 
 
 def difference(expected: Answer, got: Answer) -> str | None:
-    """What is wrong with `got`; None: nothing. Of an answer that did not come to its end, the part that came counts."""
+    """What is wrong with `got`, or None for nothing; an answer that did not end is judged by the part that came."""
     if got.ended:
         return None if got == expected else _first_difference(expected, got)
     for index, choice in got.choices.items():

@@ -20,88 +20,90 @@ _TITLE = re.compile(r"phalanx (engine|api) (\d+)$")
 
 _KINDS = {"engine": "ranks", "api": "API servers", "": "supervisor and others"}
 
-Seat = tuple[str, int]
-"""`("engine", 1)`, `("api", 0)`: a place, whoever holds it now."""
+ProcessName = tuple[str, int]
+"""What a process is and its number, `("engine", 1)` or `("api", 0)`; the process that replaces it has the same name."""
 
 
 @dataclass
 class Process:
     """One incarnation of a rank or an API server."""
 
-    seat: Seat
+    name: ProcessName
     pid: int
     descriptor: int
-    """Its pidfd: signals through it reach this process and no other that gets its number later."""
+    """Its pidfd, through which signals reach this process and no other that gets its pid later."""
     struck: bool = False
-    """A fault was aimed at it, of which it may die."""
+    """Whether a fault was aimed at it, of which it may die."""
     died_at: float | None = None
     death: asyncio.Event = field(default_factory=asyncio.Event)
 
     def signal(self, number: signal.Signals) -> None:
-        """Nothing where it has ended."""
+        """Send a signal; this does nothing where the process has ended."""
         if self.died_at is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.descriptor, number)
 
 
-class Family:
-    """All processes below one, and the incarnations of its ranks and API servers."""
+class ProcessTree:
+    """All processes below some roots, and the incarnations of the ranks and API servers among them."""
 
     def __init__(self, roots: list[int], on_death: Callable[[Process], None] = lambda process: None) -> None:
         self._roots = roots
         self._on_death = on_death
-        self.living: dict[Seat, Process] = {}
+        self.living: dict[ProcessName, Process] = {}
 
     def add(self, root: int) -> None:
+        """Watch what is below this process too."""
         self._roots.append(root)
 
     def refresh(self) -> None:
-        """Find who has come since."""
+        """Find the ranks and API servers that have come since."""
         for pid in self.pids():
             found = _TITLE.match(_command(pid))
             if found is None:
                 continue
-            seat = found.group(1), int(found.group(2))
-            if seat not in self.living:
+            name = found.group(1), int(found.group(2))
+            if name not in self.living:
                 with contextlib.suppress(ProcessLookupError):
-                    self._watch(Process(seat, pid, os.pidfd_open(pid)))
+                    self._watch(Process(name, pid, os.pidfd_open(pid)))
 
     def _watch(self, process: Process) -> None:
-        self.living[process.seat] = process
+        self.living[process.name] = process
         asyncio.get_running_loop().add_reader(process.descriptor, self._died, process)
 
     def _died(self, process: Process) -> None:
         asyncio.get_running_loop().remove_reader(process.descriptor)
         os.close(process.descriptor)
         process.died_at = time.monotonic()
-        if self.living.get(process.seat) is process:
-            del self.living[process.seat]
+        if self.living.get(process.name) is process:
+            del self.living[process.name]
         process.death.set()
         self._on_death(process)
 
     def of(self, role: str) -> list[Process]:
-        """Those that live, by number."""
-        return [self.living[seat] for seat in sorted(self.living) if seat[0] == role]
+        """The living processes of a role, in order of their numbers."""
+        return [self.living[name] for name in sorted(self.living) if name[0] == role]
 
     def pids(self) -> list[int]:
-        """Of every process of the service that lives, the roots first."""
+        """The pids of all living processes of the service, the roots first."""
         children: dict[int, list[int]] = {}
         for pid, parent in _parents():
             children.setdefault(parent, []).append(pid)
         found = [root for root in self._roots if os.path.exists(f"/proc/{root}")]
-        for pid in found:  # grows on the way
+        for pid in found:  # The list grows on the way.
             found += children.get(pid, ())
         return found
 
     def memory(self) -> dict[str, int]:
-        """Bytes by kind of process, what processes share counted once in all (PSS)."""
+        """Bytes by kind of process, where what several processes share is counted once in all (PSS)."""
         sizes = dict.fromkeys(_KINDS.values(), 0)
-        roles = {process.pid: process.seat[0] for process in self.living.values()}
+        roles = {process.pid: process.name[0] for process in self.living.values()}
         for pid in self.pids():
             sizes[_KINDS[roles.get(pid, "")]] += _pss(pid)
         return sizes
 
     def close(self) -> None:
+        """Stop watching."""
         for process in list(self.living.values()):
             asyncio.get_running_loop().remove_reader(process.descriptor)
             os.close(process.descriptor)
@@ -138,12 +140,13 @@ def _pss(pid: int) -> int:
 
 
 def links(process: Process, control_port: int) -> dict[int, socket.socket]:
-    """A rank's connections to API servers, by inode: duplicates, which the caller closes.
+    """Duplicates of a rank's connections to API servers, by inode; the caller closes them.
 
-    Not the one to the supervisor, whose end is the service's end for a child; over TCP `control_port` tells it.
+    The connection to the supervisor is left out, since a child ends when that ends; over TCP it is known by
+    `control_port`.
 
     Raises:
-        OSError: the system does not let us; says why.
+        OSError: the system does not allow it; the message says why.
     """
     found: dict[int, socket.socket] = {}
     folder = f"/proc/{process.pid}/fd"
@@ -166,7 +169,7 @@ def _duplicate(pidfd: int, descriptor: int) -> socket.socket | None:
     number = _libc.syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
     if number < 0:
         error = ctypes.get_errno()
-        if error in (9, 3):  # EBADF, ESRCH: it has been closed, or its owner has ended
+        if error in (9, 3):  # EBADF, ESRCH: it was closed, or its owner has ended.
             return None
         raise OSError(error, f"pidfd_getfd: {os.strerror(error)}")
     return socket.socket(fileno=number)
@@ -175,10 +178,10 @@ def _duplicate(pidfd: int, descriptor: int) -> socket.socket | None:
 def _leads_to_an_api_server(sock: socket.socket, control_port: int) -> bool:
     try:
         peer = sock.getpeername()
-    except OSError:  # it listens, or its other end is gone
+    except OSError:  # It listens, or its other end is gone.
         return False
     if sock.family == socket.AF_UNIX:
-        # The kernel pads no name; one without is a pair's.
+        # A socket without a name belongs to a pair.
         return bool(re.search(r"/api-\d+$", os.fsdecode(peer)))
     return bool(peer[1] != control_port)
 

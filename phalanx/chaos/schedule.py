@@ -1,4 +1,4 @@
-"""Which fault happens when, to whom and for how long: a function of the seed alone."""
+"""Which fault happens when, to which process and for how long; this follows from the seed alone."""
 
 import enum
 import random
@@ -25,7 +25,7 @@ class Kind(enum.StrEnum):
 
     @property
     def strikes_ranks(self) -> bool:
-        """Requests may have to move."""
+        """Whether requests may have to move to another rank."""
         return self in (Kind.KILL_RANK, Kind.KILL_ALL_RANKS, Kind.STOP_RANK, Kind.CUT_LINK, Kind.SLOW_LINK)
 
     @property
@@ -42,24 +42,30 @@ SECONDS: dict[Kind, tuple[float, float]] = {
     Kind.MEMORY_PRESSURE: (2.0, 5.0),
     Kind.HALF_SENT: (2.0, 5.0),
 }
-"""How long a fault lasts that is not over at once, from and to."""
+"""The least and the most seconds that a fault lasts which is not over at once."""
 
 BRIEF, LONG = (0.1, 0.4), (1.3, 1.8)
-"""How long a process is stopped, in units of --step-timeout: it goes on as if nothing had been, or is replaced."""
+"""The least and the most time for which a process is stopped, in units of --step-timeout.
+
+After a brief stop it goes on as if nothing had been; after a long one it has been replaced.
+"""
 
 
 @dataclass(frozen=True)
 class Fault:
+    """One fault that is to happen."""
+
     number: int
     at: float
-    """Seconds after the start of the disturbed time; later where it has to wait for another to be over."""
+    """When it is due, in seconds after the start of the disturbed time; it may have to wait for another to be over."""
     kind: Kind
     target: float
-    """Which of several, as a share of their number: in [0, 1)."""
+    """Which of several processes it strikes, as a share of their number in [0, 1)."""
     seconds: float
-    """How long it lasts; 0: over at once."""
+    """How long it lasts, which is 0 where it is over at once."""
 
     def pick(self, count: int) -> int:
+        """Which of `count` processes it strikes."""
         return int(self.target * count)
 
     def __str__(self) -> str:
@@ -68,9 +74,9 @@ class Fault:
 
 
 def schedule(seed: int, kinds: Sequence[Kind], every: float, step_timeout: float) -> Iterator[Fault]:
-    """Faults without end, in order of time, `every` seconds apart on average.
+    """Make faults without end, in order of time, `every` seconds apart on average.
 
-    The kinds come in rounds, each of them once a round and in a new order, so a short run sees all of them too.
+    The kinds come in rounds, each of them once a round and in a new order, so that a short run sees all of them too.
     """
     chance = random.Random(f"phalanx chaos faults {seed}")
     at, number = 0.0, 0

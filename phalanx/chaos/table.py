@@ -1,4 +1,4 @@
-"""The outcome of a run as a person reads it. Pure."""
+"""The outcome of a run as a person reads it; this is pure."""
 
 import time
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from phalanx.chaos.verdict import End
 
 MIB = 2**20
 BEFORE = 10.0
-"""Seconds before a request was sent in which faults are told with it."""
+"""Faults are told with a request that were under way within so many seconds before it was sent."""
 WARM = 0.25
-"""Share of the run whose memory says nothing of growth: caches fill."""
+"""The first share of a run, in which memory says nothing of growth, since caches fill."""
 
 
 def line(outcome: Outcome) -> str:
-    """How it goes, in one line."""
+    """How the run goes, in one line."""
     ledger, ends = outcome.ledger, outcome.ledger.ends
     under_way = [str(record.fault.kind) for record in ledger.records if record.ended is None]
     return (
@@ -27,7 +27,7 @@ def line(outcome: Outcome) -> str:
 
 
 def report(outcome: Outcome) -> str:
-    """Everything, in several tables, and what there is to complain of."""
+    """The whole outcome in several tables, and what there is to complain of."""
     plan = outcome.plan
     head = (
         f"{plan.seconds:g} s of chaos, seed {plan.seed}, {plan.ranks} ranks, {plan.api_servers} API servers, "
@@ -89,7 +89,7 @@ def _memory(samples: Sequence[tuple[float, dict[str, int]]]) -> str:
 
 
 def slope(samples: Sequence[tuple[float, int]]) -> float | None:
-    """Bytes a second, by least squares; None: too few to tell."""
+    """How fast a size grows, in bytes a second by least squares, or None where the samples are too few to tell."""
     if len(samples) < 3:
         return None
     at = sum(when for when, _ in samples) / len(samples)
@@ -99,26 +99,27 @@ def slope(samples: Sequence[tuple[float, int]]) -> float | None:
 
 
 def _offence(outcome: Outcome, offence: Offence) -> str:
-    flight, verdict = offence.flight, offence.verdict
-    sent, ended = flight.exchange.sent_at - outcome.began, offence.at - outcome.began
+    attempt, verdict = offence.attempt, offence.verdict
+    sent, ended = attempt.response.sent_at - outcome.began, offence.at - outcome.began
+    unknown = "an API server that did not say who it is"
+    server = unknown if attempt.api_server is None else " ".join(map(str, attempt.api_server))
     lines = [
-        f"{verdict.end.upper()}: {flight.request}",
+        f"{verdict.end.upper()}: {attempt.request}",
         f"  {verdict.reason}",
-        f"  sent at {sent:.2f} s, ended at {ended:.2f} s, "
-        f"through {' '.join(map(str, flight.seat)) if flight.seat else 'an API server that did not say who it is'}",
-        f"  headers  {flight.exchange.headers}",
+        f"  sent at {sent:.2f} s, ended at {ended:.2f} s, through {server}",
+        f"  headers  {attempt.response.headers}",
         f"  expected {offence.expected}",
-        f"  got      {verdict.got if verdict.got is not None else bytes(flight.exchange.body)!r}",
+        f"  got      {verdict.got if verdict.got is not None else bytes(attempt.response.body)!r}",
         f"  seed {outcome.plan.seed}; faults around it:",
     ]
-    for record in outcome.ledger.around(flight.exchange.sent_at - BEFORE, offence.at):
+    for record in outcome.ledger.around(attempt.response.sent_at - BEFORE, offence.at):
         until = "still" if record.ended is None else f"{record.ended - outcome.began:.2f} s"
         lines.append(f"    {record.began - outcome.began:.2f} s to {until}: {record.fault} ({record.note})")
     return "\n".join(lines)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """In Markdown, columns aligned."""
+    """A table in Markdown, with aligned columns."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(

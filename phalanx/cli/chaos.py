@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from phalanx.chaos import table
     from phalanx.chaos.run import run as run_chaos
-    from phalanx.chaos.service import StartFailed
+    from phalanx.chaos.service_under_test import StartFailed
     from phalanx.chaos.traffic import Undisturbed
 
     try:

@@ -1,30 +1,30 @@
 """What is counted and measured, and how it is told."""
 
 import pytest
-from support.exchanges import STREAM, streamed
+from support.responses import STREAM, streamed
 
 from phalanx.chaos.answers import answer_of
-from phalanx.chaos.catalogue import Request
-from phalanx.chaos.client import Exchange
-from phalanx.chaos.ledger import Flight, Ledger, Pause, Record
-from phalanx.chaos.processes import Seat
+from phalanx.chaos.http_client import HttpResponse
+from phalanx.chaos.ledger import Attempt, FaultRecord, Ledger, Pause
+from phalanx.chaos.processes import ProcessName
+from phalanx.chaos.request_set import RepeatableRequest
 from phalanx.chaos.run import Outcome, Plan
 from phalanx.chaos.schedule import Fault, Kind
 from phalanx.chaos.table import report, slope
 from phalanx.chaos.verdict import End, judge
 
 EXPECTED = answer_of(streamed())
-STREAMED = Request(5, "/v1/completions", {"prompt": "x", "stream": True, "max_tokens": 4})
+STREAMED = RepeatableRequest(5, "/v1/completions", {"prompt": "x", "stream": True, "max_tokens": 4})
 PLAN = Plan(60.0, 99, list(Kind), 5.0, 24, 2, 2, 4.0, [])
 
 
-def fault(kind: Kind, began: float, ended: float | None, *seats: Seat) -> Record:
-    return Record(Fault(1, began, kind, 0.0, 0.0), began, ended, seats)
+def fault(kind: Kind, began: float, ended: float | None, *struck: ProcessName) -> FaultRecord:
+    return FaultRecord(Fault(1, began, kind, 0.0, 0.0), began, ended, struck)
 
 
-def pause(begin: float, end: float, *records: Record, seat: Seat = ("api", 0)) -> dict[Pause, float]:
+def pause(begin: float, end: float, *records: FaultRecord, api_server: ProcessName = ("api", 0)) -> dict[Pause, float]:
     ledger = Ledger(2, list(records))
-    ledger.paused(begin, end, seat)
+    ledger.paused(begin, end, api_server)
     return ledger.pauses
 
 
@@ -47,41 +47,41 @@ RANK_0, RANK_1 = ("engine", 0), ("engine", 1)
         ((fault(Kind.STOP_API_SERVER, 10, 14, ("api", 1)),), Pause.RANK_LIVED),
     ],
 )
-def test_a_pause_is_judged_by_who_lived_meanwhile(records: tuple[Record, ...], expected: Pause) -> None:
+def test_a_pause_is_judged_by_who_lived_meanwhile(records: tuple[FaultRecord, ...], expected: Pause) -> None:
     assert pause(10.2, 12.2, *records) == {expected: 2.0}
 
 
 def test_the_longest_pause_of_a_stream_is_measured_and_belongs_to_the_faults_around_it() -> None:
     ledger = Ledger(2, [fault(Kind.FLOOD, 2, 5), fault(Kind.HALF_SENT, 8, 9)])
     for arrivals in ([1.0, 1.5, 4.0], [3.0, 3.1]):
-        exchange = streamed()
-        exchange.arrivals = arrivals
-        flight = Flight(STREAMED, exchange, ("api", 0))
-        ledger.send(flight)
-        ledger.end(flight, judge(EXPECTED, exchange, server_died=False), EXPECTED)
+        response = streamed()
+        response.arrivals = arrivals
+        attempt = Attempt(STREAMED, response, ("api", 0))
+        ledger.send(attempt)
+        ledger.end(attempt, judge(EXPECTED, response, server_died=False), EXPECTED)
     assert ledger.pauses == {Pause.RANK_LIVED: 2.5}
     assert ledger.pauses_by_kind == {Kind.FLOOD: 2.5}
 
 
 def test_requests_have_settled_when_each_has_had_something_or_has_ended() -> None:
     ledger = Ledger(2)
-    waiting, going, later = (Flight(STREAMED, Exchange(sent_at=at), None) for at in (1.0, 2.0, 11.0))
-    for flight in (waiting, going, later):
-        ledger.send(flight)
-    going.exchange.arrivals = [5.0, 12.0]
-    waiting.exchange.arrivals = [9.0]
+    waiting, going, later = (Attempt(STREAMED, HttpResponse(sent_at=at), None) for at in (1.0, 2.0, 11.0))
+    for attempt in (waiting, going, later):
+        ledger.send(attempt)
+    going.response.arrivals = [5.0, 12.0]
+    waiting.response.arrivals = [9.0]
     assert not ledger.settled_since(10.0)
     ledger.end(waiting, judge(EXPECTED, streamed(), server_died=False), EXPECTED)
     assert ledger.settled_since(10.0)
 
 
-def ended_with(exchange: Exchange) -> Outcome:
+def ended_with(response: HttpResponse) -> Outcome:
     ledger = Ledger(2, [fault(Kind.KILL_RANK, 101.0, 104.0, RANK_0)])
     outcome = Outcome(PLAN, ledger, began=100.0)
-    flight = Flight(STREAMED, exchange, ("api", 1))
-    flight.exchange.sent_at = 102.0
-    ledger.send(flight)
-    ledger.end(flight, judge(EXPECTED, exchange, server_died=False), EXPECTED)
+    attempt = Attempt(STREAMED, response, ("api", 1))
+    attempt.response.sent_at = 102.0
+    ledger.send(attempt)
+    ledger.end(attempt, judge(EXPECTED, response, server_died=False), EXPECTED)
     return outcome
 
 
@@ -90,7 +90,7 @@ def test_a_run_is_good_only_without_anything_wrong_lost_unended_or_left_behind()
     assert not ended_with(streamed(STREAM[1:])).good
     assert not ended_with(streamed(STREAM[:3], complete=False, trouble="reset")).good
     unended = ended_with(streamed())
-    unended.ledger.send(Flight(STREAMED, Exchange(), None))
+    unended.ledger.send(Attempt(STREAMED, HttpResponse(), None))
     assert not unended.good
     left = ended_with(streamed())
     left.complaints.append("left behind: processes [4711]")

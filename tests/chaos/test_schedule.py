@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from phalanx.chaos.catalogue import catalogue
+from phalanx.chaos.request_set import request_set
 from phalanx.chaos.schedule import LONG, Fault, Kind, schedule
 
 
@@ -16,8 +16,8 @@ def faults(seed: int, count: int, *kinds: Kind, every: float = 5.0) -> list[Faul
 def test_the_same_seed_gives_the_same_faults_and_requests_and_another_seed_others() -> None:
     assert faults(1, 100) == faults(1, 100)
     assert faults(1, 100) != faults(2, 100)
-    assert catalogue(1, 64) == catalogue(1, 64)
-    assert catalogue(1, 64) != catalogue(2, 64)
+    assert request_set(1, 64) == request_set(1, 64)
+    assert request_set(1, 64) != request_set(2, 64)
 
 
 def test_the_order_in_which_kinds_are_named_does_not_matter() -> None:
@@ -49,7 +49,7 @@ def test_targets_are_spread_over_all_there_are() -> None:
 
 
 def test_requests_are_of_every_mix() -> None:
-    requests = catalogue(7, 64)
+    requests = request_set(7, 64)
     assert len({str(request) for request in requests}) == 64
     mixes = {(request.path, request.streamed, bool(request.body["temperature"])) for request in requests}
     assert len(mixes) == 8

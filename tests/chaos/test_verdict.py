@@ -3,18 +3,18 @@
 import json
 
 import pytest
-from support.exchanges import DONE, SPENT, STREAM, USAGE, WORDS, chunk, event, refused, streamed, whole
+from support.responses import DONE, SPENT, STREAM, USAGE, WORDS, chunk, event, refused, streamed, whole
 
 from phalanx.chaos.answers import answer_of
-from phalanx.chaos.client import Exchange
+from phalanx.chaos.http_client import HttpResponse
 from phalanx.chaos.verdict import End, Verdict, judge
 
 EXPECTED = answer_of(streamed())
 RESET = "ConnectionResetError: [Errno 104] Connection reset by peer"
 
 
-def judged(exchange: Exchange, *, server_died: bool = False, left: bool = False) -> Verdict:
-    return judge(EXPECTED, exchange, server_died=server_died, left=left)
+def judged(response: HttpResponse, *, server_died: bool = False, left: bool = False) -> Verdict:
+    return judge(EXPECTED, response, server_died=server_died, left=left)
 
 
 def test_the_same_answer_is_right_streamed_or_not() -> None:
@@ -70,14 +70,14 @@ def test_a_stream_without_its_end_is_lost() -> None:
 
 
 def test_what_hangs_or_is_reset_before_an_answer_is_lost() -> None:
-    assert judged(Exchange(trouble="no end within 180 s")).end is End.LOST
-    verdict = judged(Exchange(trouble=RESET))
+    assert judged(HttpResponse(trouble="no end within 180 s")).end is End.LOST
+    verdict = judged(HttpResponse(trouble=RESET))
     assert verdict.end is End.LOST
     assert RESET in verdict.reason
 
 
 def test_a_request_may_be_cut_only_with_the_api_server_that_had_it_and_only_where_it_was_right_so_far() -> None:
-    assert judged(Exchange(trouble=RESET), server_died=True).end is End.CUT
+    assert judged(HttpResponse(trouble=RESET), server_died=True).end is End.CUT
     part = streamed(STREAM[:2], complete=False, trouble=RESET)
     assert judged(part, server_died=True).end is End.CUT
     assert judged(part, left=True).end is End.LEFT
@@ -119,7 +119,7 @@ def test_what_kills_ranks_is_told_apart_from_other_refusals() -> None:
 
 
 def test_chats_and_log_probabilities_are_compared_too() -> None:
-    def chat(logprob: float, content: str = "Hi") -> Exchange:
+    def chat(logprob: float, content: str = "Hi") -> HttpResponse:
         scores = {"content": [{"token": "Hi", "logprob": logprob}], "refusal": None}
         message = {"role": "assistant", "content": content}
         choice = {"index": 0, "message": message, "logprobs": scores, "finish_reason": "stop", "token_ids": [7]}

@@ -4,27 +4,27 @@ import asyncio
 import contextlib
 import random
 
-from phalanx.chaos.catalogue import Request
-from phalanx.chaos.client import Address, HttpConnection
-from phalanx.chaos.ledger import Record
+from phalanx.chaos.http_client import Address, HttpConnection
+from phalanx.chaos.ledger import FaultRecord
+from phalanx.chaos.request_set import RepeatableRequest
 from phalanx.chaos.traffic import Enough, Traffic
 
 LEAVERS = 12
 HALVES = 50
 READERS = 12
 FLOOD = 10
-"""Times as many requests at once as clients are kept going."""
+"""So many times as many requests come at once as clients are kept going."""
 SLOW_PACE, SLOW_PIECE, SLOW_BUFFER = 0.05, 1024, 4096
-"""Seconds between two reads of so many bytes, and what the kernel may hold for such a client."""
+"""Seconds between two reads, the bytes of a read, and the bytes that the kernel may hold for such a client."""
 
 
-async def disconnect(traffic: Traffic, record: Record, concurrency: int) -> None:
-    """Some begin a stream together and leave in its middle."""
+async def disconnect(traffic: Traffic, record: FaultRecord, concurrency: int) -> None:
+    """Let some clients begin a stream together and leave in its middle."""
     chance = _chance(record)
     streams = [request for request in traffic.requests if request.streamed and request.long]
 
     def after(pieces: int) -> Enough:
-        return lambda exchange: len(exchange.arrivals) >= pieces
+        return lambda response: len(response.arrivals) >= pieces
 
     await asyncio.gather(
         *(
@@ -34,8 +34,8 @@ async def disconnect(traffic: Traffic, record: Record, concurrency: int) -> None
     )
 
 
-async def flood(traffic: Traffic, record: Record, concurrency: int) -> None:
-    """Many at once, half of them long."""
+async def flood(traffic: Traffic, record: FaultRecord, concurrency: int) -> None:
+    """Send many requests at once, half of them long."""
     chance = _chance(record)
     count = FLOOD * concurrency
     long = [request for request in traffic.requests if request.long] or traffic.requests
@@ -44,8 +44,8 @@ async def flood(traffic: Traffic, record: Record, concurrency: int) -> None:
     await asyncio.gather(*(traffic.attempt(request) for request in crowd))
 
 
-async def half_sent(address: Address, record: Record) -> None:
-    """Half a head, or half a body, and silence."""
+async def half_sent(address: Address, record: FaultRecord) -> None:
+    """Send half a head or half a body on each of many connections, and then nothing."""
 
     async def one(number: int) -> None:
         with contextlib.suppress(OSError):
@@ -58,10 +58,10 @@ async def half_sent(address: Address, record: Record) -> None:
     await asyncio.gather(*(one(number) for number in range(HALVES)))
 
 
-async def slow_readers(traffic: Traffic, record: Record) -> None:
-    """Streams that their clients hardly read, to the end."""
+async def slow_readers(traffic: Traffic, record: FaultRecord) -> None:
+    """Let some clients read their streams to the end, but hardly read."""
     chance = _chance(record)
-    streams: list[Request] = [request for request in traffic.requests if request.streamed]
+    streams: list[RepeatableRequest] = [request for request in traffic.requests if request.streamed]
     record.note = f"{READERS} streams"
     await asyncio.gather(
         *(
@@ -71,5 +71,5 @@ async def slow_readers(traffic: Traffic, record: Record) -> None:
     )
 
 
-def _chance(record: Record) -> random.Random:
+def _chance(record: FaultRecord) -> random.Random:
     return random.Random(f"phalanx chaos {record.fault}")

@@ -1,4 +1,4 @@
-"""The service under test: `phalanx serve` as a person starts it, its log in a file, its end judged."""
+"""The service under test: `phalanx serve` is started as a person does it, logs to a file, and is judged by its end."""
 
 import asyncio
 import ctypes
@@ -13,31 +13,31 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from phalanx.chaos.client import Address
-from phalanx.chaos.processes import Family, Process
+from phalanx.chaos.http_client import Address
+from phalanx.chaos.processes import Process, ProcessTree
 
 SERVE = (sys.executable, "-m", "phalanx", "serve")
 JOIN = (sys.executable, "-m", "phalanx", "join")
 START = 180.0
-"""Seconds the service may take to start: it has deadlines of its own, and this is for when they fail."""
+"""Seconds the service may take to start; it has deadlines of its own, and this one is for when they fail."""
 END = 60.0
+"""Seconds it may take to end."""
 LOOK = 0.2
-"""Seconds between two looks at who has come."""
-
+"""Seconds between two looks for processes that have come."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
 class StartFailed(Exception):
-    """The service did not start; has what it said."""
+    """The service did not start; the message has its last words."""
 
 
-class Service:
-    """Started by `start`, ended by `stop`; `log` is its stderr."""
+class ServiceUnderTest:
+    """A service that `start` starts and `stop` ends; `log` is its stderr."""
 
     def __init__(self, flags: Sequence[str], command: Sequence[str] = SERVE, join: bool = False) -> None:
-        """`join`: its last rank comes over TCP, by `phalanx join` on this machine."""
+        """With `join` its last rank comes over TCP, by `phalanx join` on this machine."""
         self._flags = list(flags)
         self._command = command
         self._join = join
@@ -47,17 +47,17 @@ class Service:
         self.log = self.home / "log"
         self.address: Address = ("", 0)
         self.control_port = 0
-        """Where the joined rank has its supervisor."""
-        self.family = Family([], self._died)
+        """The port at which the joined rank has its supervisor; 0 where no rank joins."""
+        self.process_tree = ProcessTree([], self._died)
         self.deaths: list[Process] = []
         self.processes: list[asyncio.subprocess.Process] = []
         self._watching: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Until it says that it serves.
+        """Start it and wait until it says that it serves.
 
         Raises:
-            StartFailed: it ended, or said nothing for too long.
+            StartFailed: it ended, or did not say so in time.
         """
         secret = {"PHALANX_SECRET": secrets.token_hex(32)} if self._join else {}
         environment = os.environ | secret | {"XDG_RUNTIME_DIR": str(self.runtime)}
@@ -65,10 +65,10 @@ class Service:
             async with asyncio.timeout(START):
                 await self._run([*self._command, *self._flags], "log", environment)
                 if self._join:
-                    invitation = await self._said(r"(--control \S+ --data-parallel-start-rank \d+ .*)", "log")
+                    invitation = await self._wait_for_words(r"(--control \S+ --data-parallel-start-rank \d+ .*)", "log")
                     self.control_port = int(invitation.split()[1].rpartition(":")[2])
                     await self._run([*JOIN, *invitation.split()], "join.log", environment)
-                where = await self._said(r" at (http://\S+|unix:.+) \(\d+ API server", "out")
+                where = await self._wait_for_words(r" at (http://\S+|unix:.+) \(\d+ API server", "out")
         except TimeoutError:
             raise StartFailed(f"the service did not serve within {START:g} s:\n{self.words()}") from None
         if where.startswith("unix:"):
@@ -76,11 +76,11 @@ class Service:
         else:
             host, _, port = where.removeprefix("http://").rpartition(":")
             self.address = host.strip("[]"), int(port)
-        self.family.refresh()
+        self.process_tree.refresh()
         self._watching.append(asyncio.create_task(self._watch()))
 
     async def _run(self, command: list[str], log: str, environment: dict[str, str]) -> None:
-        # Appended to, as under a service manager: what is written after the file was full goes behind what is there.
+        # The files are appended to, as under a service manager: a log that was full goes on behind what it holds.
         with (self.home / "out").open("ab") as out, (self.home / log).open("ab") as words:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -89,14 +89,14 @@ class Service:
                 stderr=words,
                 env=environment,
                 cwd=self.home,
-                # A Ctrl-C is for us, who end the service in order; and it ends with us, however we end.
+                # A Ctrl-C is for this process, which ends the service in order; the service ends with it in any case.
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
         self.processes.append(process)
-        self.family.add(process.pid)
+        self.process_tree.add(process.pid)
 
-    async def _said(self, pattern: str, where: str) -> str:
+    async def _wait_for_words(self, pattern: str, where: str) -> str:
         while True:
             found = re.search(pattern, (self.home / where).read_text(errors="replace"))
             if found:
@@ -108,28 +108,29 @@ class Service:
 
     async def _watch(self) -> None:
         while True:
-            self.family.refresh()
+            self.process_tree.refresh()
             await asyncio.sleep(LOOK)
 
     def _died(self, process: Process) -> None:
         self.deaths.append(process)
 
     def words(self, lines: int = 60) -> str:
-        """The last it said."""
+        """The last lines of its log."""
         said = [*self.log.read_text(errors="replace").splitlines()[-lines:]]
         return "\n".join(said)
 
     @property
     def running(self) -> bool:
+        """Whether none of the started processes has ended."""
         return all(process.returncode is None for process in self.processes)
 
     async def stop(self) -> list[str]:
-        """SIGTERM, and everything that is not as it should be at its end."""
+        """End it by SIGTERM; the result lists all that was not as it should be at its end."""
         complaints = []
         for task in self._watching:
             task.cancel()
-        pids = self.family.pids()
-        self.family.close()
+        pids = self.process_tree.pids()
+        self.process_tree.close()
         if not self.processes:
             return []
         service, *joined = self.processes
@@ -162,7 +163,7 @@ class Service:
         return [f"left behind: files {', '.join(files)}"] if files else []
 
     def discard(self) -> None:
-        """Remove its folder, log and all."""
+        """Remove its folder with the log."""
         shutil.rmtree(self.home, ignore_errors=True)
 
 
@@ -171,7 +172,7 @@ def _end_with_parent() -> None:
 
 
 def _alive(pid: int, home: Path) -> bool:
-    """And ours: it inherited its working folder, which a number used again does not have."""
+    """Whether a process of the service lives: a process that got the same pid later has another working folder."""
     try:
         return os.readlink(f"/proc/{pid}/cwd") == str(home)
     except OSError:

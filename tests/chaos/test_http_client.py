@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from phalanx.chaos.client import Exchange, HttpConnection
+from phalanx.chaos.http_client import HttpConnection, HttpResponse
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-phalanx-api-server: 1\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
@@ -28,19 +28,19 @@ async def server(answering: Answering, seen: asyncio.Event) -> AsyncIterator[tup
         yield host, port
 
 
-def exchange(answering: Answering, leave_after: int | None = None) -> Exchange:
+def exchange(answering: Answering, leave_after: int | None = None) -> HttpResponse:
     """One request answered so; the answering may wait until something of it has come."""
 
-    async def run() -> Exchange:
+    async def run() -> HttpResponse:
         seen = asyncio.Event()
 
-        def enough(so_far: Exchange) -> bool:
+        def enough(so_far: HttpResponse) -> bool:
             if so_far.arrivals:
                 seen.set()
             return leave_after is not None and len(so_far.arrivals) >= leave_after
 
         async with server(answering, seen) as address, HttpConnection.open(address) as connection:
-            return await connection.exchange("POST", "/", b"{}", enough=enough)
+            return await connection.request("POST", "/", b"{}", enough=enough)
 
     return asyncio.run(asyncio.wait_for(run(), 30))
 

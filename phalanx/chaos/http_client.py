@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client that tells exactly what came, when, and how it ended. One connection, one exchange a time."""
+"""A small HTTP/1.1 client that tells exactly what came, when, and how it ended; it sends one request at a time."""
 
 import asyncio
 import contextlib
@@ -17,21 +17,21 @@ Address: TypeAlias = tuple[str, int] | str
 
 
 @dataclass
-class Exchange:
-    """What came back for one request sent."""
+class HttpResponse:
+    """What came back for one request."""
 
     sent_at: float = 0.0
     status: int = 0
-    """0: no answer has begun."""
+    """The status of the answer, or 0 while none has begun."""
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
-    """Without the framing of chunks."""
+    """The body so far, without the framing of chunks."""
     arrivals: list[float] = field(default_factory=list)
     """When each piece of the body came."""
     complete: bool = False
-    """The answer came to its end as HTTP tells it."""
+    """Whether the answer came to its end as HTTP tells it."""
     trouble: str = ""
-    """Why it did not."""
+    """Why the answer did not come to its end, or nothing while there is no reason."""
 
     # httptools calls these.
 
@@ -57,10 +57,12 @@ class HttpConnection:
     @staticmethod
     @contextlib.asynccontextmanager
     async def open(address: Address, receive_buffer: int | None = None) -> AsyncIterator["HttpConnection"]:
-        """Closed at once at the end. `receive_buffer`: bytes the kernel may hold for a client that reads slowly.
+        """Dial, and close the connection at once at the end of the block.
+
+        `receive_buffer` is how many bytes the kernel may hold for a client that reads slowly.
 
         Raises:
-            OSError: nobody listens.
+            OSError: nobody listens there.
         """
         family, host = socket.AF_UNIX, "localhost"
         if isinstance(address, tuple):
@@ -89,7 +91,7 @@ class HttpConnection:
             f"content-length: {length}\r\n\r\n"
         ).encode()
 
-    async def exchange(
+    async def request(
         self,
         method: str,
         path: str,
@@ -97,32 +99,32 @@ class HttpConnection:
         *,
         pace: float = 0.0,
         piece: int = CHUNK,
-        enough: Callable[[Exchange], bool] = lambda exchange: False,
-        into: Exchange | None = None,
-    ) -> Exchange:
-        """Send a request, read its answer; whatever goes wrong is told in the exchange.
+        enough: Callable[[HttpResponse], bool] = lambda response: False,
+        into: HttpResponse | None = None,
+    ) -> HttpResponse:
+        """Send a request and read its answer; the response tells what went wrong.
 
         Args:
-            pace: seconds between two reads of at most `piece` bytes.
-            enough: looked at after every read; True leaves the rest unread.
-            into: filled as it comes, for who looks on.
+            pace: the seconds between two reads of at most `piece` bytes.
+            enough: whether the rest is left unread; it is asked after every read.
+            into: the response to fill as it comes, for those who watch it meanwhile.
         """
-        exchange = into or Exchange()
-        exchange.sent_at = time.monotonic()
-        parser = httptools.HttpResponseParser(exchange)
+        response = into or HttpResponse()
+        response.sent_at = time.monotonic()
+        parser = httptools.HttpResponseParser(response)
         try:
             self.writer.write(self.head(method, path, len(body)) + body)
-            while not exchange.complete and not enough(exchange):
+            while not response.complete and not enough(response):
                 data = await self._reader.read(piece)
                 if not data:
-                    exchange.trouble = "the connection ended before the answer did"
+                    response.trouble = "the connection ended before the answer did"
                     break
                 parser.feed_data(data)
-                exchange.status = parser.get_status_code()
+                response.status = parser.get_status_code()
                 if pace:
                     await asyncio.sleep(pace)
         except OSError as error:
-            exchange.trouble = f"{type(error).__name__}: {error}"
+            response.trouble = f"{type(error).__name__}: {error}"
         except httptools.HttpParserError as error:
-            exchange.trouble = f"what came is not HTTP: {error}"
-        return exchange
+            response.trouble = f"what came is not HTTP: {error}"
+        return response

@@ -1,4 +1,4 @@
-"""What faults act on, and how it is seen that who was struck is back."""
+"""What faults act on, and how it is seen that what was struck is back."""
 
 import asyncio
 import contextlib
@@ -7,27 +7,27 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from phalanx.chaos.client import HttpConnection
+from phalanx.chaos.http_client import HttpConnection
 from phalanx.chaos.ledger import Ledger
 from phalanx.chaos.processes import Process
-from phalanx.chaos.service import Service
+from phalanx.chaos.service_under_test import ServiceUnderTest
 from phalanx.chaos.traffic import Traffic
 
 LOOK = 0.1
-"""Seconds between two looks at whether who was struck is back."""
+"""Seconds between two looks at whether what was struck is back."""
 BACK = 120.0
-"""Seconds who was struck may take to be back."""
+"""Seconds that what was struck may take to be back."""
 
 
-class Trouble(Exception):
-    """The service did not come back from a fault; says from which."""
+class NotRecovered(Exception):
+    """The service did not come back from a fault; the message says from which."""
 
 
 @dataclass
-class World:
-    """What faults act on."""
+class FaultTarget:
+    """The service, its clients, and the books of the run."""
 
-    service: Service
+    service: ServiceUnderTest
     traffic: Traffic
     ledger: Ledger
     ranks: int
@@ -35,21 +35,21 @@ class World:
     concurrency: int
 
     async def incarnations(self) -> dict[int, int]:
-        """Attached ranks and their incarnations, as an API server sees them; nothing where none answers."""
+        """The attached ranks and their incarnations as an API server sees them; there are none where none answers."""
         with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
             async with asyncio.timeout(1), HttpConnection.open(self.service.address) as connection:
-                answer = await connection.exchange("GET", "/ready")
+                answer = await connection.request("GET", "/ready")
                 return {rank["rank"]: rank["incarnation"] for rank in json.loads(bytes(answer.body))["ranks"]}
         return {}
 
     async def all_of(self, role: str) -> list[Process]:
-        """Every process of a role, once all live."""
+        """All processes of a role, once all of them live."""
         count = self.ranks if role == "engine" else self.api_servers
-        await until(lambda: len(self.service.family.of(role)) == count, f"{count} {role} processes live")
-        return self.service.family.of(role)
+        await until(lambda: len(self.service.process_tree.of(role)) == count, f"{count} {role} processes live")
+        return self.service.process_tree.of(role)
 
-    async def known(self) -> dict[int, int]:
-        """Incarnations, once every rank is attached."""
+    async def all_attached(self) -> dict[int, int]:
+        """The incarnations of all ranks, once every one is attached."""
         found: dict[int, int] = {}
 
         async def complete() -> bool:
@@ -60,7 +60,7 @@ class World:
         return found
 
     async def ranks_back(self, before: dict[int, int], indices: list[int]) -> None:
-        """Until newer incarnations of these ranks are attached."""
+        """Wait until newer incarnations of these ranks are attached."""
 
         async def back() -> bool:
             now = await self.incarnations()
@@ -69,12 +69,12 @@ class World:
         await until(back, f"ranks {indices} serve again")
 
     async def api_server_back(self, index: int) -> None:
-        """Until a connection made from now on is answered by it."""
+        """Wait until this API server answers a connection that is made from now on."""
 
         async def ask() -> bool:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(BACK), HttpConnection.open(self.service.address) as connection:
-                    answer = await connection.exchange("GET", "/health")
+                    answer = await connection.request("GET", "/health")
                     return answer.headers.get("x-phalanx-api-server") == str(index)
             return False
 
@@ -96,7 +96,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, pati
     """Wait for a condition.
 
     Raises:
-        Trouble: it is not met in time.
+        NotRecovered: the condition is not met in time.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -104,5 +104,5 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, pati
         if met if isinstance(met, bool) else await met:
             return
         if time.monotonic() > deadline:
-            raise Trouble(f"waited {patience:g} s until {what}")
+            raise NotRecovered(f"waited {patience:g} s until {what}")
         await asyncio.sleep(LOOK)

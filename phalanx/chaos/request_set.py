@@ -1,4 +1,4 @@
-"""The requests of a run: distinct, repeatable, of every shape; a function of the seed alone."""
+"""The requests of a run, which are distinct, repeatable and of every shape; they follow from the seed alone."""
 
 import json
 import random
@@ -13,16 +13,16 @@ poem name colour because if then very good morning child learn count letter word
 WORDS = TEXT.split()
 STOPS = (".", ",", " the", " of", "?", "\n")
 LENGTHS = (1, 4, 16, 48, 96, 160)
-"""Tokens to produce at most."""
+"""Limits of the tokens to produce, of which each request has one."""
 LONG = 96
-"""From here on a request counts as long."""
+"""A request counts as long from so many tokens on."""
 PROMPTS = (1, 6, 24, 120)
-"""Words of a prompt."""
+"""Numbers of words, of which each prompt has one."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """One request; sent any number of times, it has to get the same answer each time."""
+class RepeatableRequest:
+    """A request that has to get the same answer each time it is sent."""
 
     number: int
     path: str
@@ -43,13 +43,13 @@ class Request:
         return f"POST {self.path} {json.dumps(self.body)}"
 
 
-def catalogue(seed: int, count: int) -> list[Request]:
-    """`count` requests: chats and completions, streamed and not, greedy and sampled, short and long, of every mix."""
+def request_set(seed: int, count: int) -> list[RepeatableRequest]:
+    """Make so many chats and completions, streamed and not, greedy and sampled, short and long, in every mix."""
     chance = random.Random(f"phalanx chaos requests {seed}")
     return [_request(number, chance) for number in range(count)]
 
 
-def _request(number: int, chance: random.Random) -> Request:
+def _request(number: int, chance: random.Random) -> RepeatableRequest:
     words = " ".join(chance.choice(WORDS) for _ in range(chance.choice(PROMPTS)))
     # Of every two requests one is a chat, of every four one is sampled and streamed, and so on.
     chat, streamed, sampled, full = (bool(number >> bit & 1) for bit in range(4))
@@ -70,5 +70,7 @@ def _request(number: int, chance: random.Random) -> Request:
     if streamed:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     if chat:
-        return Request(number, "/v1/chat/completions", body | {"messages": [{"role": "user", "content": words}]})
-    return Request(number, "/v1/completions", body | {"prompt": words})
+        return RepeatableRequest(
+            number, "/v1/chat/completions", body | {"messages": [{"role": "user", "content": words}]}
+        )
+    return RepeatableRequest(number, "/v1/completions", body | {"prompt": words})
