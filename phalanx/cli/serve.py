@@ -122,9 +122,13 @@ def http_sockets(given: Given) -> tuple[Given, HttpListeners]:
     asked_host, asked_port = ("host" in given.origins, "port" in given.origins)
     activation.check_address(passed, http.host if asked_host else None, http.port if asked_port else None)
     sockets = activation.dealt_by_address(passed, parallel.own_api_servers)
-    host, port = passed[0].getsockname()[:2]
-    # Nodes on other machines listen at the same port.
-    http = msgspec.structs.replace(http, host=host, port=port)
+    if on_ports := activation.on_ports(passed):
+        # Nodes on other machines listen at the same port.
+        host, port = on_ports[0].getsockname()[:2]
+        http = msgspec.structs.replace(http, host=host, port=port)
+    for name in ("api_servers_per_node", "frontend_command"):
+        if name in given.origins and len(on_ports) < len(passed):
+            raise UnfitSockets(f"{given.origins[name]} needs a port, and the service manager passed a socket file")
     return given.with_http(http), HttpListeners(sockets, passed=True)
 
 

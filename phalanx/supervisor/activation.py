@@ -26,7 +26,7 @@ def passed_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]
     The variables leave `environment`: they are about this process's descriptors, not about its children's.
 
     Raises:
-        UnfitSockets: one is not a listening TCP socket named `http`.
+        UnfitSockets: one is not a listening TCP socket or socket file named `http`.
     """
     pid, count, names = (environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()):
@@ -42,13 +42,18 @@ def passed_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]
         )
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_taken(number, name)) for number, name in zip(descriptors, named, strict=True)]
-        if len({sock.getsockname()[1] for sock in sockets}) > 1:
+        if len({sock.getsockname()[1] for sock in on_ports(sockets)}) > 1:
             raise UnfitSockets(
                 f"the sockets passed listen at {_listed(sockets)}, and a service has one HTTP address, or several with "
                 "one port: let every ListenStream= have the same"
             )
         stack.pop_all()
     return sockets
+
+
+def on_ports(sockets: Sequence[socket.socket]) -> list[socket.socket]:
+    """Those of them that are no socket files."""
+    return [sock for sock in sockets if sock.family != socket.AF_UNIX]
 
 
 def check_address(sockets: Sequence[socket.socket], host: str | None, port: int | None) -> None:
@@ -59,10 +64,10 @@ def check_address(sockets: Sequence[socket.socket], host: str | None, port: int 
     Raises:
         UnfitSockets: they name another address.
     """
-    bound_port = sockets[0].getsockname()[1]
-    if port and port != bound_port:
+    names = [sock.getsockname() for sock in on_ports(sockets)]
+    if port and {port} != {name[1] for name in names}:
         wanted = f"--port {port}"
-    elif host is not None and not {sock.getsockname()[0] for sock in sockets} <= _addresses(host):
+    elif host is not None and not (names and {name[0] for name in names} <= _addresses(host)):
         wanted = f"--host {host}"
     else:
         return
@@ -119,14 +124,21 @@ def _taken(descriptor: int, name: str) -> socket.socket:
 def _check(sock: socket.socket, which: str, name: str) -> None:
     if name != NAME:
         raise UnfitSockets(f"{which} is not named {NAME}: set FileDescriptorName={NAME} in the socket unit")
-    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
-        raise UnfitSockets(f"{which} is no TCP socket: ListenStream= takes a port, or an address and a port")
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX) or sock.type != socket.SOCK_STREAM:
+        raise UnfitSockets(
+            f"{which} is no TCP socket and no socket file: ListenStream= takes a port, an address and a port, or a path"
+        )
+    if isinstance(sock.getsockname(), bytes):
+        raise UnfitSockets(
+            f"{which} has an abstract name, which every user may connect to: let ListenStream= name a path, and "
+            "SocketMode= who may"
+        )
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return
     if _is_connected(sock):
         raise UnfitSockets(f"{which} is a connection and not a listening socket: set Accept=no in the socket unit")
-    if sock.getsockname()[1] == 0:
-        raise UnfitSockets(f"{which} does not listen, and has no port to listen on")
+    if not sock.getsockname() or sock.getsockname()[1] == 0:
+        raise UnfitSockets(f"{which} does not listen, and has no {_place(sock)} to listen on")
     # An earlier run gave up the API server of this socket, and shut it for everybody: see `Sockets.retire`.
     sock.listen(BACKLOG)
 
@@ -147,4 +159,13 @@ def _addresses(host: str) -> set[str]:
 
 
 def _listed(sockets: Sequence[socket.socket]) -> str:
-    return " and ".join(sorted({spelt(*sock.getsockname()[:2]) for sock in sockets}))
+    return " and ".join(sorted({_spelt(sock) for sock in sockets}))
+
+
+def _spelt(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return str(name) if sock.family == socket.AF_UNIX else spelt(*name[:2])
+
+
+def _place(sock: socket.socket) -> str:
+    return "path" if sock.family == socket.AF_UNIX else "port"

@@ -91,8 +91,9 @@ class Sockets:
         self._retired.add(index)
         served = [sock for other, http in enumerate(self.http) if other not in self._retired for sock in http]
         for sock in self.http[index]:
-            if not any(_same(sock, other) for other in served):
-                # A service manager that passed it holds it as well: the kernel would go on filling what we only close.
+            # A service manager that passed it holds it as well: the kernel would go on filling what we only close. Not
+            # so a socket file: once shut it never listens again, and whoever waits there waits for the next service.
+            if sock.family != socket.AF_UNIX and not any(_same(sock, other) for other in served):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         for sock in (*self.http[index], *self._engine[index]):

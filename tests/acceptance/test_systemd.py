@@ -31,9 +31,14 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
         yield manager
 
 
-def client(address: tuple[str, int]) -> socket.socket:
+def client(address: tuple[str, int] | Path) -> socket.socket:
     """Connected, its request sent; nobody needs to have accepted it."""
-    sock = socket.create_connection(address, DEADLINE)
+    if isinstance(address, Path):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(DEADLINE)
+        sock.connect(str(address))
+    else:
+        sock = socket.create_connection(address, DEADLINE)
     sock.sendall(REQUEST)
     return sock
 
@@ -84,6 +89,21 @@ def test_a_service_serves_at_every_address_that_it_was_passed(tmp_path: Path) ->
         # The connections wait for the successors, which inherit both sockets again.
         for host in ("127.0.0.1", "127.0.0.2"):
             assert answer(client((host, port)))[0] == 200
+
+
+def test_a_socket_file_is_served_on_and_outlives_the_service(tmp_path: Path) -> None:
+    file = tmp_path / "web.sock"
+    with Systemd(tmp_path, file=file) as systemd:
+        with systemd.start(*SYNTHETIC) as service:
+            ready(systemd)
+            service.wait_for(f" at unix:{file} (2 API servers, 2 ranks)")
+            assert answer(client(file))[0] == 200
+            assert service.stop() == 0
+        waiting = client(file)
+        with systemd.start(*SYNTHETIC) as successor:
+            assert answer(waiting)[0] == 200
+            assert successor.stop() == 0
+        client(file).close()  # it is there
 
 
 def ready(systemd: Systemd) -> str:

@@ -89,6 +89,9 @@ def test_what_is_no_listening_http_socket_is_named(passed: Pass, bound: Bind, st
     unbound = stack.enter_context(socket.socket())
     datagrams = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
     local = stack.enter_context(socket.socket(socket.AF_UNIX))
+    abstract = stack.enter_context(socket.socket(socket.AF_UNIX))
+    abstract.bind(f"\0phalanx-test-{os.getpid()}")
+    abstract.listen()
     which = rf"descriptor {FIRST} that the service manager passed \(http\)"
     cases = [
         ([sock], {"names": "phalanx.socket"}, r"\(phalanx.socket\) is not named http: set FileDescriptorName=http"),
@@ -98,8 +101,9 @@ def test_what_is_no_listening_http_socket_is_named(passed: Pass, bound: Bind, st
         ([connection], {}, f"{which} is a connection and not a listening socket: set Accept=no"),
         ([file], {}, f"{which} is no socket"),
         ([unbound], {}, f"{which} does not listen, and has no port"),
-        ([datagrams], {}, f"{which} is no TCP socket"),
-        ([local], {}, f"{which} is no TCP socket"),
+        ([datagrams], {}, f"{which} is no TCP socket and no socket file"),
+        ([local], {}, f"{which} does not listen, and has no path"),
+        ([abstract], {}, f"{which} has an abstract name, which every user may connect to"),
         ([sock, bound()], {}, "a service has one HTTP address"),
     ]
     for sockets, said, words in cases:
@@ -134,6 +138,62 @@ def test_sockets_at_several_addresses_are_dealt_address_by_address(
     assert [[sock.getsockname()[0] for sock in sockets] for sockets in dealt_out] == [["127.0.0.1", "127.0.0.2"]] * 2
     with pytest.raises(UnfitSockets, match=r"--host 127\.0\.0\.1 contradicts .* at 127.0.0.1:\d+ and 127.0.0.2:\d+"):
         check_address(taken, "127.0.0.1", None)
+
+
+@pytest.fixture
+def file(tmp_path: Path, stack: contextlib.ExitStack) -> socket.socket:
+    sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+    sock.bind(str(tmp_path / "web.sock"))
+    sock.listen()
+    return sock
+
+
+def test_a_socket_file_may_be_beside_ports_and_every_api_server_accepts_from_it(
+    passed: Pass, bound: Bind, file: socket.socket, stack: contextlib.ExitStack
+) -> None:
+    first = bound()
+    dealt_out = dealt_by_address(passed([first, file, bound(port_of(first))]), 2)
+    for sock in dealt_out[1]:
+        stack.enter_context(sock)
+    assert [sock.getsockname() for sock in dealt_out[1]] == [first.getsockname(), file.getsockname()]
+    assert os.path.sameopenfile(dealt_out[0][1].fileno(), dealt_out[1][1].fileno())
+
+
+def test_a_port_that_is_asked_for_contradicts_a_socket_file(bound: Bind, file: socket.socket) -> None:
+    check_address([file], None, None)
+    check_address([file], None, 0)
+    sock = bound()
+    check_address([file, sock], "127.0.0.1", port_of(sock))
+    for host, port in (("127.0.0.1", None), (None, 8000)):
+        with pytest.raises(UnfitSockets, match=rf"contradicts .* which listen at {file.getsockname()}: leave"):
+            check_address([file], host, port)
+
+
+def test_a_socket_file_is_not_shut_when_its_api_servers_are_given_up(
+    passed: Pass, file: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with Sockets(dealt_by_address(passed([file]), 1), ParallelOptions()) as service:
+        assert service.urls == [f"unix:{file.getsockname()}"]
+        service.retire(0)
+    with socket.socket(socket.AF_UNIX) as waiting:
+        waiting.connect(file.getsockname())
+        file.accept()[0].close()
+
+
+@pytest.mark.parametrize("flag", ["--api-servers-per-node=1", "--frontend-command=true"])
+def test_what_needs_a_port_is_refused_with_a_socket_file(
+    flag: str, file: socket.socket, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack
+) -> None:
+    monkeypatch.setattr(activation, "FIRST_INHERITED", FIRST)
+    os.dup2(file.fileno(), FIRST)
+    stack.callback(_close, FIRST)
+    for name, value in (("LISTEN_PID", str(os.getpid())), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")):
+        monkeypatch.setenv(name, value)
+    flags = ["-dp=2", "-dpl=1"] if "node" in flag else []
+    name = flag.partition("=")[0]
+    with pytest.raises(UnfitSockets, match=f"{name} needs a port, and the service manager passed a socket file"):
+        http_sockets(parse([*flags, flag]))
 
 
 def test_an_address_that_is_asked_for_as_well_must_be_the_same(bound: Bind) -> None:

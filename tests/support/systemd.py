@@ -32,15 +32,28 @@ class Systemd:
     """A context manager; it owns the sockets, as systemd does, while services come and go."""
 
     def __init__(
-        self, folder: Path, listen: int = 0, abstract: bool = False, hosts: Sequence[str] = ("127.0.0.1",)
+        self,
+        folder: Path,
+        listen: int = 0,
+        abstract: bool = False,
+        hosts: Sequence[str] = ("127.0.0.1",),
+        file: Path | None = None,
     ) -> None:
-        """`listen`: how many times ListenStream= names each of the hosts, all with one port and ReusePort=yes."""
+        """`listen`: how many times ListenStream= names each of the hosts, all with one port and ReusePort=yes.
+
+        `file`: a path that it names as well.
+        """
         self._stack = contextlib.ExitStack()
         self.sockets: list[socket.socket] = []
         for host in (host for host in hosts for _ in range(listen)):
             sock = self._stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((host, self.address[1] if self.sockets else 0))
+            sock.listen(64)
+            self.sockets.append(sock)
+        if file is not None:
+            sock = self._stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.bind(str(file))
             sock.listen(64)
             self.sockets.append(sock)
         self._notify = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
