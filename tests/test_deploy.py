@@ -126,7 +126,7 @@ def joined(call: Object) -> dict[str, Any]:
     program, command, *flags = call["line"]
     assert (program, command) == ("phalanx", "join")
     given = join._parser().parse(flags)
-    given["control"] = join.address(given["control"])
+    given["control"] = join.control_address(given["control"])
     return given
 
 

@@ -20,7 +20,7 @@ class Command(Protocol):
     SUMMARY: str
 
     def run(self, arguments: Sequence[str]) -> int:
-        """Run it; returns the exit status."""
+        """Run the command, and return the exit status."""
 
 
 _COMMANDS: dict[str, Command] = {
@@ -33,7 +33,7 @@ _COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `phalanx ARGUMENTS`; returns the exit status."""
+    """Run `phalanx ARGUMENTS`, and return the exit status."""
     streams.prepare()
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     program = f"phalanx {command}" if command in _COMMANDS else "phalanx"

@@ -31,14 +31,14 @@ DEFAULTS = {
 """What `phalanx serve` is given where the command line does not say."""
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell tells it."""
+"""The exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 
 EXPLAINED = 10
-"""Seconds between lines where there is no terminal."""
+"""Seconds between the lines that say how it goes, where there is no terminal."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the chaos; the exit status is 0 only where nothing was wrong, lost or left behind.
+    """Run the chaos, and return the exit status, which is 0 only where nothing was wrong, lost or left behind.
 
     Raises:
         UsageError: nothing was started.
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     own, behind = _split(arguments)
     wanted = plan(_parser().parse(own), behind)
 
-    # Here and not above: `--help` and what is refused need none of it.
+    # Imported here, since `--help` and what is refused need none of it.
     import uvloop
 
     from phalanx.chaos import table
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outcome = runner.run(run_chaos(wanted, _Live()))
+            outcome = runner.run(run_chaos(wanted, _ProgressLine()))
     except KeyboardInterrupt:
         say(sys.stderr, "\nphalanx chaos: stopped, and the service with it")
         return INTERRUPTED
@@ -71,7 +71,7 @@ def plan(given: dict[str, str], behind: Sequence[str]) -> "Plan":
     """What to run.
 
     Raises:
-        UsageError: says which option and why.
+        UsageError: says which option cannot be, and why.
     """
     from phalanx.chaos.run import Plan
     from phalanx.chaos.schedule import Kind
@@ -127,8 +127,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return words[:where], words[where + 1 :]
 
 
-class _Live:
-    """The line of how it goes: redrawn on a terminal, now and then elsewhere."""
+class _ProgressLine:
+    """The line that says how it goes: it is redrawn on a terminal, and written now and then elsewhere."""
 
     def __init__(self) -> None:
         self._calls = 0

@@ -10,10 +10,10 @@ from phalanx.transport.tls import FLAGS, VARIABLES, Files, FilesError, Tls
 def cluster_files(
     certfile: str | None, keyfile: str | None, ca_certs: str | None, *, spans_machines: bool
 ) -> Files | None:
-    """The files by which this machine is known to the others, tried; None: connections are not encrypted.
+    """The files by which this machine is known to the others, or None where connections are not encrypted.
 
     Raises:
-        UsageError: only some of them are named, or they cannot be used; says which and why.
+        UsageError: only some of them are named, or they cannot be used; the message says which and why.
     """
     named = zip(FLAGS, (certfile, keyfile, ca_certs), strict=True)
     found = {flag: name for flag, name in named if name is not None}
@@ -21,7 +21,7 @@ def cluster_files(
     if found and missing:
         raise UsageError(f"{next(iter(found))} needs {' and '.join(missing)} too")
     if not found and spans_machines:
-        # Who set them believes that connections are encrypted.
+        # Whoever set them believes that connections are encrypted.
         for variable, flag in zip(VARIABLES, FLAGS, strict=True):
             if os.environ.get(variable):
                 raise UsageError(f"{variable} is set, which is for nodes on Ray: give {flag} here, or unset it")

@@ -9,7 +9,7 @@ from phalanx.config import OPTION_GROUPS
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Values by option name, as the file's own types.
+    """The values in the file by option name, in the types that the file gives them.
 
     Raises:
         UsageError: the file cannot be read or parsed, or names what is no option.

@@ -1,4 +1,4 @@
-"""Options that are right one by one and wrong together. Pure: an option that would be ignored is refused instead."""
+"""Options that are right one by one and wrong together; one that would be ignored is refused instead."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ def refuse_contradictions(given: Given) -> None:
     """Check what can be told before the checkpoint is read.
 
     Raises:
-        UsageError: the first contradiction; names the options as they were given.
+        UsageError: names the options of the first contradiction as they were given.
     """
     for message in _contradictions(given):
         raise UsageError(message)
@@ -88,7 +88,7 @@ def _contradictions(given: Given) -> Iterator[str]:
     yield from _pages_and_paths(given)
     yield from _socket_file(given)
     names = model.served_model_name
-    # The demo model under the name of another would be found out late.
+    # It would be found out late that the demo model serves under the name of another.
     if model.model is None and len(names) > 1 and ("/" in names[-1] or Path(names[-1]).is_dir()):
         yield f"{origins['served_model_name']} takes all that follows, {names[-1]} too: write MODEL before the options"
     if model.model is None and engine.engine != "synthetic":
@@ -107,7 +107,7 @@ _HTTPS_ONLY = ("ssl_keyfile", "ssl_keyfile_password_file", "ssl_ca_certs", "ssl_
 
 
 def _https(given: Given) -> Iterator[str]:
-    """What certificates there are, and who shows one."""
+    """Contradictions about HTTPS: which certificates there are, and who shows one."""
     origins = given.origins
     http, parallel = given.options.http, given.options.parallel
     if http.ssl_certfile is None:
@@ -159,7 +159,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _socket_file(given: Given) -> Iterator[str]:
-    """Clients are served on a socket file, or on a port."""
+    """Contradictions about where clients are served: on a socket file, or on a port."""
     origins, http = given.origins, given.options.http
     if http.uds is None:
         if "uds_mode" in origins:
@@ -173,7 +173,7 @@ def _socket_file(given: Given) -> Iterator[str]:
 
 
 def _pages_and_paths(given: Given) -> Iterator[str]:
-    """Which pages are let in, and under which path."""
+    """Contradictions about which web pages are let in, and under which path."""
     origins, http = given.origins, given.options.http
     if not http.allowed_origins:
         for name in _CORS_ONLY:
@@ -213,7 +213,7 @@ _RAY_ONLY = ("data_parallel_pack", "data_parallel_nodes", "ray_address", "ray_ru
 
 
 def _placement(given: Given) -> Iterator[str]:
-    """Which machine holds what."""
+    """Contradictions about which machine holds what."""
     origins = given.origins
     engine, parallel = given.options.engine, given.options.parallel
     ranks, local = parallel.data_parallel_size, parallel.data_parallel_size_local
@@ -268,7 +268,7 @@ def _placement(given: Given) -> Iterator[str]:
 
 
 def _synthetic_stage(text: str, ranks: int, workers: int) -> Iterator[str]:
-    # Here and not above: what is for drills costs an ordinary start nothing.
+    # Imported here, so that what is for drills costs an ordinary start nothing.
     from phalanx.engine.drills import parse
 
     try:

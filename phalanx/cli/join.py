@@ -13,6 +13,7 @@ from phalanx.transport import tls
 SUMMARY = "bring ranks on this machine to a service on another"
 
 TIMEOUT = 600.0
+"""Seconds for which the service is waited for."""
 TLS_FILES = (
     "certificate of this machine, PEM: given where the service is given one",
     "its key, PEM without password",
@@ -22,7 +23,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def run(arguments: Sequence[str]) -> NoReturn:
-    """Join, host the ranks until the service ends; ends the process.
+    """Join, host the ranks until the service ends, then end the process.
 
     Raises:
         UsageError: nothing was started.
@@ -34,12 +35,12 @@ def run(arguments: Sequence[str]) -> NoReturn:
         given.get("cluster_ssl_ca_certs"),
         spans_machines=True,
     )
-    control = address(given["control"], "tls" if files else "tcp")
+    control = control_address(given["control"], "tls" if files else "tcp")
     first = whole(given["data_parallel_start_rank"], "--data-parallel-start-rank", 0, 1023)
     count = whole(given["data_parallel_size_local"], "--data-parallel-size-local", 1, 1024)
     patience = above_zero(given["timeout"], "--timeout", "a number of seconds")
 
-    # Here and not above: `--help` and what is refused need none of it.
+    # Imported here, since `--help` and what is refused need none of it.
     from phalanx.cli.secret import given_secret
     from phalanx.node import node
     from phalanx.node.ending import leave
@@ -57,11 +58,11 @@ def run(arguments: Sequence[str]) -> NoReturn:
     leave("phalanx join", node.run(orders))
 
 
-def address(text: str, scheme: str = "tcp") -> str:
+def control_address(text: str, scheme: str = "tcp") -> str:
     """`tcp:HOST:PORT` from HOST:PORT, or from an address as it is printed elsewhere, with any scheme.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text is neither.
     """
     host, _, port = text.removeprefix("tcp:").removeprefix("tls:").rpartition(":")
     bare = ":" in host and not (host.startswith("[") and host.endswith("]"))

@@ -22,7 +22,7 @@ from phalanx.streams import show
 
 
 class UsageError(ValueError):
-    """The command line or the configuration file asks for what cannot be; says what and why, in one line."""
+    """The command line or the configuration file asks for what cannot be; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Option:
     help: str
     short: tuple[str, ...]
     secret: bool
-    """No message shows its value."""
+    """Whether its value must not be shown in any message."""
     size: bool
-    """It takes a number of thousands or of 1024s too: 4g, 4G."""
+    """Whether it takes a number of thousands or of 1024s too: 4g, 4G."""
 
     @property
     def flag(self) -> str:
@@ -47,6 +47,7 @@ class Option:
 
     @property
     def repeated(self) -> bool:
+        """Whether it takes several values."""
         return isinstance(self.kind, inspect.VarTupleType)
 
     @property
@@ -62,11 +63,11 @@ class Option:
         """The value in the field's type.
 
         Args:
-            origin: where it was given, for the error.
-            from_text: it is a string that stands for the value, as on a command line.
+            origin: where the value was given, for the error.
+            from_text: the value is given as a string that stands for it, as on a command line.
 
         Raises:
-            UsageError: it is no such value.
+            UsageError: the option takes no such value.
         """
         refuse_bytes(value, origin)
         if from_text and isinstance(self.kind, inspect.LiteralType) and value not in self.kind.values:
@@ -118,12 +119,12 @@ class Given:
 
     options: Options
     origins: Mapping[str, str]
-    """Option name to `--flag` or `FILE: name`; only for what was given."""
+    """Where each value was given, by option: `--flag` or `FILE: name`. Options that were not given are not in it."""
     warnings: tuple[str, ...] = ()
-    """What is allowed and not wise."""
+    """Sentences on what is allowed and not wise."""
 
     def with_http(self, http: HttpOptions) -> "Given":
-        """The same with other HTTP options, once files and sockets have said what flags could not."""
+        """The same with other HTTP options, for when files and sockets have said what flags could not."""
         return replace(self, options=msgspec.structs.replace(self.options, http=http))
 
 
@@ -149,7 +150,7 @@ def build(command_line: Mapping[str, Any], file: Mapping[str, Any], file_name: s
 
 
 def _listed(text: str) -> list[Any]:
-    """A list that was typed as JSON, `["a", "b"]`, as well as one word that is what it is."""
+    """The list that was typed as JSON, `["a", "b"]`, or the one word that was typed."""
     try:
         found = msgspec.json.decode(text, type=list[str])
     except msgspec.DecodeError:
@@ -158,7 +159,7 @@ def _listed(text: str) -> list[Any]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing where nothing is near."""
+    """Words for the end of an error: `; did you mean X?`, or none where no known name is near."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
 
@@ -172,23 +173,23 @@ _INSTEAD = {
 
 
 def instead_of(name: str) -> str:
-    """`: ADVICE` for an option that others have, as a flag or as it stands in a file; nothing for any other."""
+    """Words for the end of an error: `: ADVICE` for an option that others have, as a flag or in a file, or none."""
     known = name.removeprefix("--").removeprefix("no-").replace("-", "_")
     return f": {_INSTEAD[known]}" if known in _INSTEAD else ""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors as UsageError and names of options with dashes or underscores."""
+    """The parser of a command: it raises UsageError, and takes names of options with dashes or underscores."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
     def print_help(self, file: Any = None) -> None:
-        """Raises OutputLost, where argparse would say nothing and succeed."""
+        """Print the help; raises OutputLost where argparse would say nothing and succeed."""
         show(self.format_help().rstrip())
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """What was given, by destination; nothing for what was not.
+        """The values that were given, by destination.
 
         Raises:
             UsageError: an unknown option, a missing value, a second MODEL.
@@ -317,7 +318,7 @@ def _is_negative_number(text: str) -> bool:
 
 
 def refuse_bytes(value: Any, origin: str) -> None:
-    """Raises UsageError for what no JSON and no message can hold as text: the name of a file can be any bytes."""
+    """Raise UsageError for what no JSON and no message can hold as text: the name of a file can be any bytes."""
     texts = value if isinstance(value, list | tuple) else [value]
     try:
         "".join(text for text in texts if isinstance(text, str)).encode()

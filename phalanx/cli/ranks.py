@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from phalanx.cli.admin import AdminError, Fleet, Rank, Service, add_options, admin_parser, number, seconds, service
+from phalanx.cli.admin_client import AdminError, FleetReport, RankReport
+from phalanx.cli.admin_options import add_admin_options, admin_parser, client_for, number, timeout_of
 from phalanx.cli.options import Parser, UsageError, nearest
-from phalanx.cli.waiting import wait
+from phalanx.cli.wait_for_ranks import wait
 from phalanx.streams import say, show
 from phalanx.supervisor.events import ExitCode
 
@@ -18,37 +19,37 @@ VERBS = {
     "restart": "Drain a rank, start it again and give it requests.",
 }
 INTERRUPTED = 130
-"""As shells have it: 128 and the number of SIGINT."""
+"""The exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Show or change ranks; returns the exit status.
+    """Show or change ranks, and return the exit status.
 
     Raises:
         UsageError: nothing was asked of the service.
     """
     verb, given = parse(arguments)
-    if verb:
-        return answered("phalanx ranks", lambda: _change(verb, given))
-    return answered("phalanx ranks", lambda: _show(service(given).ask("GET", "/admin/ranks")))
+    if verb is None:
+        return exit_status_of("phalanx ranks", lambda: show(table(client_for(given).ask("GET", "/admin/ranks"))))
+    return exit_status_of("phalanx ranks", lambda: _change(verb, given))
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """What to do, which is empty where ranks are to be shown, and the options.
+def parse(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """The verb, or None where ranks are only to be shown, and the options.
 
     Raises:
-        UsageError: says which and why.
+        UsageError: says which option is wrong, and why.
     """
-    verb, *rest = arguments or [""]
-    if not verb or verb.startswith("-"):
-        return "", _parser().parse(arguments)
+    if not arguments or not arguments[0] or arguments[0].startswith("-"):
+        return None, _parser().parse(arguments)
+    verb, *rest = arguments
     if verb not in VERBS:
         raise UsageError(f"{verb} is not one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
     return verb, _verb_parser(verb).parse(rest)
 
 
-def answered(command: str, act: Callable[[], None]) -> int:
-    """The exit status of `act`; what goes wrong is one line on stderr."""
+def exit_status_of(command: str, act: Callable[[], None]) -> int:
+    """Run `act` and return the exit status of the command; what goes wrong is told in one line on stderr."""
     try:
         act()
     except AdminError as error:
@@ -60,23 +61,19 @@ def answered(command: str, act: Callable[[], None]) -> int:
     return ExitCode.OK
 
 
-def _show(fleet: Fleet) -> None:
-    show(table(fleet))
-
-
 def _change(verb: str, given: dict[str, Any]) -> None:
     rank = number(given["rank"], "the number of a rank")
-    timeout = seconds(given.get("timeout"))
-    to: Service = service(given)
+    timeout = timeout_of(given)
+    client = client_for(given)
     body = {} if verb == "resume" else {"timeout": timeout}
-    asked = to.ask("POST", f"/admin/ranks/{rank}/{verb}", body)
+    asked = client.ask("POST", f"/admin/ranks/{rank}/{verb}", body)
     if not given["wait"]:
         show(table(asked))
         return
     before = next(each.incarnation for each in asked.ranks if each.rank == rank)
 
-    def done(fleet: Fleet) -> bool:
-        found = next((each for each in fleet.ranks if each.rank == rank), None)
+    def done(report: FleetReport) -> bool:
+        found = next((each for each in report.ranks if each.rank == rank), None)
         if found is None:
             raise AdminError(f"rank {rank} has gone: the service was scaled meanwhile")
         match verb:
@@ -87,25 +84,25 @@ def _change(verb: str, given: dict[str, Any]) -> None:
             case _:
                 return found.state == "serving"
 
-    wait(to, asked, done, show, rank)
+    wait(client, asked, done, show, rank)
 
 
 HEADS = ("rank", "state", "for", "restarts", "pid", "machine", "running", "waiting", "KV cache", "")
 
 
-def table(fleet: Fleet) -> str:
-    """A line a rank, and one about the API servers."""
-    rows = [HEADS, *(_row(rank) for rank in fleet.ranks)]
+def table(report: FleetReport) -> str:
+    """A table with a line for each rank, and a line about the API servers."""
+    rows = [HEADS, *(_row(rank) for rank in report.ranks)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    states = [server.state for server in fleet.api_servers]
+    states = [server.state for server in report.api_servers]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     return "\n".join(
-        [*lines, "", f"ranks that shall serve: {fleet.data_parallel_size}; API servers: {counts or 'none'}"]
+        [*lines, "", f"ranks that shall serve: {report.data_parallel_size}; API servers: {counts or 'none'}"]
     )
 
 
-def _row(rank: Rank) -> tuple[str, ...]:
+def _row(rank: RankReport) -> tuple[str, ...]:
     share = ""
     if rank.kv_used_tokens is not None and rank.kv_total_tokens:
         share = f"{100 * rank.kv_used_tokens / rank.kv_total_tokens:.0f} %"
@@ -142,14 +139,14 @@ def _parser() -> Parser:
         "Show the ranks of a running service, or change one: "
         + " ".join(f"{verb}: {what}" for verb, what in VERBS.items()),
     )
-    add_options(parser)
+    add_admin_options(parser)
     return parser
 
 
 def _verb_parser(verb: str) -> Parser:
     parser = admin_parser(f"phalanx ranks {verb}", f"phalanx ranks {verb} N [options]", VERBS[verb])
     parser.add_argument("rank", metavar="N", help="the rank")
-    add_options(parser)
+    add_admin_options(parser)
     if verb != "resume":
         parser.add_argument(
             "--timeout",

@@ -3,40 +3,41 @@
 from collections.abc import Sequence
 from typing import Any
 
-from phalanx.cli.admin import Fleet, add_options, admin_parser, number, seconds, service
+from phalanx.cli.admin_client import FleetReport
+from phalanx.cli.admin_options import add_admin_options, admin_parser, client_for, number, timeout_of
 from phalanx.cli.options import Parser, UsageError
-from phalanx.cli.ranks import answered, table
-from phalanx.cli.waiting import wait
+from phalanx.cli.ranks import exit_status_of, table
+from phalanx.cli.wait_for_ranks import wait
 from phalanx.streams import show
 
 SUMMARY = "give a running service more ranks or fewer"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Scale; returns the exit status.
+    """Scale, and return the exit status.
 
     Raises:
         UsageError: nothing was asked of the service.
     """
     given = scale_parser().parse(arguments)
     body = request(given)
-    return answered("phalanx scale", lambda: _scale(given, body))
+    return exit_status_of("phalanx scale", lambda: _scale(given, body))
 
 
 def _scale(given: dict[str, Any], body: dict[str, Any]) -> None:
-    to = service(given)
-    asked = to.ask("POST", "/admin/scale", body)
+    client = client_for(given)
+    asked = client.ask("POST", "/admin/scale", body)
     if not given["wait"]:
         show(table(asked))
         return
-    wait(to, asked, settled, show)
+    wait(client, asked, is_settled, show)
 
 
 def request(given: dict[str, Any]) -> dict[str, Any]:
     """The body of POST /admin/scale.
 
     Raises:
-        UsageError: it says neither how many nor who, or no number.
+        UsageError: the options say neither how many ranks nor which, or a number is none.
     """
     body: dict[str, Any] = {}
     if given.get("size") is not None:
@@ -45,13 +46,13 @@ def request(given: dict[str, Any]) -> dict[str, Any]:
         body["retire"] = [number(rank.strip(), "the number of a rank") for rank in given["retire"].split(",")]
     if not body:
         raise UsageError("give the number of ranks that there shall be, or --retire those that go")
-    timeout = seconds(given.get("timeout"))
+    timeout = timeout_of(given)
     return body if timeout is None else body | {"timeout": timeout}
 
 
-def settled(fleet: Fleet) -> bool:
-    """Whether those that go are gone and the others serve, but for what an operator has drained."""
-    return set(fleet.states.values()) <= {"serving", "draining", "drained"}
+def is_settled(report: FleetReport) -> bool:
+    """Whether the ranks that go are gone, and the others serve or were drained by an operator."""
+    return set(report.states.values()) <= {"serving", "draining", "drained"}
 
 
 def scale_parser() -> Parser:
@@ -63,7 +64,7 @@ def scale_parser() -> Parser:
     )
     parser.add_argument("size", nargs="?", metavar="K", help="ranks that there shall be")
     parser.add_argument("--retire", metavar="RANKS", help="who goes, for example 3,5; absent: the highest numbers")
-    add_options(parser)
+    add_admin_options(parser)
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",

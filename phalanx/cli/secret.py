@@ -7,14 +7,14 @@ from phalanx.config import ParallelOptions
 from phalanx.transport.security import SECRET_VARIABLE
 
 SHORTEST = 16
-"""Characters. It is all that keeps strangers out of the control port."""
+"""The fewest characters of a secret, which is all that keeps strangers out of the control port."""
 
 
 def given_secret() -> str | None:
     """Take PHALANX_SECRET. It leaves the environment here, so nothing this process starts or prints inherits it.
 
     Raises:
-        UsageError: it is too short to be one, or no text.
+        UsageError: the variable holds no text, or too short a one.
     """
     secret = os.environ.pop(SECRET_VARIABLE, None)
     if secret is None:
@@ -34,10 +34,10 @@ def given_secret() -> str | None:
 
 
 def service_secret(parallel: ParallelOptions) -> str | None:
-    """The secret that was given to a service; None: it makes its own, since nobody else needs to know it.
+    """The secret that was given to a service, or None where it may make its own, which nobody else needs to know.
 
     Raises:
-        UsageError: others are to join and could not know it.
+        UsageError: none was given, and others are to join who could not know it.
     """
     secret = given_secret()
     if secret is None and parallel.spans_machines and parallel.data_parallel_backend == "mp":

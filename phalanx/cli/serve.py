@@ -25,7 +25,7 @@ from phalanx.checkpoint.facts import read
 from phalanx.checkpoint.families import shape_of
 from phalanx.checkpoint.files import read_json
 from phalanx.checkpoint.find import find, find_weights
-from phalanx.cli import config_file, keys
+from phalanx.cli import config_file, key_sources
 from phalanx.cli.cluster_tls import cluster_files
 from phalanx.cli.contradictions import refuse_contradictions, refuse_unfit
 from phalanx.cli.options import Given, UsageError, build, refuse_bytes, serve_parser
@@ -45,13 +45,13 @@ SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
 
 
 def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
-    """Serve until stopped; the exit status. `commands` starts other programs as children.
+    """Serve until stopped, and return the exit status. `commands` starts other programs as children.
 
     Raises:
         UsageError, CheckpointError: nothing was started.
     """
     given = parse(arguments)
-    # At once: until here `ps` shows what was typed, and what comes may take minutes.
+    # This comes first: until here `ps` shows what was typed, and what follows may take minutes.
     setproctitle.setproctitle("phalanx supervisor")
     for warning in given.warnings:
         say(sys.stderr, f"phalanx serve: warning: {warning}")
@@ -76,14 +76,16 @@ def run(arguments: Sequence[str], commands: Commands | None = None) -> int:
         for number in signals.heeded():
             signal.signal(number, end_at_once)
         try:
-            # Before the checkpoint, which may have to be fetched: a port in use is told at once.
+            # This comes before the checkpoint, which may have to be fetched: a port in use is told at once.
             given, listeners = http_sockets(given)
         except OSError as error:
             what = f"--host {http.host}: " if isinstance(error, socket.gaierror) else ""
             return _no_address(f"{what}{error.strerror or error}")
         if listeners.file is not None:
             stack.callback(listeners.file.remove)
-        for warning in keys.exposed(given.options.http, (sock for each in listeners.sockets for sock in each)):
+        for warning in key_sources.exposure_warnings(
+            given.options.http, (sock for each in listeners.sockets for sock in each)
+        ):
             say(sys.stderr, f"phalanx serve: warning: {warning}")
         return _serve(configuration(given), listeners, commands, Security(secret.encode(), files))
 
@@ -92,7 +94,7 @@ def with_certificates(given: Given) -> Given:
     """The options with the files of HTTPS by their whole paths, once they have been tried.
 
     Raises:
-        UsageError: they cannot be used; says which and why.
+        UsageError: they cannot be used; the message says which and why.
     """
     http = https.absolute(given.options.http)
     for path in (http.ssl_certfile, http.ssl_keyfile, http.ssl_keyfile_password_file, http.ssl_ca_certs):
@@ -141,13 +143,13 @@ def parse(arguments: Sequence[str]) -> Given:
     values = serve_parser().parse(arguments)
     path = values.pop("config", None)
     file = config_file.read(Path(path)) if path is not None else {}
-    given = keys.gather(build(values, file, str(path)))
+    given = key_sources.gather(build(values, file, str(path)))
     refuse_contradictions(given)
     return given
 
 
 def configuration(given: Given) -> Config:
-    """The whole tree, with the checkpoint's facts; fetches the checkpoint where it must, its weights last.
+    """The whole configuration with the facts of the checkpoint, which is fetched where it must be, its weights last.
 
     Raises:
         UsageError, CheckpointError: says what does not fit.
@@ -168,7 +170,7 @@ def configuration(given: Given) -> Config:
 
 
 def refuse_unsupported(folder: Path, name: str) -> None:
-    """Raises CheckpointError, in two lines, where config.json describes a model that ranks could not run."""
+    """Raise CheckpointError, in two lines, where config.json describes a model that ranks could not run."""
     try:
         shape_of(read_json(folder / "config.json"))
     except CheckpointError as error:
@@ -185,7 +187,7 @@ def _text(path: Path) -> str:
 
 
 def _serve(config: Config, http: HttpListeners, commands: Commands | None, security: Security) -> int:
-    # Here and not above: what is refused needs no event loop to be told.
+    # Imported here, since what is refused needs no event loop to be told.
     import uvloop
 
     from phalanx.supervisor import report
@@ -253,7 +255,7 @@ def _invitation(config: Config, control: socket.socket, security: Security) -> s
 
 
 def _announcement(config: Config, urls: list[str], elsewhere: list[str]) -> str:
-    """The address or addresses, for a person and for a script; a request to paste."""
+    """Where the service is, for a person and for a script, and a request to paste."""
     name = config.served_names[0]
     ranks, servers = config.parallel.data_parallel_size, config.parallel.own_api_servers
     also = "".join(f"\nand at {other} ({_count(servers, 'API server')})" for other in elsewhere)

@@ -3,7 +3,7 @@
 import pytest
 
 from phalanx import cli
-from phalanx.cli.join import address
+from phalanx.cli.join import control_address
 from phalanx.cli.options import UsageError
 from phalanx.supervisor.events import ExitCode
 from phalanx.transport import tls
@@ -21,8 +21,8 @@ GOOD = ("--control", "10.0.0.1:7000", "--data-parallel-start-rank", "8", "--data
     ],
 )
 def test_the_control_address_may_be_written_in_two_ways(text: str, expected: str) -> None:
-    assert address(text) == expected
-    assert address(expected.replace("tcp:", "tls:"), "tls") == expected.replace("tcp:", "tls:")
+    assert control_address(text) == expected
+    assert control_address(expected.replace("tcp:", "tls:"), "tls") == expected.replace("tcp:", "tls:")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_control_address_may_be_written_in_two_ways(text: str, expected: str
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"--control .* is not HOST:PORT"):
-        address(text)
+        control_address(text)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from support.certificates import Authority
 from support.service import DEADLINE, Service
 
-from phalanx.cli import main, waiting
+from phalanx.cli import main, wait_for_ranks
 
 KEY = "an-admin-key-for-tests"
 
@@ -81,7 +81,7 @@ class FakeService:
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHALANX_ADMIN_KEY", KEY)
-    monkeypatch.setattr(waiting, "LOOK", 0.02)
+    monkeypatch.setattr(wait_for_ranks, "LOOK", 0.02)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_waiting_ends_with_a_rank_that_falls_for_good_or_with_the_service(
     assert capsys.readouterr().err == (
         "phalanx scale: rank 1 fell too often and was given up: the service's log says why\n"
     )
-    monkeypatch.setattr(waiting, "GAP", 0.0)
+    monkeypatch.setattr(wait_for_ranks, "GAP", 0.0)
     service.answers = [fleet(rank(0), rank(1, "starting")), refusal(503, "The server is being stopped.")]
     assert main(["scale", "2", "--wait", "--url", service.url]) == 1
     assert capsys.readouterr().err == f"phalanx scale: {service.url} answers 503: The server is being stopped.\n"
@@ -177,7 +177,7 @@ def test_ctrl_c_leaves_the_service_to_it(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(waiting.time, "sleep", interrupt)
+    monkeypatch.setattr(wait_for_ranks.time, "sleep", interrupt)
     service.answers = [fleet(rank(0), rank(1, "starting"))]
     assert main(["scale", "2", "--wait", "--url", service.url]) == 130
     assert capsys.readouterr().err == "phalanx scale: no longer waiting; the service goes on with it\n"
@@ -203,7 +203,7 @@ def test_where_nobody_answers_is_told(
     service: FakeService, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as silent:
-        monkeypatch.setattr("phalanx.cli.admin.PATIENCE", 0.05)
+        monkeypatch.setattr("phalanx.cli.admin_client.PATIENCE", 0.05)
         url = f"http://127.0.0.1:{silent.server_address[1]}"
         assert main(["ranks", "--url", url]) == 1
         assert capsys.readouterr().err == f"phalanx ranks: {url} does not answer within 0.05 s\n"

@@ -4,58 +4,62 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from phalanx.cli.admin import AdminError, Fleet, Service, Unreachable
+from phalanx.cli.admin_client import AdminClient, AdminError, FleetReport, ServiceUnreachable
 
 LOOK = 0.25
 """Seconds between two looks."""
 
 GAP = 15.0
-"""Seconds without an answer before the service counts as gone: an API server may just be started again."""
+"""Seconds without an answer after which the service counts as gone; an API server may just be started again."""
 
 
 @dataclass
 class Watch:
-    """What has been seen so far, of one rank or of all."""
+    """It says what changes, of the `only` rank that it is about or of all."""
 
     say: Callable[[str], None]
     only: int | None = None
     _seen: dict[int, str] = field(default_factory=dict)
 
-    def look(self, fleet: Fleet) -> None:
+    def look(self, report: FleetReport) -> None:
         """Say what has changed since the last look."""
-        for rank, state in fleet.states.items():
+        for rank, state in report.states.items():
             if self.only in (None, rank) and self._seen.get(rank) != state:
                 self.say(f"rank {rank}: {state}")
                 self._seen[rank] = state
-        for gone in self._seen.keys() - fleet.states.keys():
+        for gone in self._seen.keys() - report.states.keys():
             self.say(f"rank {gone}: gone")
             del self._seen[gone]
 
 
 def wait(
-    service: Service,
-    asked: Fleet,
-    done: Callable[[Fleet], bool],
+    client: AdminClient,
+    asked: FleetReport,
+    done: Callable[[FleetReport], bool],
     say: Callable[[str], None],
     rank: int | None = None,
 ) -> None:
-    """Until `done`; `asked` is the service's answer to what was asked, about one `rank` or about all.
+    """Wait until `done`, saying what changes meanwhile.
+
+    Args:
+        asked: the answer of the service to what was asked of it.
+        rank: the one that it is about; None for all.
 
     Raises:
         AdminError: such a rank has fallen for good, or nobody has answered for a while.
     """
-    watch, fleet, heard_at = Watch(say, rank), asked, time.monotonic()
+    watch, report, heard_at = Watch(say, rank), asked, time.monotonic()
     while True:
-        watch.look(fleet)
-        fallen = [each for each, state in fleet.states.items() if state == "fallen" and rank in (None, each)]
+        watch.look(report)
+        fallen = [each for each, state in report.states.items() if state == "fallen" and rank in (None, each)]
         if fallen:
             named = ", ".join(f"rank {each}" for each in fallen)
             raise AdminError(f"{named} fell too often and was given up: the service's log says why")
-        if done(fleet):
+        if done(report):
             return
         time.sleep(LOOK)
         try:
-            fleet, heard_at = service.ask("GET", "/admin/ranks"), time.monotonic()
-        except Unreachable:
+            report, heard_at = client.ask("GET", "/admin/ranks"), time.monotonic()
+        except ServiceUnreachable:
             if time.monotonic() - heard_at > GAP:
                 raise

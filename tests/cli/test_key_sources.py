@@ -9,7 +9,7 @@ import pytest
 from support.certificates import Authority
 
 from phalanx import cli
-from phalanx.cli.keys import exposed
+from phalanx.cli.key_sources import exposure_warnings
 from phalanx.cli.options import Given, UsageError
 from phalanx.cli.serve import parse, with_certificates
 from phalanx.config import HttpOptions
@@ -202,10 +202,10 @@ def test_a_service_that_everybody_reaches_without_a_key_is_warned_of(
         shown = f"[{host}]" if ":" in host else host
         where = f"{shown}:{first.getsockname()[1]}"
         line = f"whoever reaches {where} may use this service: --api-key-file FILE asks for a key"
-        assert list(exposed(HttpOptions(**options), [second, first, second])) == ([line] if warned else [])
+        assert list(exposure_warnings(HttpOptions(**options), [second, first, second])) == ([line] if warned else [])
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "http"))
-        assert list(exposed(HttpOptions(), [sock])) == []
+        assert list(exposure_warnings(HttpOptions(), [sock])) == []
 
 
 def test_a_configuration_file_with_a_wrong_kind_of_key_does_not_show_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The keys of a service, from wherever they were given: flags and `--config`, key files, the environment.
+"""The API keys and admin keys of a service, from wherever they were given: flags, `--config`, key files, environment.
 
 Flags and files add to one another; the environment counts where neither names a key. A source that is named and empty
 is refused: a variable that a script did not find must not open the service to everybody. No message shows a key.
@@ -21,10 +21,12 @@ from phalanx.cli.options import OPTIONS, Given, UsageError
 from phalanx.config import HttpOptions
 
 MAX_FILE = 2**20
-"""Bytes of a key file; a longer one is something else."""
+"""The most bytes of a key file; a longer file is something else."""
 
 
-class _Kind(NamedTuple):
+class _KeyKind(NamedTuple):
+    """API keys or admin keys: the options and the variable that give them, and the values of the options."""
+
     name: str
     file: str
     variable: str
@@ -32,15 +34,15 @@ class _Kind(NamedTuple):
     files: tuple[str, ...]
 
 
-def _kinds(http: HttpOptions) -> tuple[_Kind, ...]:
+def _key_kinds(http: HttpOptions) -> tuple[_KeyKind, ...]:
     return (
-        _Kind("api_key", "api_key_file", "PHALANX_API_KEY", http.api_key, http.api_key_file),
-        _Kind("admin_key", "admin_key_file", "PHALANX_ADMIN_KEY", http.admin_key, http.admin_key_file),
+        _KeyKind("api_key", "api_key_file", "PHALANX_API_KEY", http.api_key, http.api_key_file),
+        _KeyKind("admin_key", "admin_key_file", "PHALANX_ADMIN_KEY", http.admin_key, http.admin_key_file),
     )
 
 
 def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
-    """`given` with all keys in `api_key` and `admin_key`, each once, and warnings about where they lie open.
+    """Put all keys into `api_key` and `admin_key`, each once, and add warnings where others could read them.
 
     Raises:
         UsageError: a source holds no key, cannot be read, or holds what no client could send.
@@ -48,19 +50,19 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
     http = given.options.http
     warnings: list[str] = []
     gathered: dict[str, dict[str, str]] = {}
-    for kind in _kinds(http):
+    for kind in _key_kinds(http):
         for name, values in ((kind.name, kind.given), (kind.file, kind.files)):
             if name in given.origins and not any(value.strip() for value in values):
                 raise UsageError(f"{given.origins[name]}: an empty key would let everybody in")
-        # Key to where it came from.
+        # Each key is kept with where it came from.
         keys = gathered[kind.name] = dict(_named(given, kind))
         if len(kind.files) > 1 and not os.path.isfile(kind.files[-1]):
             _refuse_model(given, OPTIONS[kind.file].flag, kind.files[-1])
         for path in kind.files:
-            keys |= of_file(Path(path), given.origins[kind.file])
-            warnings += _seen_by_others(Path(path))
+            keys |= keys_of_file(Path(path), given.origins[kind.file])
+            warnings += _file_warnings(Path(path))
         if not keys and kind.variable in environment:
-            keys |= of_environment(kind.variable, environment[kind.variable])
+            keys |= keys_of_environment(kind.variable, environment[kind.variable])
         if given.origins.get(kind.name) == OPTIONS[kind.name].flag:
             _refuse_model(given, OPTIONS[kind.name].flag, kind.given[-1])
             warnings.append(
@@ -79,9 +81,9 @@ def gather(given: Given, environment: Mapping[str, str] = os.environ) -> Given:
 
 
 def _refuse_model(given: Given, flag: str, last: str) -> None:
-    """Everybody knows a model's name: taken for a key, it would let everybody in.
+    """Raise UsageError where MODEL stands behind a flag that takes all that follows.
 
-    Raises UsageError where MODEL stands behind a flag that takes all that follows.
+    Everybody knows the name of a model: taken for a key, it would let everybody in.
     """
     if given.options.model.model is None and ("/" in last or os.path.exists(last)):
         raise UsageError(
@@ -89,8 +91,8 @@ def _refuse_model(given: Given, flag: str, last: str) -> None:
         )
 
 
-def exposed(http: HttpOptions, sockets: Iterable[socket.socket]) -> Iterator[str]:
-    """A warning where whoever reaches this machine may use the service."""
+def exposure_warnings(http: HttpOptions, sockets: Iterable[socket.socket]) -> Iterator[str]:
+    """Warn where whoever reaches this machine may use the service."""
     if http.api_key or https.CLIENT_CERTIFICATES[http.ssl_cert_reqs] == CERT_REQUIRED:
         return
     for sock in sockets:
@@ -102,7 +104,7 @@ def exposed(http: HttpOptions, sockets: Iterable[socket.socket]) -> Iterator[str
                 return
 
 
-def _named(given: Given, kind: _Kind) -> Iterator[tuple[str, str]]:
+def _named(given: Given, kind: _KeyKind) -> Iterator[tuple[str, str]]:
     for key in kind.given:
         origin = given.origins[kind.name]
         if not key.strip():
@@ -110,8 +112,12 @@ def _named(given: Given, kind: _Kind) -> Iterator[tuple[str, str]]:
         yield _checked(key, origin), origin
 
 
-def of_file(path: Path, origin: str) -> dict[str, str]:
-    """A key a line; a line that begins with # is a comment."""
+def keys_of_file(path: Path, origin: str) -> dict[str, str]:
+    """The keys in a file, a key a line, each with where it stands; a line that begins with # is a comment.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no key or one that no client could send.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE + 1)
@@ -133,8 +139,12 @@ def of_file(path: Path, origin: str) -> dict[str, str]:
     return keys
 
 
-def of_environment(variable: str, text: str) -> dict[str, str]:
-    """Keys with commas or line ends between them."""
+def keys_of_environment(variable: str, text: str) -> dict[str, str]:
+    """The keys in a variable, with commas or line ends between them, each with the name of the variable.
+
+    Raises:
+        UsageError: it holds no key, or one that no client could send.
+    """
     keys = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
     if not keys:
         raise UsageError(f"{variable} is set and holds no key: give it one, or unset it")
@@ -142,7 +152,7 @@ def of_environment(variable: str, text: str) -> dict[str, str]:
 
 
 def _checked(key: str, origin: str) -> str:
-    """Raises UsageError for a key that clients cannot send as a bearer token."""
+    """The key itself; raises UsageError where clients cannot send it as a bearer token."""
     if any(character.isspace() for character in key):
         raise UsageError(f"{origin}: a key with spaces or line ends in it is none that a client can send")
     if not key.isascii() or not key.isprintable():
@@ -150,11 +160,11 @@ def _checked(key: str, origin: str) -> str:
     return key
 
 
-def _seen_by_others(path: Path) -> Iterator[str]:
-    """A warning where every user of this machine can read the file."""
+def _file_warnings(path: Path) -> Iterator[str]:
+    """Warn where every user of this machine can read the file."""
     try:
         mode = path.stat().st_mode
-    except OSError:  # gone since it was read
+    except OSError:  # It has gone since it was read.
         return
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
         yield f"{path} holds keys and can be read by every user of this machine: chmod o-r {path}"
