@@ -30,12 +30,12 @@ import msgspec
 import uvloop
 
 from phalanx.api.app import Application
+from phalanx.api.app_state import AppState
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.server import HttpServer, load_template, settle
-from phalanx.api.server_state import ApiServerState
 from phalanx.api.service_ranks import ServiceRanks
-from phalanx.api.supervisor_link import SupervisorLink
+from phalanx.api.supervisor_client import SupervisorClient
 from phalanx.checkpoint.facts import read
 from phalanx.checkpoint.find import DEMO
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
@@ -128,13 +128,13 @@ async def measure(arguments: argparse.Namespace) -> None:
     attached = asyncio.Event()
     engine = EngineClient(ApiServerId(0), on_change=attached.set)
     metrics = Metrics()
-    state = ApiServerState(
+    state = AppState(
         config=config,
         engine=engine,
         tokenizer=tokenizer,
         chat_template=load_template(config, tokenizer),
         metrics=metrics,
-        supervisor=SupervisorLink(lambda message: None, metrics),
+        supervisor=SupervisorClient(lambda message: None, metrics),
         ranks=ServiceRanks(engine, lambda message: None, 1),
         started=0,
         max_model_len=4096,

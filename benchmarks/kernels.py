@@ -35,7 +35,7 @@ from phalanx.engine.sequence import BlockId, Chunk, RequestKey, Sequence
 from phalanx.kernels.batch import Batch
 from phalanx.kernels.cpu import Choice
 from phalanx.kernels.device import HeadShape, Kernels, LayerCache, Linear, Rotary, kernels_for
-from phalanx.models.rope import rotary_table
+from phalanx.models.rotary import rotary_table
 from phalanx.protocol import ApiServerId, RequestId, SamplingParams
 
 SHAPES = {

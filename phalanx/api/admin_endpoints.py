@@ -5,10 +5,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from phalanx.api.app_state import AppState
 from phalanx.api.decoding import BodyDecoder
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import AdminAnswer, AdminVerb, Standing
 
 MOST_BYTES = 65536
@@ -76,23 +76,23 @@ _leave_decoder = BodyDecoder(LeaveRequest)
 _scale_decoder = BodyDecoder(ScaleRequest)
 
 
-async def ranks(exchange: Exchange, server: ApiServerState) -> None:
+async def ranks(exchange: Exchange, server: AppState) -> None:
     await _reply(exchange, server, await server.supervisor.administer(AdminVerb.SHOW))
 
 
-async def drain(exchange: Exchange, server: ApiServerState) -> None:
+async def drain(exchange: Exchange, server: AppState) -> None:
     await _leave(exchange, server, AdminVerb.DRAIN)
 
 
-async def resume(exchange: Exchange, server: ApiServerState) -> None:
+async def resume(exchange: Exchange, server: AppState) -> None:
     await _leave(exchange, server, AdminVerb.RESUME)
 
 
-async def restart(exchange: Exchange, server: ApiServerState) -> None:
+async def restart(exchange: Exchange, server: AppState) -> None:
     await _leave(exchange, server, AdminVerb.RESTART)
 
 
-async def _leave(exchange: Exchange, server: ApiServerState, verb: AdminVerb) -> None:
+async def _leave(exchange: Exchange, server: AppState, verb: AdminVerb) -> None:
     name = exchange.parameter
     if not (name.isascii() and name.isdecimal() and len(name) < 10):
         raise ApiError(f"{name[:100]!r} is not the number of a rank.", status=404)
@@ -100,7 +100,7 @@ async def _leave(exchange: Exchange, server: ApiServerState, verb: AdminVerb) ->
     await _reply(exchange, server, await server.supervisor.administer(verb, [int(name)], timeout=request.timeout))
 
 
-async def scale(exchange: Exchange, server: ApiServerState) -> None:
+async def scale(exchange: Exchange, server: AppState) -> None:
     request = _scale_decoder.decode(await exchange.body(MOST_BYTES), strict=True)
     if request.data_parallel_size is None and not request.retire:
         raise ApiError("Give data_parallel_size, or the ranks to retire.", param="data_parallel_size")
@@ -110,7 +110,7 @@ async def scale(exchange: Exchange, server: ApiServerState) -> None:
     await _reply(exchange, server, answer)
 
 
-async def _reply(exchange: Exchange, server: ApiServerState, answer: AdminAnswer) -> None:
+async def _reply(exchange: Exchange, server: AppState, answer: AdminAnswer) -> None:
     attached = {status.rank: status for status in server.engine.ranks()}
     infos = []
     for state in answer.ranks:

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 
 from phalanx.api import request_log
+from phalanx.api.app_state import AppState
 from phalanx.api.authorization import Keys
 from phalanx.api.cors import Cors
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection, ClientGone, Exchange, Headers, Receive, Scope, Send, header_of
 from phalanx.api.route import Access, Route, RouteMatch, Routing
 from phalanx.api.routes import ROUTES
-from phalanx.api.server_state import ApiServerState
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Application:
     """Plain ASGI and the connection: nothing is wrapped around a request, so a streamed token passes no other layer."""
 
-    def __init__(self, state: ApiServerState, routes: tuple[Route, ...] = ROUTES) -> None:
+    def __init__(self, state: AppState, routes: tuple[Route, ...] = ROUTES) -> None:
         self._state = state
         self._routing = Routing(routes)
         self._keys = Keys(state.config.http)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from phalanx.api.app_state import AppState
 from phalanx.api.http import Exchange
-from phalanx.api.server_state import ApiServerState
 
 
 class Access(Enum):
@@ -25,7 +25,7 @@ class Route(NamedTuple):
     method: str
     path: str
     """The path as OpenAPI writes it. A `{name}` in it is `Exchange.parameter`; at the end it takes all that follows."""
-    handler: Callable[[Exchange, ApiServerState], Awaitable[None]]
+    handler: Callable[[Exchange, AppState], Awaitable[None]]
     summary: str
     response: type[msgspec.Struct] | str
     """The type of the answer, or the media type of one that has no type here."""

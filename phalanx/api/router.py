@@ -29,7 +29,7 @@ LEARNING_RATE = 0.05
 
 
 @dataclass(slots=True)
-class RankView:
+class RankLoad:
     """What this API server knows of one rank. Work is in output tokens."""
 
     own_requests: int = 0
@@ -65,14 +65,14 @@ class Router:
         self._chance = chance
         self._choices = choices
         self._mean_output = FIRST_GUESS
-        self.ranks: dict[RankId, RankView] = {}
+        self.ranks: dict[RankId, RankLoad] = {}
         self._leaving: frozenset[RankId] = frozenset()
         self._order: list[RankId] = []
         """Those that may be chosen."""
 
     def attach(self, rank: RankId) -> None:
         """A rank, or a new incarnation of it, can take requests; it starts with nothing to do."""
-        self.ranks[rank] = RankView()
+        self.ranks[rank] = RankLoad()
         self._reorder()
 
     def detach(self, rank: RankId) -> None:

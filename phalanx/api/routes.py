@@ -3,13 +3,13 @@
 from functools import cache
 
 from phalanx.api import admin_endpoints, openapi, status, tokens
+from phalanx.api.app_state import AppState
 from phalanx.api.http import JSON, Exchange
 from phalanx.api.openai import chat, completions, models
 from phalanx.api.route import Access, Route
-from phalanx.api.server_state import ApiServerState
 
 
-async def openapi_json(exchange: Exchange, server: ApiServerState) -> None:
+async def openapi_json(exchange: Exchange, server: AppState) -> None:
     await exchange.reply(200, _document(server.config.http.strict_fields, server.config.http.root_path))
 
 

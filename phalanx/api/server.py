@@ -18,14 +18,14 @@ import uvloop
 from phalanx import running_time
 from phalanx.api import https
 from phalanx.api.app import Application
+from phalanx.api.app_state import AppState
 from phalanx.api.connection import BoundedProtocol
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.open_connections import Connections
-from phalanx.api.server_state import ApiServerState
 from phalanx.api.service_ranks import ServiceRanks
+from phalanx.api.supervisor_client import SupervisorClient
 from phalanx.api.supervisor_inbox import SupervisorInbox
-from phalanx.api.supervisor_link import SupervisorLink
 from phalanx.child import PULSE, Control, Launch
 from phalanx.config import Config
 from phalanx.protocol import (
@@ -52,9 +52,7 @@ GRACE = 1
 class HttpServer(uvicorn.Server):
     """uvicorn on sockets that others hold, ended by the supervisor and not by signals."""
 
-    def __init__(
-        self, application: Application, state: ApiServerState, on_start: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, application: Application, state: AppState, on_start: Callable[[], None] = lambda: None) -> None:
         """Raises https.CertificateError where --ssl-certfile and its like cannot be used."""
         options = state.config.http
         config = uvicorn.Config(
@@ -186,12 +184,12 @@ async def serve(launch: Launch, control: Control, inbox: SupervisorInbox) -> Non
     metrics = Metrics()
     if control.counted:
         metrics.count_on(control.counted)
-    supervisor = SupervisorLink(control.send, metrics)
+    supervisor = SupervisorClient(control.send, metrics)
     engine = EngineClient(
         ApiServerId(launch.index), on_change=lambda: state.ranks_changed(), patience=config.service.rank_timeout
     )
     ranks = ServiceRanks(engine, control.send, config.parallel.data_parallel_size)
-    state = ApiServerState(
+    state = AppState(
         config=config,
         engine=engine,
         tokenizer=tokenizer,

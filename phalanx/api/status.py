@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Meta
 
 import phalanx
+from phalanx.api.app_state import AppState
 from phalanx.api.http import JSON, Exchange
-from phalanx.api.server_state import ApiServerState
 
 
 class Health(msgspec.Struct):
@@ -39,12 +39,12 @@ class Version(msgspec.Struct):
     version: str
 
 
-async def health(exchange: Exchange, server: ApiServerState) -> None:
+async def health(exchange: Exchange, server: AppState) -> None:
     """Answer that this process lives, which says nothing of the engine."""
     await exchange.reply_json(Health())
 
 
-async def ready(exchange: Exchange, server: ApiServerState) -> None:
+async def ready(exchange: Exchange, server: AppState) -> None:
     ranks = []
     for status in server.engine.ranks():
         rank = AttachedRank(
@@ -68,11 +68,11 @@ async def ready(exchange: Exchange, server: ApiServerState) -> None:
     await exchange.reply(200 if ranks and not server.draining else 503, msgspec.json.encode(answer), JSON)
 
 
-async def version(exchange: Exchange, server: ApiServerState) -> None:
+async def version(exchange: Exchange, server: AppState) -> None:
     await exchange.reply_json(Version(phalanx.__version__))
 
 
-async def metrics(exchange: Exchange, server: ApiServerState) -> None:
+async def metrics(exchange: Exchange, server: AppState) -> None:
     """Answer with the metrics of the whole service, whichever API server is asked."""
     from phalanx.api import exposition
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from phalanx.api.app_state import AppState
 from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
@@ -13,7 +14,6 @@ from phalanx.api.openai.chat import AddGenerationPrompt, ContinueFinalMessage, T
 from phalanx.api.openai.common import TokenId, check_model
 from phalanx.api.openai.messages import PART_KINDS, Messages
 from phalanx.api.openai.prompts import check_tokens
-from phalanx.api.server_state import ApiServerState
 from phalanx.text.tokenizer import TooLong
 
 MOST_TOKENS = 2**20
@@ -65,7 +65,7 @@ _tokenize_decoder = BodyDecoder(TokenizeRequest, PART_KINDS)
 _detokenize_decoder = BodyDecoder(DetokenizeRequest)
 
 
-async def tokenize(exchange: Exchange, server: ApiServerState) -> None:
+async def tokenize(exchange: Exchange, server: AppState) -> None:
     body = await exchange.body(server.config.http.max_body_bytes)
     request, size = _tokenize_decoder.decode(body, strict=server.config.http.strict_fields), len(body)
     del body
@@ -97,7 +97,7 @@ async def tokenize(exchange: Exchange, server: ApiServerState) -> None:
         await exchange.reply_json(answer)
 
 
-async def detokenize(exchange: Exchange, server: ApiServerState) -> None:
+async def detokenize(exchange: Exchange, server: AppState) -> None:
     body = await exchange.body(server.config.http.max_body_bytes)
     request, size = _detokenize_decoder.decode(body, strict=server.config.http.strict_fields), len(body)
     del body

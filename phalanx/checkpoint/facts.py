@@ -93,7 +93,9 @@ class _AddedToken(msgspec.Struct):
     content: str
 
 
-class _Model(msgspec.Struct):
+class _TokenizerModel(msgspec.Struct):
+    """What is read of the `model` in a tokenizer.json."""
+
     vocab: Any = None
 
 
@@ -111,7 +113,7 @@ def _written_id(path: Path, text: str) -> int | None:
         for added in file.added_tokens or ():
             if added.content == text:
                 return added.id
-        vocabulary = msgspec.json.decode(file.model, type=_Model).vocab
+        vocabulary = msgspec.json.decode(file.model, type=_TokenizerModel).vocab
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if isinstance(vocabulary, list):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phalanx.checkpoint.shape import DecoderShape
 from phalanx.kernels.device import HeadShape, Kernels, LayerCache, Linear, Rotary, StagedBatch
-from phalanx.models.rope import rotary_table
+from phalanx.models.rotary import rotary_table
 from phalanx.models.weights import Weights
 
 

@@ -11,15 +11,15 @@ import pytest
 from support.fake_engine import ServedApi, answering
 
 from phalanx.api import openapi, status
+from phalanx.api.app_state import AppState
 from phalanx.api.http import Exchange
 from phalanx.api.route import Access, Route
 from phalanx.api.routes import ROUTES
-from phalanx.api.server_state import ApiServerState
 
 API, ADMIN = "key of a client", "key of an admin"
 
 
-async def scaled(exchange: Exchange, server: ApiServerState) -> None:
+async def scaled(exchange: Exchange, server: AppState) -> None:
     await exchange.reply_json({"of": exchange.parameter})
 
 

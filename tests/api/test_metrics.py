@@ -13,7 +13,7 @@ from phalanx.api.engine_client import RankStatus
 from phalanx.api.errors import ApiError
 from phalanx.api.exposition import exposition
 from phalanx.api.metrics import Metrics
-from phalanx.api.supervisor_link import SupervisorLink
+from phalanx.api.supervisor_client import SupervisorClient
 from phalanx.config import EngineOptions
 from phalanx.protocol import (
     ApiServerId,
@@ -110,7 +110,7 @@ def test_a_scrape_asks_the_supervisor_and_waits_for_its_answer() -> None:
 
     async def scrape() -> Any:
         sent: list[ToSupervisor] = []
-        supervisor = SupervisorLink(sent.append, Metrics())
+        supervisor = SupervisorClient(sent.append, Metrics())
         both = [asyncio.create_task(supervisor.gather_metrics()) for _ in range(2)]
         await asyncio.sleep(0)
         assert sent == [MetricsQuery(1), MetricsQuery(2)]
@@ -123,8 +123,8 @@ def test_a_scrape_asks_the_supervisor_and_waits_for_its_answer() -> None:
 
 
 def test_a_supervisor_that_does_not_answer_fails_the_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phalanx.api.supervisor_link.PATIENCE", 0.01)
-    supervisor = SupervisorLink(lambda message: None, Metrics())
+    monkeypatch.setattr("phalanx.api.supervisor_client.PATIENCE", 0.01)
+    supervisor = SupervisorClient(lambda message: None, Metrics())
     with pytest.raises(ApiError, match="supervisor") as refusal:
         asyncio.run(supervisor.gather_metrics())
     assert refusal.value.status == 503
@@ -133,7 +133,7 @@ def test_a_supervisor_that_does_not_answer_fails_the_scrape(monkeypatch: pytest.
 def test_a_sibling_that_is_scraped_gets_this_server_s_counts() -> None:
     sent: list[ToSupervisor] = []
     metrics = counted(3, "stop", 0.1)
-    SupervisorLink(sent.append, metrics).receive(MetricsRequest(42))
+    SupervisorClient(sent.append, metrics).receive(MetricsRequest(42))
     assert sent == [MetricsReport(42, metrics.samples())]
 
 
@@ -146,7 +146,7 @@ def test_what_a_scrape_shows_the_supervisor_knows_before() -> None:
     async def scrape() -> tuple[list[ToSupervisor], bytes]:
         sent: list[ToSupervisor] = []
         metrics = counted(1, "stop", 0.1)
-        supervisor = SupervisorLink(sent.append, metrics)
+        supervisor = SupervisorClient(sent.append, metrics)
         asking = asyncio.create_task(supervisor.gather_metrics())
         await asyncio.sleep(0)
         metrics.prompt_tokens.add(5, "0")
@@ -161,7 +161,7 @@ def test_what_a_scrape_shows_the_supervisor_knows_before() -> None:
 def test_counts_are_reported_when_they_have_changed() -> None:
     sent: list[ToSupervisor] = []
     metrics = counted(1, "stop", 0.1)
-    supervisor = SupervisorLink(sent.append, metrics)
+    supervisor = SupervisorClient(sent.append, metrics)
     supervisor.report_metrics()
     supervisor.report_metrics()
     first = metrics.samples()

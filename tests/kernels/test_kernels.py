@@ -13,7 +13,7 @@ from torch import Tensor
 from phalanx.checkpoint.rope import RopeShape
 from phalanx.kernels.batch import Batch
 from phalanx.kernels.cpu import CpuKernels, HeadShape, LayerCache, Linear, Rotary
-from phalanx.models.rope import rotary_table
+from phalanx.models.rotary import rotary_table
 
 LEVELS = ("baseline", "avx2", "avx512")
 BEST = CpuKernels(1).level

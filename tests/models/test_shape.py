@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from phalanx.checkpoint.errors import UnsupportedModel
 from phalanx.checkpoint.families import FAMILIES as KNOWN
 from phalanx.checkpoint.families import architecture_of, shape_of
-from phalanx.models.rope import rotary_table
+from phalanx.models.rotary import rotary_table
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -16,14 +16,14 @@ import msgspec
 import uvloop
 
 from phalanx.api.app import Application
+from phalanx.api.app_state import AppState
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.route import Route
 from phalanx.api.routes import ROUTES
 from phalanx.api.server import HttpServer, load_template
-from phalanx.api.server_state import ApiServerState
 from phalanx.api.service_ranks import ServiceRanks
-from phalanx.api.supervisor_link import SupervisorLink
+from phalanx.api.supervisor_client import SupervisorClient
 from phalanx.checkpoint.facts import read
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (
@@ -260,13 +260,13 @@ class ServedApi:
 
         self.loop = asyncio.get_running_loop()
         self.engine = EngineClient(ApiServerId(0), on_change, self._patience)
-        self.state = ApiServerState(
+        self.state = AppState(
             config=self.config,
             engine=self.engine,
             tokenizer=self.tokenizer,
             chat_template=load_template(self.config, self.tokenizer),
             metrics=self.metrics,
-            supervisor=SupervisorLink(self._hear, self.metrics),
+            supervisor=SupervisorClient(self._hear, self.metrics),
             ranks=ServiceRanks(self.engine, lambda message: None, self.config.parallel.data_parallel_size),
             started=1700000000,
             max_model_len=self.config.facts.max_model_len,

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from phalanx.api.admission import Amount, Overloaded, Reason, Ticket
+from phalanx.api.app_state import AppState
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.known_errors import OVERLOADED
 from phalanx.api.openai.branch import Branch
-from phalanx.api.server_state import ApiServerState
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class AdmittedRequest:
 
     __slots__ = ("_branches", "_connection", "_server", "_task", "_ticket", "evicted")
 
-    def __init__(self, exchange: Exchange, server: ApiServerState, priority: int, completions: int, body: int) -> None:
+    def __init__(self, exchange: Exchange, server: AppState, priority: int, completions: int, body: int) -> None:
         """`completions` is how many it asks ranks for, which may be none; `body` is the size of its body in bytes.
 
         Raises:
@@ -138,7 +138,7 @@ def _output_bytes(branch: Branch) -> int:
 
 @asynccontextmanager
 async def admit(
-    exchange: Exchange, server: ApiServerState, body: int, *, completions: int = 0, priority: int = 0
+    exchange: Exchange, server: AppState, body: int, *, completions: int = 0, priority: int = 0
 ) -> AsyncIterator[AdmittedRequest]:
     """Run the block as long as the client stays and no request of better priority takes the place of this one.
 

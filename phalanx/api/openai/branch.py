@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from phalanx.api.app_state import AppState
 from phalanx.api.engine_client import EngineDied, Generation, NoRank
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection
 from phalanx.api.known_errors import too_long
 from phalanx.api.metrics import Metrics
 from phalanx.api.openai.completion_metrics import CompletionMetrics
-from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from phalanx.text.choice import Choice
 
@@ -61,12 +61,12 @@ class Branch:
         self.on_begin: Callable[[], None] = lambda: None
         """Called with the first token."""
         self._generation: Generation | None = None
-        self._server: ApiServerState | None = None
+        self._server: AppState | None = None
         self.metrics = CompletionMetrics(metrics, arrival, len(prompt), sampling.max_tokens)
         self._begun = False
         self._failed = False
 
-    def submit(self, server: ApiServerState, priority: int) -> None:
+    def submit(self, server: AppState, priority: int) -> None:
         """Hand it to the engine, which may have to wait for a rank."""
         sampling = self.sampling
         if sampling.max_tokens == 0:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from phalanx.api.app_state import AppState
 from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
@@ -18,7 +19,6 @@ from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
 from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_template
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, encode_prompt
 from phalanx.api.openai.sampling import SamplingFields
-from phalanx.api.server_state import ApiServerState
 from phalanx.text.chat_template import RESERVED, NoChatTemplate, TemplateError
 from phalanx.text.choice import FinishName
 from phalanx.text.tokenizer import INLINE_CHARACTERS, ModelTokenizer
@@ -242,7 +242,7 @@ class ChatForm:
 _decoder = BodyDecoder(ChatRequest, PART_KINDS)
 
 
-async def chat_completions(exchange: Exchange, server: ApiServerState) -> None:
+async def chat_completions(exchange: Exchange, server: AppState) -> None:
     config = server.config
     body = await exchange.body(config.http.max_body_bytes)
     request, size = _decoder.decode(body, strict=config.http.strict_fields), len(body)
@@ -263,7 +263,7 @@ async def chat_completions(exchange: Exchange, server: ApiServerState) -> None:
         await run(exchange, server, request, branches, ChatForm(request, model, server.tokenizer), admitted)
 
 
-async def _prompt_tokens(server: ApiServerState, request: ChatRequest) -> list[int]:
+async def _prompt_tokens(server: AppState, request: ChatRequest) -> list[int]:
     text = await render(
         server,
         request.messages,
@@ -286,7 +286,7 @@ def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
 
 
 async def render(
-    server: ApiServerState,
+    server: AppState,
     messages: list[Message],
     template_values: Raw,
     add_generation_prompt: bool | None,

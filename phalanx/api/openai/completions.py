@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from phalanx.api.app_state import AppState
 from phalanx.api.decoding import ABSENT, LARGE_BODY, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
@@ -18,7 +19,6 @@ from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
 from phalanx.api.openai.sampling import SamplingFields
-from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import SamplingParams
 from phalanx.text.choice import FinishName, ScoredToken
 from phalanx.text.tokenizer import ModelTokenizer
@@ -191,7 +191,7 @@ class _PromptAlone(msgspec.Struct):
     prompt: Raw = ABSENT
 
 
-def _refuse_endless_lists(body: bytes, server: ApiServerState) -> None:
+def _refuse_endless_lists(body: bytes, server: AppState) -> None:
     """Raise ApiError (400) for lists of tokens that cannot fit, before objects are made of millions of entries.
 
     Counts brackets and commas; a list that begins with a text is left to the decoder, as is what is no JSON.
@@ -209,7 +209,7 @@ def _refuse_endless_lists(body: bytes, server: ApiServerState) -> None:
         raise too_long(server.max_model_len, tokens, "prompt")
 
 
-async def completions(exchange: Exchange, server: ApiServerState) -> None:
+async def completions(exchange: Exchange, server: AppState) -> None:
     config = server.config
     request, size = await _read(exchange, server)
     model = check_model(request.model, config)
@@ -228,7 +228,7 @@ async def completions(exchange: Exchange, server: ApiServerState) -> None:
         await run(exchange, server, request, branches, form, admitted)
 
 
-async def _read(exchange: Exchange, server: ApiServerState) -> tuple[CompletionRequest, int]:
+async def _read(exchange: Exchange, server: AppState) -> tuple[CompletionRequest, int]:
     """The request, and the bytes it came in."""
     body = await exchange.body(server.config.http.max_body_bytes)
     if len(body) > LARGE_BODY:
@@ -236,7 +236,7 @@ async def _read(exchange: Exchange, server: ApiServerState) -> tuple[CompletionR
     return _decoder.decode(body, strict=server.config.http.strict_fields), len(body)
 
 
-async def _sampled_prompts(server: ApiServerState, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:
+async def _sampled_prompts(server: AppState, request: CompletionRequest) -> list[tuple[Prompt, SamplingParams]]:
     given = request.prompts()
     check_count(server, len(given), request.n or 1)
     default = default_max_tokens(server.config, DEFAULT_MAX_TOKENS)
@@ -258,7 +258,7 @@ async def _sampled_prompts(server: ApiServerState, request: CompletionRequest) -
     return prompts
 
 
-async def _encode(server: ApiServerState, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
+async def _encode(server: AppState, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
     if isinstance(prompt, str):
         add = request.add_special_tokens is not False
         tokens = await encode_prompt(server, prompt, add_special_tokens=add, param="prompt")

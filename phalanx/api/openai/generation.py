@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from phalanx.api.app_state import AppState
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange, Generated
 from phalanx.api.openai.admitted_request import AdmittedRequest
@@ -17,7 +18,6 @@ from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import Usage, usage
 from phalanx.api.openai.completion_metrics import count_prompt
 from phalanx.api.openai.sampling import SamplingFields, StreamOptions
-from phalanx.api.server_state import ApiServerState
 from phalanx.text.choice import ScoredToken
 
 _DONE = b"data: [DONE]\n\n"
@@ -69,7 +69,7 @@ class Collected:
 
 async def run(
     exchange: Exchange,
-    server: ApiServerState,
+    server: AppState,
     request: SamplingFields,
     branches: list[Branch],
     form: Form,

@@ -4,9 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from phalanx.api.app_state import AppState
 from phalanx.api.http import Exchange
 from phalanx.api.openai.common import check_model
-from phalanx.api.server_state import ApiServerState
 
 
 class Model(msgspec.Struct, kw_only=True):
@@ -23,7 +23,7 @@ class ModelList(msgspec.Struct, kw_only=True):
     data: list[Model]
 
 
-def _model(name: str, server: ApiServerState) -> Model:
+def _model(name: str, server: AppState) -> Model:
     return Model(
         id=name,
         created=server.started,
@@ -32,11 +32,11 @@ def _model(name: str, server: ApiServerState) -> Model:
     )
 
 
-async def list_models(exchange: Exchange, server: ApiServerState) -> None:
+async def list_models(exchange: Exchange, server: AppState) -> None:
     await exchange.reply_json(ModelList(data=[_model(name, server) for name in server.config.served_names]))
 
 
-async def show_model(exchange: Exchange, server: ApiServerState) -> None:
+async def show_model(exchange: Exchange, server: AppState) -> None:
     # A name may be a path, so it is all that follows.
     name = check_model(exchange.parameter, server.config)
     await exchange.reply_json(_model(name, server))

@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from phalanx.api.app_state import AppState
 from phalanx.api.decoding import SHOWN
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.known_errors import too_long
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.sampling import SamplingFields, choice_seed
-from phalanx.api.server_state import ApiServerState
 from phalanx.protocol import Rejected, SamplingParams
 from phalanx.text.choice import Choice
 from phalanx.text.tokenizer import TooLong
@@ -24,7 +24,7 @@ class Prompt(NamedTuple):
     """The answer goes on in the middle of the prompt's text; else it begins a text of its own."""
 
 
-async def encode_prompt(server: ApiServerState, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
+async def encode_prompt(server: AppState, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
     """Raises ApiError (400) for a text that no prompt of this model can be."""
     try:
         tokens = await server.tokenizer.encode(text, add_special_tokens=add_special_tokens, limit=server.max_model_len)
@@ -34,7 +34,7 @@ async def encode_prompt(server: ApiServerState, text: str, *, add_special_tokens
     return tokens
 
 
-def check_tokens(tokens: list[int], server: ApiServerState, param: str) -> None:
+def check_tokens(tokens: list[int], server: AppState, param: str) -> None:
     """Raises ApiError (400) for no tokens and for one that the model does not have, though its tokenizer may."""
     if not tokens:
         raise ApiError(f"{param} is empty: there is no token to begin from.", param=param)
@@ -45,7 +45,7 @@ def check_tokens(tokens: list[int], server: ApiServerState, param: str) -> None:
         raise ApiError(f"{param} has {name}; the model's tokens are 0 to {vocabulary - 1}.", param=param)
 
 
-async def bad_words(server: ApiServerState, request: SamplingFields) -> tuple[tuple[int, ...], ...]:
+async def bad_words(server: AppState, request: SamplingFields) -> tuple[tuple[int, ...], ...]:
     """The tokens of each of the request's bad words.
 
     A word is meant at the beginning of a text and within it, as vLLM has it: with a space before it and without. Other
@@ -70,7 +70,7 @@ async def bad_words(server: ApiServerState, request: SamplingFields) -> tuple[tu
     return tuple(map(tuple, words))
 
 
-def check_count(server: ApiServerState, prompts: int, n: int) -> None:
+def check_count(server: AppState, prompts: int, n: int) -> None:
     """Raises ApiError (400) for more completions than one HTTP request may ask for."""
     most = server.config.http.max_batch
     if prompts * n > most:
@@ -81,7 +81,7 @@ def check_count(server: ApiServerState, prompts: int, n: int) -> None:
 
 
 def branches_for(
-    server: ApiServerState,
+    server: AppState,
     exchange: Exchange,
     request: SamplingFields,
     prompts: list[tuple[Prompt, SamplingParams]],

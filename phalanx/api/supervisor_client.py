@@ -28,7 +28,7 @@ UNASKED = 0
 T = TypeVar("T")
 
 
-class SupervisorLink:
+class SupervisorClient:
     """It passes on what operators ask, and exchanges counts with the other API servers: a scrape of one API server
     gives the whole service. It lives in the event loop.
     """

@@ -8,7 +8,7 @@ from phalanx.api.admission import Admission, Amount, bounds
 from phalanx.api.engine_client import EngineClient
 from phalanx.api.metrics import Metrics
 from phalanx.api.service_ranks import ServiceRanks
-from phalanx.api.supervisor_link import SupervisorLink
+from phalanx.api.supervisor_client import SupervisorClient
 from phalanx.config import Config
 from phalanx.protocol import RequestLimits
 from phalanx.text.chat_template import ChatTemplate, NoChatTemplate
@@ -26,7 +26,7 @@ class WatchedRequest(Protocol):
 
 
 @dataclass(slots=True)
-class ApiServerState:
+class AppState:
     """What handlers share: the model's text, the ways to ranks and supervisor, and the count of what is held."""
 
     config: Config
@@ -34,7 +34,7 @@ class ApiServerState:
     tokenizer: ModelTokenizer
     chat_template: ChatTemplate | NoChatTemplate
     metrics: Metrics
-    supervisor: SupervisorLink
+    supervisor: SupervisorClient
     ranks: ServiceRanks
     started: int
     """When this API server started, in Unix time."""
