@@ -19,10 +19,10 @@ import msgspec
 import setproctitle
 
 from phalanx.protocol import (
+    ApiServers,
     Failed,
     Hello,
     Incarnation,
-    Membership,
     Place,
     Pulse,
     Ready,
@@ -30,7 +30,7 @@ from phalanx.protocol import (
     Role,
     Share,
     Stage,
-    StageName,
+    StartupStage,
     ToChild,
     ToSupervisor,
     Welcome,
@@ -110,7 +110,7 @@ class Control:
     def __init__(self, channel: Channel, welcome: Welcome, launch: Launch) -> None:
         self._channel = channel
         self.config = welcome.config
-        self.membership: Membership = welcome.membership
+        self.api_servers: ApiServers = welcome.api_servers
         """The API servers at the time of Welcome; changes arrive as messages."""
         self.leader = welcome.leader
         self.counted = welcome.counted
@@ -129,7 +129,7 @@ class Control:
         except ConnectionError:
             os._exit(EXIT_ORPHANED)
 
-    def stage(self, stage: StageName, progress: float | None = None, detail: str = "") -> None:
+    def stage(self, stage: StartupStage, progress: float | None = None, detail: str = "") -> None:
         self.send(Stage(stage, progress, detail))
 
     def ready(self, detail: str = "", drains: bool = False) -> None:

@@ -16,7 +16,7 @@ from phalanx.checkpoint.files import METADATA
 from phalanx.checkpoint.rope import ROPE_TYPES
 from phalanx.checkpoint.shape import DTYPES
 from phalanx.child import EXIT_ORPHANED
-from phalanx.protocol import StageName
+from phalanx.protocol import StartupStage
 from phalanx.supervisor.events import ExitCode
 
 ROOT = Path(__file__).parent.parent
@@ -117,7 +117,7 @@ def rows_after(heading: str) -> list[list[str]]:
 
 def test_the_page_of_troubles_has_every_exit_status_and_stage() -> None:
     assert [row[0] for row in rows_after("## Exit statuses")] == [*map(str, map(int, ExitCode)), str(EXIT_ORPHANED)]
-    assert [row[0].strip("`") for row in rows_after("shows the stage")] == [stage.value for stage in StageName]
+    assert [row[0].strip("`") for row in rows_after("shows the stage")] == [stage.value for stage in StartupStage]
 
 
 def test_the_page_of_troubles_has_every_code_of_an_error() -> None:

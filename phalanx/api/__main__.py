@@ -4,7 +4,7 @@ import sys
 
 from phalanx.api.supervisor_inbox import SupervisorInbox
 from phalanx.child import EXIT_FAILED, Launch, enlist
-from phalanx.protocol import Role, StageName
+from phalanx.protocol import Role, StartupStage
 
 
 def main() -> int:
@@ -12,11 +12,11 @@ def main() -> int:
     inbox = SupervisorInbox()
     control = enlist(launch, Role.API, inbox.put)
     try:
-        control.stage(StageName.STARTED)
+        control.stage(StartupStage.STARTED)
         # After enlisting, so that a failing import is told with its traceback.
         from phalanx.api.server import run
 
-        control.stage(StageName.IMPORTED)
+        control.stage(StartupStage.IMPORTED)
         run(launch, control, inbox)
     except Exception as error:
         control.failed(error)

@@ -9,7 +9,7 @@ from phalanx.api.app_state import AppState
 from phalanx.api.decoding import BodyDecoder
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.protocol import AdminAnswer, AdminVerb, Standing
+from phalanx.protocol import AdminAnswer, AdminVerb, PlaceState
 
 MOST_BYTES = 65536
 
@@ -18,7 +18,7 @@ RankNumber = Annotated[int, Meta(ge=0, lt=2**31)]
 
 class RankInfo(msgspec.Struct):
     rank: int
-    state: Standing
+    state: PlaceState
     incarnation: int
     restarts: Annotated[int, Meta(description="After falls, since the service began.")]
     pid: int | None
@@ -33,7 +33,7 @@ class RankInfo(msgspec.Struct):
 
 class ApiServerInfo(msgspec.Struct):
     index: int
-    state: Standing
+    state: PlaceState
     incarnation: int
     pid: int | None
     where: str
@@ -116,7 +116,7 @@ async def _reply(exchange: Exchange, server: AppState, answer: AdminAnswer) -> N
     for state in answer.ranks:
         info = RankInfo(
             rank=state.rank,
-            state=state.standing,
+            state=state.state,
             incarnation=state.incarnation,
             restarts=state.restarts,
             pid=state.pid,
@@ -130,8 +130,8 @@ async def _reply(exchange: Exchange, server: AppState, answer: AdminAnswer) -> N
             info.kv_used_tokens, info.kv_total_tokens = status.load.kv_used_tokens, status.load.kv_total_tokens
         infos.append(info)
     servers = [
-        ApiServerInfo(each.index, each.standing, each.incarnation, each.pid, each.where, round(each.since, 3))
+        ApiServerInfo(each.index, each.state, each.incarnation, each.pid, each.where, round(each.since, 3))
         for each in answer.api_servers
     ]
-    stay = sum(info.state not in (Standing.LEAVING, Standing.DRAINED, Standing.DRAINING) for info in infos)
+    stay = sum(info.state not in (PlaceState.LEAVING, PlaceState.DRAINED, PlaceState.DRAINING) for info in infos)
     await exchange.reply(answer.status, msgspec.json.encode(FleetResponse(stay, infos, servers)))

@@ -36,7 +36,7 @@ from phalanx.protocol import (
     MetricsGathered,
     MetricsRequest,
     Pulse,
-    Roster,
+    Ranks,
     Stop,
     ToChild,
 )
@@ -216,7 +216,7 @@ async def serve(launch: Launch, control: Control, inbox: SupervisorInbox) -> Non
                 server.stop()
             case Drain():
                 server.drain(lambda: control.send(Drained()))
-            case Roster():
+            case Ranks():
                 ranks.update(message)
             case AdminAnswer() | MetricsGathered() | MetricsRequest():
                 supervisor.receive(message)

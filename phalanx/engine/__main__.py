@@ -21,13 +21,13 @@ from phalanx.engine.sequence import Runner
 from phalanx.engine.stages import Stages
 from phalanx.engine.tp_leader import PartnerGone, WorkerGroup
 from phalanx.protocol import (
+    ApiServers,
     EngineHello,
-    Membership,
     RankId,
     RequestLimits,
     Role,
     Share,
-    StageName,
+    StartupStage,
     Stop,
     ToChild,
     WorkerHello,
@@ -50,7 +50,7 @@ def main() -> NoReturn:
     stopped = threading.Event()
 
     def hear(message: ToChild) -> None:
-        if not isinstance(message, Membership | Share | Stop):
+        if not isinstance(message, ApiServers | Share | Stop):
             raise TypeError(f"a rank has no use for {type(message).__name__}")
         if isinstance(message, Stop):
             stopped.set()
@@ -99,10 +99,10 @@ def serve(control: Control, launch: Launch, notices: WakingQueue) -> None:
     stages = Stages(control.send, Drills(config.engine.synthetic_stage, launch.index))
     stages.begin()
     runner = make_runner(config, workers, lambda: control.share, first=launch.index == 0)
-    stages(StageName.IMPORTED)
+    stages(StartupStage.IMPORTED)
     runner.load(stages)
     if workers is not None:
-        workers.wait(lambda share, detail: stages(StageName.ATTACHED, share, detail))
+        workers.wait(lambda share, detail: stages(StartupStage.ATTACHED, share, detail))
 
     limits = RequestLimits(
         vocab_size=runner.vocab_size,
@@ -133,7 +133,7 @@ def serve(control: Control, launch: Launch, notices: WakingQueue) -> None:
     attachment = Attachment(stages, links, runner.describe())
     engine = Engine(runner, scheduler, limits, links, attachment)
     control.pulse(engine.pulse)
-    links.update(control.membership)
+    links.update(control.api_servers)
     attachment(None)
     engine.run()
 
@@ -185,7 +185,7 @@ class Attachment:
             # Should this be where it ends, they are to blame and not this rank.
             awaited = ", ".join(f"api {index}" for index in missing[:NAMED]) + (", ..." if missing[NAMED:] else "")
             detail += f"; {trouble or f'waits for {awaited}'}"
-        self._stages(StageName.ATTACHED, attached / expected if expected else 1.0, detail)
+        self._stages(StartupStage.ATTACHED, attached / expected if expected else 1.0, detail)
         if attached == expected and self._links.complete:
             self._ready = True
             self._stages.ready(self._description)

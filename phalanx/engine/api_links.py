@@ -17,9 +17,9 @@ import msgspec
 from phalanx.engine.sequence import RankBroken
 from phalanx.protocol import (
     ApiServerId,
+    ApiServers,
     Endpoint,
     EngineHello,
-    Membership,
     Message,
     Share,
     Stop,
@@ -70,8 +70,8 @@ class Dialled(NamedTuple):
     channel: Channel
 
 
-Event: TypeAlias = Received | Attached | CannotReach | Lost | Membership | Share | Stop | RankBroken
-Notice: TypeAlias = CannotReach | Lost | Membership | Share | Stop | RankBroken | Dialled
+Event: TypeAlias = Received | Attached | CannotReach | Lost | ApiServers | Share | Stop | RankBroken
+Notice: TypeAlias = CannotReach | Lost | ApiServers | Share | Stop | RankBroken | Dialled
 
 
 class WakingQueue:
@@ -141,7 +141,7 @@ class _ApiLink:
 
 
 class ApiLinks:
-    """The API servers of the membership, as far as this rank reaches them."""
+    """The API servers that the supervisor has named, as far as this rank reaches them."""
 
     def __init__(self, notices: WakingQueue, security: Security, hello: EngineHello) -> None:
         self._notices = notices
@@ -162,25 +162,25 @@ class ApiLinks:
 
     @property
     def expected(self) -> int:
-        """API servers of the membership."""
+        """How many API servers the supervisor has named."""
         return len(self._endpoints)
 
     @property
     def missing(self) -> list[ApiServerId]:
-        """API servers of the membership that are not attached."""
+        """API servers that the supervisor has named and that are not attached."""
         return [index for index in self._endpoints if index not in self._links]
 
-    def update(self, membership: Membership) -> None:
+    def update(self, api_servers: ApiServers) -> None:
         """Dial who is new or has moved; drop who is gone. A connection that is dropped is told as Lost."""
-        self.complete = membership.complete
-        named = {endpoint.index: endpoint for endpoint in membership.api_servers}
+        self.complete = api_servers.complete
+        named = {endpoint.index: endpoint for endpoint in api_servers.endpoints}
         for index, endpoint in list(self._endpoints.items()):
             if named.get(index) != endpoint:
                 del self._endpoints[index]
                 if index in self._dials:
                     self._dials.pop(index).cancel()
                 if index in self._links:
-                    self._lose(self._links[index], "the membership no longer names it")
+                    self._lose(self._links[index], "the service no longer has it")
         for index, endpoint in named.items():
             if index not in self._endpoints:
                 self._endpoints[index] = endpoint

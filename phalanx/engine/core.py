@@ -13,8 +13,8 @@ from phalanx.protocol import (
     Abort,
     Alive,
     ApiServerId,
+    ApiServers,
     Load,
-    Membership,
     Probe,
     Rejected,
     RequestLimits,
@@ -114,7 +114,7 @@ class Engine:
                 self._told.pop(api_server, None)
                 severity = logging.WARNING if dropped else logging.INFO
                 log.log(severity, "API server %d is gone, %d requests dropped: %s", api_server, dropped, reason)
-            case Membership():
+            case ApiServers():
                 self._links.update(event)
                 self._attached(None)
             case Share():

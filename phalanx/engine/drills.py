@@ -6,7 +6,7 @@ import time
 from typing import NamedTuple
 
 from phalanx.engine.sequence import Progress
-from phalanx.protocol import StageName
+from phalanx.protocol import StartupStage
 
 EXIT_STATUS = 3
 REPORT_INTERVAL = 0.1
@@ -16,7 +16,7 @@ FORM = "[RANK[.WORKER]:]STAGE=SECONDS or [RANK[.WORKER]:]STAGE=hang|exit|raise|a
 class Drill(NamedTuple):
     rank: int | None
     """None: every rank."""
-    stage: StageName
+    stage: StartupStage
     action: str
     seconds: float
     worker: int | None = None
@@ -36,10 +36,10 @@ def parse(setting: str) -> Drill:
     place, _, action = setting.rpartition("=")
     who, _, stage = place.rpartition(":")
     rank, dot, worker = who.partition(".")
-    known = {name.value.replace("-", "_"): name for name in StageName}
+    known = {name.value.replace("-", "_"): name for name in StartupStage}
     named = known.get(stage.strip().lower().replace("-", "_"))
     if named is None or (who and not rank.isdecimal()) or (dot and not worker.isdecimal()):
-        stages = ", ".join(StageName)
+        stages = ", ".join(StartupStage)
         raise ValueError(f"--synthetic-stage {setting!r} is not of the form {FORM}, where STAGE is one of {stages}")
     seconds = 0.0
     if action not in ("hang", "exit", "raise", "abort"):
@@ -62,7 +62,7 @@ class Drills:
         self._pending = [drill for drill in drills if drill.rank in (None, rank) and drill.worker in (None, worker)]
         self._name = f"rank {rank}" + (f" worker {worker}" if worker else "")
 
-    def enter(self, stage: StageName, report: Progress) -> None:
+    def enter(self, stage: StartupStage, report: Progress) -> None:
         """Do what was ordered for this stage, once; `report` tells progress while seconds are spent."""
         due = [drill for drill in self._pending if drill.stage is stage]
         self._pending = [drill for drill in self._pending if drill.stage is not stage]

@@ -20,7 +20,7 @@ from phalanx.kernels.batch import Batch
 from phalanx.kernels.device import kernels_for
 from phalanx.models.dense import DenseDecoder
 from phalanx.models.weights import DummyWeights, Weights
-from phalanx.protocol import ApiServerId, RequestId, SamplingParams, Share, StageName
+from phalanx.protocol import ApiServerId, RequestId, SamplingParams, Share, StartupStage
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +56,17 @@ class ModelRunner:
     def load(self, progress: Progress) -> None:
         self.kernels = kernels_for(self.config.engine.device, threads_of(self._share(), self.config.engine))
         self.sampler = Sampler(self.kernels, self.eos_token_ids)
-        progress(StageName.WEIGHTS, 0.0, "")
+        progress(StartupStage.WEIGHTS, 0.0, "")
         self._load_weights(progress)
-        progress(StageName.CACHE, None, "")
+        progress(StartupStage.CACHE, None, "")
         self.num_blocks = cache_blocks(self.config, self.shape, self.dtype, self._share())
         self.caches = self.model.new_caches(self.num_blocks, self.block_size, self.dtype)
-        progress(StageName.WARM_UP, None, self.describe())
+        progress(StartupStage.WARM_UP, None, self.describe())
         self._warm_up()
 
     def _load_weights(self, progress: Progress) -> None:
         def report(done: int, total: int) -> None:
-            progress(StageName.WEIGHTS, done / total, f"{done} of {total} layers")
+            progress(StartupStage.WEIGHTS, done / total, f"{done} of {total} layers")
 
         def build(weights: Weights) -> DenseDecoder:
             return DenseDecoder(self.shape, self.kernels, weights, self.dtype, self.max_model_len, report)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, NewType, Protocol
 
-from phalanx.protocol import ApiServerId, RequestId, SamplingParams, Share, StageName, TokenLogprobs
+from phalanx.protocol import ApiServerId, RequestId, SamplingParams, Share, StartupStage, TokenLogprobs
 
 BlockId = NewType("BlockId", int)
 BlockHash = NewType("BlockHash", bytes)
@@ -84,7 +84,7 @@ class Sampled(NamedTuple):
     """Set where there is no token: the request cannot go on and ends with this reason; others are untouched."""
 
 
-Progress = Callable[[StageName, float | None, str], None]
+Progress = Callable[[StartupStage, float | None, str], None]
 """Tell the supervisor: stage, share done (0..1 or None), detail. Each call restarts the stage's deadline."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from phalanx.engine.drills import Drills
-from phalanx.protocol import Ready, Stage, StageName
+from phalanx.protocol import Ready, Stage, StartupStage
 
 
 class Stages:
@@ -15,15 +15,15 @@ class Stages:
 
     def begin(self) -> None:
         """STARTED, of which Hello has told already."""
-        self._drills.enter(StageName.STARTED, self._report)
+        self._drills.enter(StartupStage.STARTED, self._report)
 
-    def __call__(self, stage: StageName, progress: float | None = None, detail: str = "") -> None:
+    def __call__(self, stage: StartupStage, progress: float | None = None, detail: str = "") -> None:
         self._report(stage, progress, detail)
         self._drills.enter(stage, self._report)
 
     def ready(self, detail: str) -> None:
         self._tell(Ready(detail))
-        self._drills.enter(StageName.READY, lambda stage, progress, detail: None)
+        self._drills.enter(StartupStage.READY, lambda stage, progress, detail: None)
 
-    def _report(self, stage: StageName, progress: float | None, detail: str) -> None:
+    def _report(self, stage: StartupStage, progress: float | None, detail: str) -> None:
         self._tell(Stage(stage, progress, detail))

@@ -19,7 +19,7 @@ import msgspec
 from phalanx.config import Config
 from phalanx.engine.sequence import Chunk, Progress, Sampled, Sequence
 from phalanx.engine.tp_leader import Draw, WorkerGroup
-from phalanx.protocol import Share, StageName, TokenLogprobs
+from phalanx.protocol import Share, StartupStage, TokenLogprobs
 
 CACHE_TOKENS = 262_144
 """Size of the cache where no flag sets it, or one sequence of the model's length where that is more."""
@@ -50,13 +50,13 @@ class SyntheticRunner:
         self._digests: dict[Sequence, int] = {}
 
     def load(self, progress: Progress) -> None:
-        progress(StageName.WEIGHTS, None, "")
+        progress(StartupStage.WEIGHTS, None, "")
         self._words = ordinary_words(self._config)
-        progress(StageName.CACHE, None, "")
+        progress(StartupStage.CACHE, None, "")
         longest = self._config.facts.max_model_len
         tokens = self._config.engine.kv_cache_tokens or max(CACHE_TOKENS, longest)
         self.num_blocks = max(1, tokens // self.block_size)
-        progress(StageName.WARM_UP, None, "")
+        progress(StartupStage.WARM_UP, None, "")
 
     def describe(self) -> str:
         rate = self._config.engine.synthetic_rate

@@ -21,7 +21,7 @@ from phalanx.protocol import (
     Ready,
     Refused,
     Stage,
-    StageName,
+    StartupStage,
     ToLeader,
     WorkerAnswer,
     WorkerHello,
@@ -221,7 +221,7 @@ class WorkerGroup:
             channel.send(WorkerWelcome())
             # The leader waits for this worker, so its deadline must not pass before the worker's does: a worker that
             # has come is progress of the leader, whose deadline begins anew, after the worker's.
-            self._events.put(_WorkerStage(hello.worker, Stage(StageName.STARTED)))
+            self._events.put(_WorkerStage(hello.worker, Stage(StartupStage.STARTED)))
             while isinstance(message := channel.receive(decoder), Stage):
                 self._events.put(_WorkerStage(hello.worker, message))
             if not isinstance(message, Ready):

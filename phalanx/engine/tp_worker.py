@@ -12,7 +12,7 @@ from phalanx.protocol import (
     Ready,
     Refused,
     Stage,
-    StageName,
+    StartupStage,
     ToWorker,
     WorkerAnswer,
     WorkerHello,
@@ -31,7 +31,7 @@ def work(control: Control, launch: Launch) -> None:
         ConnectionError: the leader cannot be reached or does not take us; says why.
     """
     leader = f"worker 0 of rank {launch.index}"
-    control.stage(StageName.STARTED, None, f"waits for {leader}")
+    control.stage(StartupStage.STARTED, None, f"waits for {leader}")
     try:
         channel = _join(control, launch, leader)
         _load_and_answer(control, launch, channel)
@@ -66,9 +66,9 @@ def _load_and_answer(control: Control, launch: Launch, channel: Channel) -> None
     stages = Stages(tell, Drills(config.engine.synthetic_stage, launch.index, launch.worker))
     stages.begin()
     runner = SyntheticRunner(config)
-    stages(StageName.IMPORTED)
+    stages(StartupStage.IMPORTED)
     runner.load(stages)
-    stages(StageName.ATTACHED)
+    stages(StartupStage.ATTACHED)
     stages.ready("answers its leader")
     while True:
         step = channel.receive(_decoder)

@@ -189,7 +189,7 @@ class Node:
                     self._end(Ending(EXIT_FAILED, f"the service ended; {self._casualty}"))
                 else:
                     self._end(Ending(0, "the service ended"))
-            case protocol.Membership() | Welcome():
+            case protocol.ApiServers() | Welcome():
                 pass  # Children hear of it themselves.
 
     def _launch(self, child: ChildId, further: Mapping[str, str]) -> None:

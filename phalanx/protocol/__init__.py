@@ -16,12 +16,12 @@ Worker plane (worker of a rank <-> its worker 0, the worker dials): WorkerHello 
 from typing import TypeAlias
 
 from phalanx.protocol.control import (
+    ApiServers,
     Drain,
     Drained,
     Endpoint,
     Failed,
     Hello,
-    Membership,
     MetricsGathered,
     MetricsQuery,
     MetricsReport,
@@ -62,20 +62,10 @@ from phalanx.protocol.identity import (
     RankId,
     RequestId,
     Role,
-    StageName,
+    StartupStage,
 )
 from phalanx.protocol.limits import Rejected, RequestLimits
-from phalanx.protocol.moves import (
-    AdminAnswer,
-    AdminRequest,
-    AdminVerb,
-    ApiServerState,
-    RankState,
-    Roster,
-    Standing,
-    Vacated,
-)
-from phalanx.protocol.nodes import (
+from phalanx.protocol.node_messages import (
     ChildExited,
     ChildLaunched,
     ChildNotLaunched,
@@ -94,9 +84,19 @@ from phalanx.protocol.nodes import (
     StopAccepting,
     StoppedAccepting,
 )
-from phalanx.protocol.worker import ToLeader, ToWorker, WorkerAnswer, WorkerHello, WorkerStep, WorkerWelcome
+from phalanx.protocol.rank_changes import (
+    AdminAnswer,
+    AdminRequest,
+    AdminVerb,
+    ApiServerState,
+    PlaceState,
+    Ranks,
+    RankState,
+    RanksVacated,
+)
+from phalanx.protocol.tensor_parallel import ToLeader, ToWorker, WorkerAnswer, WorkerHello, WorkerStep, WorkerWelcome
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 ToSupervisor: TypeAlias = (
     Hello
@@ -107,7 +107,7 @@ ToSupervisor: TypeAlias = (
     | MetricsQuery
     | Pulse
     | Drained
-    | Vacated
+    | RanksVacated
     | AdminRequest
     | NodeHello
     | NodeReady
@@ -122,8 +122,8 @@ ToSupervisor: TypeAlias = (
 )
 ToChild: TypeAlias = (
     Welcome
-    | Membership
-    | Roster
+    | ApiServers
+    | Ranks
     | Stop
     | Drain
     | Share
@@ -134,7 +134,7 @@ ToChild: TypeAlias = (
     | StartNode
     | ReleaseNode
 )
-ToNode: TypeAlias = Welcome | Membership | Stop | Refused | LaunchChild | SignalChild | StopAccepting
+ToNode: TypeAlias = Welcome | ApiServers | Stop | Refused | LaunchChild | SignalChild | StopAccepting
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -146,6 +146,7 @@ __all__ = [
     "Alive",
     "ApiServerId",
     "ApiServerState",
+    "ApiServers",
     "ChildExited",
     "ChildId",
     "ChildLaunched",
@@ -162,7 +163,6 @@ __all__ = [
     "Incarnation",
     "LaunchChild",
     "Load",
-    "Membership",
     "Message",
     "MetricsGathered",
     "MetricsQuery",
@@ -174,11 +174,14 @@ __all__ = [
     "NodeStarting",
     "PhaseTimes",
     "Place",
+    "PlaceState",
     "Pools",
     "Probe",
     "Pulse",
     "RankId",
     "RankState",
+    "Ranks",
+    "RanksVacated",
     "Ready",
     "Refused",
     "Rejected",
@@ -187,15 +190,13 @@ __all__ = [
     "RequestLimits",
     "RequestOutput",
     "Role",
-    "Roster",
     "SamplingParams",
     "ServedAt",
     "Share",
     "SignalChild",
     "Stage",
-    "StageName",
-    "Standing",
     "StartNode",
+    "StartupStage",
     "StepOutput",
     "StepTokens",
     "Stop",
@@ -210,7 +211,6 @@ __all__ = [
     "ToSupervisor",
     "ToWorker",
     "TokenLogprobs",
-    "Vacated",
     "Welcome",
     "WorkerAnswer",
     "WorkerHello",

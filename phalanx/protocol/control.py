@@ -1,7 +1,7 @@
 """Control plane: what a child and the supervisor say to each other."""
 
 from phalanx.config import Config
-from phalanx.protocol.identity import ApiServerId, Incarnation, Message, RankId, Role, StageName
+from phalanx.protocol.identity import ApiServerId, Incarnation, Message, RankId, Role, StartupStage
 
 
 class Hello(Message, tag=1, frozen=True):
@@ -17,7 +17,7 @@ class Hello(Message, tag=1, frozen=True):
 class Stage(Message, tag=2, frozen=True):
     """The child has entered `stage`, or made progress in it: either restarts the stage's deadline."""
 
-    stage: StageName
+    stage: StartupStage
     progress: float | None = None
     """Share of the stage done, 0..1, where it can be told."""
     detail: str = ""
@@ -79,10 +79,10 @@ class Endpoint(Message, frozen=True):
     address: str
 
 
-class Membership(Message, tag=20, frozen=True):
+class ApiServers(Message, tag=20, frozen=True):
     """The API servers there are now. Sent in Welcome and again on every change."""
 
-    api_servers: tuple[Endpoint, ...]
+    endpoints: tuple[Endpoint, ...]
     complete: bool = True
     """Whether these are all. Otherwise more will be named, and no rank is READY before it has reached those too."""
 
@@ -105,7 +105,7 @@ class Welcome(Message, tag=21, frozen=True):
     """The answer to Hello or NodeHello: all that the child or node needs to know."""
 
     config: Config
-    membership: Membership
+    api_servers: ApiServers
     leader: str = ""
     """The address at which worker 0 of the rank listens; only a tensor-parallel worker is told it."""
     counted: bytes = b""

@@ -19,7 +19,7 @@ class Role(enum.StrEnum):
     """The one process that talks to the Ray cluster."""
 
 
-class StageName(enum.StrEnum):
+class StartupStage(enum.StrEnum):
     """The stages of a child's start, in order. Each has its own progress deadline."""
 
     STARTED = "started"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from phalanx.child import EXIT_FAILED, Launch, enlist
-from phalanx.protocol import Failed, Membership, ReleaseNode, Role, StageName, StartNode, Stop, ToChild
+from phalanx.protocol import ApiServers, Failed, ReleaseNode, Role, StartNode, StartupStage, Stop, ToChild
 from phalanx.ray_backend.errors import ClusterError
 
 
@@ -23,7 +23,7 @@ def main() -> NoReturn:
             process_exit.end_within(process_exit.limit)
         if isinstance(message, Stop | StartNode | ReleaseNode):
             events.put(message)
-        elif not isinstance(message, Membership):
+        elif not isinstance(message, ApiServers):
             raise TypeError(f"the Ray driver has no use for {type(message).__name__}")
 
     try:
@@ -33,12 +33,12 @@ def main() -> NoReturn:
         sys.exit(EXIT_FAILED)
     process_exit.limit = 0.8 * control.config.service.shutdown_timeout
     try:
-        control.stage(StageName.STARTED)
+        control.stage(StartupStage.STARTED)
         logging.basicConfig(level=control.config.service.log_level.upper(), format="%(levelname)s: %(message)s")
         # After enlisting, so that a failing import is told with its traceback.
         from phalanx.ray_backend.driver import Driver
 
-        control.stage(StageName.IMPORTED)
+        control.stage(StartupStage.IMPORTED)
         driver = Driver(control, events)
         process_exit.before = driver.let_go
         try:

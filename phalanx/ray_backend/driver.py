@@ -11,7 +11,7 @@ from typing import NoReturn, TypeAlias
 
 from phalanx.child import EXIT_FAILED, Control
 from phalanx.config import Config
-from phalanx.protocol import ClusterPlan, Failed, ReleaseNode, StageName, StartNode, Stop, ToChild
+from phalanx.protocol import ClusterPlan, Failed, ReleaseNode, StartNode, StartupStage, Stop, ToChild
 from phalanx.ray_backend import node_table, placement_plan
 from phalanx.ray_backend.cluster_connection import ClusterConnection, connect, loopback_trouble, runtime_environment
 from phalanx.ray_backend.errors import ClusterError, Stopped
@@ -146,10 +146,10 @@ class Driver:
                 raise ClusterError(trouble)
 
     def _tell(self, detail: str) -> None:
-        self._control.stage(StageName.ATTACHED, None, detail)
+        self._control.stage(StartupStage.ATTACHED, None, detail)
 
     def _progress(self, share: float, detail: str) -> None:
-        self._control.stage(StageName.ATTACHED, share, detail)
+        self._control.stage(StartupStage.ATTACHED, share, detail)
 
     def _stopping(self) -> None:
         """Look whether the start is to be given up.

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 
-from phalanx.protocol import AdminRequest, AdminVerb, ApiServerState, Place, RankId, RankState, Role, Standing
+from phalanx.protocol import AdminRequest, AdminVerb, ApiServerState, Place, PlaceState, RankId, RankState, Role
 from phalanx.supervisor.events import Added, After, FleetEvent, Leave, Resume
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Child, Life, Phase
@@ -93,7 +93,7 @@ def api_servers_of(fleet: Fleet, now: float) -> tuple[ApiServerState, ...]:
     return tuple(
         ApiServerState(
             index=server.id.place.index,
-            standing=_standing([server]),
+            state=_state([server]),
             incarnation=server.id.incarnation,
             pid=server.pid,
             where=server.where,
@@ -107,15 +107,15 @@ def _rank_state(fleet: Fleet, rank: RankId, now: float) -> RankState:
     mates = fleet.mates((Role.ENGINE, rank))
     leader = next(mate for mate in mates if mate.id.place.worker == 0)
     departure = fleet.departures.get(rank)
-    standing = _standing(mates)
-    if departure is not None and standing is Standing.SERVING:
+    state = _state(mates)
+    if departure is not None and state is PlaceState.SERVING:
         if departure.after is After.GONE:
-            standing = Standing.LEAVING
+            state = PlaceState.LEAVING
         else:
-            standing = Standing.DRAINED if departure.exit is Exit.EMPTY else Standing.DRAINING
+            state = PlaceState.DRAINED if departure.exit is Exit.EMPTY else PlaceState.DRAINING
     return RankState(
         rank=rank,
-        standing=standing,
+        state=state,
         incarnation=leader.id.incarnation,
         restarts=fleet.restarts.count(leader.seat),
         pid=leader.pid,
@@ -125,15 +125,15 @@ def _rank_state(fleet: Fleet, rank: RankId, now: float) -> RankState:
     )
 
 
-def _standing(mates: list[Child]) -> Standing:
+def _state(mates: list[Child]) -> PlaceState:
     lives = {mate.life for mate in mates}
     if lives == {Life.READY}:
-        return Standing.SERVING
+        return PlaceState.SERVING
     if lives & {Life.FALLEN, Life.LOST}:
-        return Standing.FALLEN
+        return PlaceState.FALLEN
     if lives <= {Life.LAUNCHING, Life.STARTING, Life.READY}:
-        return Standing.STARTING if all(mate.id.incarnation == 0 for mate in mates) else Standing.RESTARTING
-    return Standing.RESTARTING
+        return PlaceState.STARTING if all(mate.id.incarnation == 0 for mate in mates) else PlaceState.RESTARTING
+    return PlaceState.RESTARTING
 
 
 def _since(child: Child, now: float) -> float:

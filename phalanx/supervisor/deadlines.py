@@ -2,7 +2,7 @@
 
 from operator import itemgetter
 
-from phalanx.protocol import StageName
+from phalanx.protocol import StartupStage
 from phalanx.supervisor import ending, falling
 from phalanx.supervisor.events import Cause, Tick
 from phalanx.supervisor.lives import Child, Life, Phase, Wait
@@ -43,7 +43,7 @@ def _awaited(fleet: FleetState, child: Child) -> float | None:
 
     It may have got there long before them, and be late before they are; it is not to be blamed for them.
     """
-    if child.id.place.worker or child.stage is not StageName.ATTACHED:
+    if child.id.place.worker or child.stage is not StartupStage.ATTACHED:
         return None
     waits = [mate.wait.deadline for mate in fleet.mates(child.seat) if mate is not child and mate.wait is not None]
     return max((deadline for deadline in waits if deadline > fleet.now), default=None)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from phalanx.protocol import ChildId, Place, RankId, StageName
+from phalanx.protocol import ChildId, Place, RankId, StartupStage
 
 
 class After(enum.Enum):
@@ -54,7 +54,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     child: ChildId
     cause: Cause
-    stage: StageName
+    stage: StartupStage
     """READY: it had been serving."""
     waiting_for: str
     """What the fleet was waiting for from it; empty once it served."""
@@ -123,7 +123,7 @@ class Greeted(ChildEvent, frozen=True):
 
 
 class Progressed(ChildEvent, frozen=True):
-    stage: StageName
+    stage: StartupStage
     progress: float | None
     detail: str
 
@@ -195,8 +195,8 @@ class Resume(Event, frozen=True):
 class HasVacated(ChildEvent, frozen=True):
     """No request of this API server is running in these ranks, nor will one, as long as they leave."""
 
-    roster: int
-    """The latest that it had heard of."""
+    number: int
+    """The number of the latest Ranks that it had heard of."""
     ranks: tuple[RankId, ...]
 
 
@@ -288,7 +288,7 @@ class AnnounceDegraded(Action, frozen=True):
     why: str
 
 
-class TellRoster(Action, frozen=True):
+class TellRanks(Action, frozen=True):
     """Tell the API servers which ranks there are, and which of them leave."""
 
 
@@ -355,7 +355,7 @@ FleetAction: TypeAlias = (
     | Kill
     | AnnounceReady
     | AnnounceStop
-    | TellRoster
+    | TellRanks
     | AnnounceLeft
     | AnnounceFailure
     | Finish

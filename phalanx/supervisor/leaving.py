@@ -6,9 +6,9 @@ on at other ranks. Only when each API server has said that nothing of it runs th
 for that, is the rank stopped. So no request sees its end.
 """
 
-from phalanx.protocol import Place, RankId, Role, Roster
+from phalanx.protocol import Place, RankId, Ranks, Role
 from phalanx.supervisor import ending
-from phalanx.supervisor.events import After, AnnounceLeft, HasVacated, Leave, Resume, TellRoster
+from phalanx.supervisor.events import After, AnnounceLeft, HasVacated, Leave, Resume, TellRanks
 from phalanx.supervisor.lives import Child, Life, Phase, Seat
 from phalanx.supervisor.state import Departure, Exit, FleetState
 
@@ -19,7 +19,7 @@ MOVING = 5.0
 def leave(fleet: FleetState, event: Leave) -> None:
     if fleet.phase is not Phase.SERVING:
         return
-    tell_roster(fleet)
+    tell_ranks(fleet)
     servers = {c.id for c in fleet.children.values() if _routes(c)}
     for rank in event.ranks:
         departure = fleet.departures.get(rank)
@@ -27,7 +27,7 @@ def leave(fleet: FleetState, event: Leave) -> None:
             # It is on its way out already; what was asked for last is what comes after.
             departure.after = departure.after if event.after is After.HELD else event.after
         elif Place(Role.ENGINE, rank) in fleet.children:
-            fleet.departures[rank] = Departure(event.after, fleet.roster, set(servers), event.at + event.timeout)
+            fleet.departures[rank] = Departure(event.after, fleet.ranks_told, set(servers), event.at + event.timeout)
 
 
 def resume(fleet: FleetState, event: Resume) -> None:
@@ -36,13 +36,13 @@ def resume(fleet: FleetState, event: Resume) -> None:
         departure = fleet.departures.get(rank)
         if departure is not None and departure.exit not in (Exit.STOPPING, Exit.RETURNING):
             del fleet.departures[rank]
-            tell_roster(fleet)
+            tell_ranks(fleet)
 
 
 def has_vacated(fleet: FleetState, event: HasVacated) -> None:
     for rank in event.ranks:
         departure = fleet.departures.get(rank)
-        if departure is not None and event.roster >= departure.roster:
+        if departure is not None and event.number >= departure.announced_in:
             departure.used_by.discard(event.child)
 
 
@@ -68,7 +68,7 @@ def _empty(fleet: FleetState, rank: RankId, departure: Departure) -> None:
     elif departure.deadline is not None and departure.deadline <= fleet.now:
         if departure.exit is Exit.EMPTYING:
             departure.exit, departure.deadline = Exit.MOVING, fleet.now + MOVING
-            tell_roster(fleet)
+            tell_ranks(fleet)
         else:
             departure.exit, departure.deadline = Exit.EMPTY, None
 
@@ -101,7 +101,7 @@ def conclude(fleet: FleetState, rank: RankId) -> None:
             del fleet.children[mate.id.place]
         del fleet.departures[rank]
         fleet.actions.append(AnnounceLeft(rank, tuple(mate.id for mate in mates)))
-    tell_roster(fleet)
+    tell_ranks(fleet)
 
 
 def returned(fleet: FleetState, child: Child) -> None:
@@ -110,12 +110,12 @@ def returned(fleet: FleetState, child: Child) -> None:
     departure = fleet.departures.get(rank) if child.id.place.role is Role.ENGINE else None
     if departure is not None and departure.exit is Exit.RETURNING:
         del fleet.departures[rank]
-        tell_roster(fleet)
+        tell_ranks(fleet)
 
 
-def tell_roster(fleet: FleetState) -> None:
-    fleet.roster += 1
-    fleet.actions.append(TellRoster())
+def tell_ranks(fleet: FleetState) -> None:
+    fleet.ranks_told += 1
+    fleet.actions.append(TellRanks())
 
 
 def _routes(child: Child) -> bool:
@@ -123,9 +123,9 @@ def _routes(child: Child) -> bool:
     return child.id.place.role is Role.API and child.life is Life.READY and child.drains
 
 
-def roster(fleet: FleetState) -> Roster:
+def ranks_now(fleet: FleetState) -> Ranks:
     """For API servers."""
     gone = {rank for rank, departure in fleet.departures.items() if departure.after is not After.RENEWED}
     ranks = {RankId(place.index) for place in fleet.children if place.role is Role.ENGINE}
     moving = [rank for rank, departure in fleet.departures.items() if departure.exit is not Exit.EMPTYING]
-    return Roster(fleet.roster, tuple(sorted(ranks - gone)), tuple(sorted(fleet.departures)), tuple(sorted(moving)))
+    return Ranks(fleet.ranks_told, tuple(sorted(ranks - gone)), tuple(sorted(fleet.departures)), tuple(sorted(moving)))

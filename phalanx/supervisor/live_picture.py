@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx import running_time
-from phalanx.protocol import StageName
+from phalanx.protocol import StartupStage
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Child, Life, Phase
 from phalanx.supervisor.picture import Announce, PlainPicture
@@ -102,6 +102,6 @@ def _bar(child: Child) -> ProgressBar:
     if child.progress is not None:
         return ProgressBar(total=1.0, completed=min(max(child.progress, 0.0), 1.0), width=_BAR)
     # Its share of the stage is not known: how far along the stages it is.
-    stages = list(StageName)
+    stages = list(StartupStage)
     done = stages.index(child.stage)
     return ProgressBar(total=len(stages) - 1, completed=done, width=_BAR, complete_style="bar.back", style="dim")

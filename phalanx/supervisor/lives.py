@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass
 
-from phalanx.protocol import ChildId, Role, StageName
+from phalanx.protocol import ChildId, Role, StartupStage
 from phalanx.supervisor.events import Failure
 
 
@@ -92,7 +92,7 @@ class Child:
     pid: int | None = None
     where: str = ""
     """The machine; empty: the supervisor's own."""
-    stage: StageName = StageName.STARTED
+    stage: StartupStage = StartupStage.STARTED
     stage_since: float = 0.0
     progress: float | None = None
     detail: str = ""

@@ -45,7 +45,7 @@ class Owner(Audience, Protocol):
     def welcome_node(self, connection: Connection) -> None:
         """Send it the configuration."""
 
-    def membership_changed(self) -> None:
+    def api_servers_changed(self) -> None:
         """API servers have been added on a node, or no more will be."""
 
 
@@ -257,7 +257,7 @@ class Nodes:
         for child in list(node.children):
             self._owner.take(events.Vanished(running_time.now(), child, reason))
         if self.places.endpoints != endpoints:
-            self._owner.membership_changed()
+            self._owner.api_servers_changed()
         if (advice := self._source.advice(node, reason)) is not None:
             log.warning("%s", advice)
 
@@ -270,7 +270,7 @@ class Nodes:
         if new:
             self._owner.take(events.Added(running_time.now(), tuple(new)))
         self._launch_waiting()
-        self._owner.membership_changed()
+        self._owner.api_servers_changed()
 
     def _launch_waiting(self) -> None:
         for place in self._waiting.places:

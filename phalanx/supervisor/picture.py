@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from phalanx import running_time
-from phalanx.protocol import Place, StageName
+from phalanx.protocol import Place, StartupStage
 from phalanx.streams import say
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Life, Phase
@@ -20,7 +20,7 @@ class PlainPicture:
     def __init__(self, stream: TextIO, announce: Announce) -> None:
         self._stream = stream
         self._announce = announce
-        self._shown: dict[Place, tuple[StageName, Life]] = {}
+        self._shown: dict[Place, tuple[StartupStage, Life]] = {}
 
     def changed(self, fleet: Fleet) -> None:
         if fleet.phase is Phase.STOPPING or fleet.phase is Phase.FINISHED:

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 from phalanx.hosting.words import ending
-from phalanx.protocol import ChildId, StageName
+from phalanx.protocol import ChildId, StartupStage
 from phalanx.supervisor import events
 from phalanx.supervisor.events import Cause, Failure, FleetAction, FleetEvent
 
@@ -45,7 +45,7 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
         lines += ["", "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`."]
     if failure.cause is Cause.STALLED:
         option = "--startup-timeout" if failure.pid is not None else "--node-timeout"
-        if failure.stage is StageName.READY:
+        if failure.stage is StartupStage.READY:
             option = "--step-timeout"
         lines += ["", f"If it needs longer there: {option} SECONDS."]
     lines += [f"{name} did not end even after SIGKILL." for name in left_behind]
@@ -94,7 +94,7 @@ def wish(event: FleetEvent) -> str:
 
 
 def _where(failure: Failure) -> str:
-    if failure.stage is StageName.READY:
+    if failure.stage is StartupStage.READY:
         return f"after serving for {failure.in_stage:.1f} s"
     return f"in stage {failure.stage}, {failure.in_stage:.1f} s into it"
 

@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from typing import NamedTuple
 
 from phalanx import running_time
-from phalanx.protocol import Place, RankId, Role, StageName
+from phalanx.protocol import Place, RankId, Role, StartupStage
 from phalanx.supervisor import report
 from phalanx.supervisor.events import After
 from phalanx.supervisor.fleet import Fleet
@@ -217,7 +217,7 @@ def _ready(seats: Seats) -> int:
     return sum(all(child.life is Life.READY for child in workers) for workers in seats.values())
 
 
-_ORDER = list(StageName)
+_ORDER = list(StartupStage)
 
 
 def _how_far(child: Child) -> tuple[bool, bool, int]:

@@ -1,6 +1,6 @@
 """How the fleet takes what children say on their way to READY. Pure; called by `fleet.py` alone."""
 
-from phalanx.protocol import ChildId, Incarnation, Role, StageName
+from phalanx.protocol import ChildId, Incarnation, Role, StartupStage
 from phalanx.supervisor import ending, leaving
 from phalanx.supervisor.events import (
     Added,
@@ -17,7 +17,7 @@ from phalanx.supervisor.events import (
 from phalanx.supervisor.lives import Child, Life, Phase
 from phalanx.supervisor.state import FleetState
 
-_ORDER = {stage: order for order, stage in enumerate(StageName)}
+_ORDER = {stage: order for order, stage in enumerate(StartupStage)}
 
 
 def begin(fleet: FleetState, event: Begin) -> None:
@@ -36,7 +36,7 @@ def added(fleet: FleetState, event: Added) -> None:
         child = fleet.children[place] = Child(ChildId(place, incarnation))
         fleet.spawn(child)
     if any(place.role is Role.ENGINE for place in event.places):
-        leaving.tell_roster(fleet)
+        leaving.tell_ranks(fleet)
 
 
 def waiting(fleet: FleetState, event: Waiting) -> None:
@@ -106,7 +106,7 @@ def became_ready(fleet: FleetState, event: BecameReady) -> None:
     if child is None or child.life is not Life.STARTING or not child.control_open:
         return
     child.life, child.served = Life.READY, True
-    child.stage, child.stage_since = StageName.READY, event.at
+    child.stage, child.stage_since = StartupStage.READY, event.at
     child.progress, child.detail = None, event.detail
     child.wait, child.drains = None, event.drains
     if fleet.phase is Phase.DRAINING:

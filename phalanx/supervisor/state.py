@@ -30,8 +30,8 @@ class Departure:
     """One rank that leaves."""
 
     after: After
-    roster: int
-    """The one that told of it: what API servers say on earlier ones is not about this."""
+    announced_in: int
+    """The number of the Ranks that told of it: what API servers answer to an earlier one is not about this."""
     used_by: set[ChildId]
     """API servers that have not yet said that nothing of theirs runs in it."""
     deadline: float | None
@@ -53,8 +53,8 @@ class FleetState:
     restarts: Restarts = field(init=False)
     departures: dict[RankId, Departure] = field(default_factory=dict)
     """Ranks that get nothing new."""
-    roster: int = 0
-    """Counts changes of which ranks there are, and which of them leave."""
+    ranks_told: int = 0
+    """The number of the last Ranks, which tells API servers which ranks there are and which of them leave."""
     former: dict[Place, Incarnation] = field(default_factory=dict)
     """The last of places that are no more: should they be filled again, incarnations go on from there."""
     drained_by: float = 0.0

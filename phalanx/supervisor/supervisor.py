@@ -18,11 +18,11 @@ from phalanx.hosting.host import Host
 from phalanx.hosting.output import Output
 from phalanx.machine import cpu_pool, memory_pool
 from phalanx.protocol import (
+    ApiServers,
     ChildId,
     Endpoint,
     Hello,
     Incarnation,
-    Membership,
     NodeHello,
     Place,
     Pools,
@@ -183,9 +183,9 @@ class Supervisor:
                 place = failure.child.place
                 if place.role is Role.API and place not in self._nodes.places:
                     self._sockets.retire(place.index)
-                    self.membership_changed()
-            case events.TellRoster():
-                self._tell_roster()
+                    self.api_servers_changed()
+            case events.TellRanks():
+                self._tell_ranks()
                 self._tell_shares()
             case events.AnnounceLeft(rank, former):
                 for child in former:
@@ -234,21 +234,21 @@ class Supervisor:
             config = msgspec.structs.replace(config, facts=facts)
         leader = self._leader(place) if place.worker else None
         counted = self._scrapes.counted(place.index) if place.role is Role.API else b""
-        membership, leader = self._membership(connection), audited(leader) if leader else ""
+        api_servers, leader = self._api_servers(connection), audited(leader) if leader else ""
         share = self._shares.welcome(self._fleet, child) if place.role is Role.ENGINE else None
-        connection.send(protocol.Welcome(config, membership, leader, counted, share))
+        connection.send(protocol.Welcome(config, api_servers, leader, counted, share))
         if place.role is Role.API:
-            connection.send(leaving.roster(self._fleet))
+            connection.send(leaving.ranks_now(self._fleet))
 
     def _leader(self, place: Place) -> str | None:
         """Where a worker of a rank finds worker 0; None: with its node it has just gone."""
         return self._sockets.leader(place.index) or self._nodes.places.leader(RankId(place.index))
 
-    def _tell_roster(self) -> None:
-        roster = leaving.roster(self._fleet)
+    def _tell_ranks(self) -> None:
+        ranks = leaving.ranks_now(self._fleet)
         for child, connection in self._connections.items():
             if child.place.role is Role.API:
-                connection.send(roster)
+                connection.send(ranks)
 
     def _administer(self, child: ChildId, request: protocol.AdminRequest) -> None:
         """Do what an operator asks, and say how things stand then."""
@@ -282,29 +282,29 @@ class Supervisor:
         for child, share in self._shares.changes(self._fleet):
             self._connections[child].send(share)
 
-    def _membership(self, connection: stream.Connection) -> Membership:
+    def _api_servers(self, connection: stream.Connection) -> ApiServers:
         """The API servers, each where this peer can dial it."""
         endpoints = (*self._sockets.endpoints(connection.local_host), *self._nodes.places.endpoints)
         listening = tuple(Endpoint(endpoint.index, audited(endpoint.address)) for endpoint in endpoints)
-        return Membership(listening, self._nodes.complete)
+        return ApiServers(listening, self._nodes.complete)
 
     # --- for nodes ---
 
     def welcome_node(self, connection: stream.Connection) -> None:
         """A node learns the configuration; the API servers are its children's affair."""
-        connection.send(protocol.Welcome(self._keyless, Membership(())))
+        connection.send(protocol.Welcome(self._keyless, ApiServers(())))
 
-    def membership_changed(self) -> None:
+    def api_servers_changed(self) -> None:
         """API servers have been added on a node, or no more will be."""
         for connection in self._connections.values():
-            connection.send(self._membership(connection))
+            connection.send(self._api_servers(connection))
 
     def _driver_ready(self, orders: RayOrders, driver: stream.Connection) -> None:
         """The Ray driver takes orders: it learns where nodes on the cluster reach us."""
         assert self._sockets.remote_control is not None
         control = address_of(self._sockets.remote_control, orders.reached_at, encrypted=self._security.encrypts)
         orders.driver_ready(control, driver.send)
-        self.membership_changed()
+        self.api_servers_changed()
 
     def node_greeted(self, handler: ControlHandler, hello: NodeHello) -> None:
         """A connection said which ranks it brings."""
@@ -336,8 +336,8 @@ class Supervisor:
                 self.take(events.Pulsed(now, child, steps, busy))
             case protocol.Drained():
                 self.take(events.HasDrained(now, child))
-            case protocol.Vacated(roster, ranks):
-                self.take(events.HasVacated(now, child, roster, ranks))
+            case protocol.RanksVacated(number, ranks):
+                self.take(events.HasVacated(now, child, number, ranks))
             case protocol.AdminRequest() if child.place.role is Role.API:
                 self._administer(child, message)
             case protocol.Ready(detail, drains):

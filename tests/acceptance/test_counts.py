@@ -14,7 +14,7 @@ from support.standing_alone import FrontEnd
 
 import phalanx
 from phalanx.api.metrics import Metrics
-from phalanx.protocol import Membership, MetricsReport, Welcome
+from phalanx.protocol import ApiServers, MetricsReport, Welcome
 
 OF_RANKS = {
     "vllm:prefix_cache_queries",
@@ -95,7 +95,7 @@ def test_an_api_server_counts_on_from_its_predecessor_and_reports_unasked(
     before = Metrics()
     before.generation_tokens.add(1000, "0")
     config = a_config(checkpoint_folder)
-    welcome = Welcome(config, Membership(()), counted=before.samples())
+    welcome = Welcome(config, ApiServers(()), counted=before.samples())
     with FrontEnd(program, checkpoint_folder, answer=lambda: welcome) as api_server:
         api_server.serving()
         assert api_server.http.get("/v1/models").status_code == 200

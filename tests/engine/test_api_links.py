@@ -17,10 +17,10 @@ from phalanx.engine import api_links
 from phalanx.engine.api_links import ApiLinks, Attached, Event, Lost, Received, WakingQueue
 from phalanx.protocol import (
     Abort,
+    ApiServers,
     EngineHello,
     Incarnation,
     Load,
-    Membership,
     RankId,
     RequestId,
     RequestOutput,
@@ -62,7 +62,7 @@ class World:
         return self.channels[-1]
 
     def close(self) -> None:
-        self.links.update(Membership(()))
+        self.links.update(ApiServers(()))
         self.links._selector.close()
         os.close(self.notices.fileno())
         self.api.close()
@@ -74,7 +74,7 @@ class World:
 def world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="ph-", dir="/tmp") as folder:
         world = World(Path(folder))
-        world.links.update(Membership((world.api.endpoint,)))
+        world.links.update(ApiServers((world.api.endpoint,)))
         try:
             yield world
         finally:
@@ -141,7 +141,7 @@ def test_what_is_sent_to_one_who_has_gone_is_dropped_and_its_loss_is_told_once(w
 def test_a_connection_that_comes_after_its_dial_was_called_off_is_closed(world: World) -> None:
     # The dial has connected, and waits in the backlog for the handshake.
     select.select([world.api.listener], [], [])
-    world.links.update(Membership(()))
+    world.links.update(ApiServers(()))
     with ThreadPoolExecutor(1) as thread:
         channel = thread.submit(accept, world.api.listener).result()
     assert world.links.poll(block=True) == []

@@ -20,24 +20,24 @@ from support.rank_process import (
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.engine.drills import EXIT_STATUS
 from phalanx.protocol import (
+    ApiServers,
     EngineHello,
     Failed,
     FinishReason,
     Hello,
-    Membership,
     Ready,
     RequestId,
     Role,
     SamplingParams,
     Stage,
-    StageName,
+    StartupStage,
     Stop,
     Submit,
 )
 from phalanx.transport.handshake import HandshakeRefused
 from phalanx.transport.listener import address_of, bind_unix
 
-START = [StageName.IMPORTED, StageName.WEIGHTS, StageName.CACHE, StageName.WARM_UP]
+START = [StartupStage.IMPORTED, StartupStage.WEIGHTS, StartupStage.CACHE, StartupStage.WARM_UP]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_it_reports_each_stage_in_order_and_is_ready_once_every_api_server_is_at
         hellos = [api.attach() for api in apis]
         reports = rank.reports()
     stages = [report.stage for report in reports if isinstance(report, Stage)]
-    assert list(dict.fromkeys(stages)) == [*START, StageName.ATTACHED]
+    assert list(dict.fromkeys(stages)) == [*START, StartupStage.ATTACHED]
     attached = [report.detail for report in reports if isinstance(report, Stage) and report.stage == "attached"]
     assert attached == [
         "0 of 2 API servers; waits for api 0, api 1",
@@ -74,7 +74,7 @@ def test_it_is_not_ready_before_it_has_heard_of_every_api_server(folder: Path) -
             pass
         api.submit(1)
         api.result(1)
-        rank.tell(Membership((api.endpoint,)))
+        rank.tell(ApiServers((api.endpoint,)))
         # What it says next is in answer to that, so it had not said Ready.
         assert isinstance(rank.control.next(), Stage)
         assert isinstance(rank.reports()[-1], Ready)
@@ -113,7 +113,7 @@ def test_an_address_where_nobody_listens_is_told_with_its_reason_and_dialled_aga
     path = Path(absent.endpoint.address.removeprefix("unix:"))
     with running(folder, api_servers=1) as (rank, [api]):
         endpoint = type(api.endpoint)(api.endpoint.index, absent.endpoint.address)
-        rank.tell(Membership((endpoint,)))
+        rank.tell(ApiServers((endpoint,)))
         while "refused" not in (report := rank.control.until(Stage)).detail:
             pass
         assert report.detail.startswith("0 of 1 API servers; api 0: ")
@@ -324,7 +324,7 @@ def test_membership_changes_are_followed(folder: Path) -> None:
         rank.ready()
         second = PlayedApiServer(1, folder)
         try:
-            rank.tell(Membership((second.endpoint,)))
+            rank.tell(ApiServers((second.endpoint,)))
             second.attach()
             second.submit(1)
             assert len(second.result(1)[0]) == 20

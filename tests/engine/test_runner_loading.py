@@ -25,7 +25,7 @@ from support.reference import (
 from phalanx.checkpoint.errors import CheckpointError
 from phalanx.engine import threads
 from phalanx.engine.runner import ModelRunner
-from phalanx.protocol import StageName
+from phalanx.protocol import StartupStage
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 PROMPT = random_prompt(40)
@@ -191,12 +191,12 @@ def test_dummy_weights_are_a_function_of_the_seed(folder: Path) -> None:
 
 
 def test_progress_is_told_stage_by_stage(folder: Path) -> None:
-    told: list[tuple[StageName, float | None, str]] = []
+    told: list[tuple[StartupStage, float | None, str]] = []
     runner = ModelRunner(make_config(folder, block_size=32, cpu_threads=2))
     runner.load(lambda *stage: told.append(stage))
     stages = [stage for stage, *_ in told]
-    assert list(dict.fromkeys(stages)) == [StageName.WEIGHTS, StageName.CACHE, StageName.WARM_UP]
-    shares = [share for stage, share, _ in told if stage is StageName.WEIGHTS and share is not None]
+    assert list(dict.fromkeys(stages)) == [StartupStage.WEIGHTS, StartupStage.CACHE, StartupStage.WARM_UP]
+    shares = [share for stage, share, _ in told if stage is StartupStage.WEIGHTS and share is not None]
     assert shares == sorted(shares)
     assert shares[-1] == 1
     assert len(shares) > 3

@@ -31,7 +31,7 @@ from phalanx.protocol import (
     RequestId,
     SamplingParams,
     Stage,
-    StageName,
+    StartupStage,
     Stop,
     ToLeader,
     ToWorker,
@@ -45,7 +45,7 @@ from phalanx.transport.channel import Channel, Closed, dial
 from phalanx.transport.listener import address_of, bind_tcp, bind_unix
 from phalanx.transport.security import Security
 
-LOADING = [StageName.IMPORTED, StageName.WEIGHTS, StageName.CACHE, StageName.WARM_UP, StageName.ATTACHED]
+LOADING = [StartupStage.IMPORTED, StartupStage.WEIGHTS, StartupStage.CACHE, StartupStage.WARM_UP, StartupStage.ATTACHED]
 
 Places = Callable[[list[tuple[int, int]]], list[int]]
 
@@ -327,7 +327,7 @@ def attached(rank: Rank) -> Iterator[str]:
     """What it reports of its stage `attached`."""
     while True:
         report = rank.control.until(Stage)
-        if report.stage is StageName.ATTACHED:
+        if report.stage is StartupStage.ATTACHED:
             yield report.detail
 
 
@@ -340,9 +340,9 @@ def test_a_rank_is_ready_once_all_its_workers_are_in_whatever_order_and_tells_ho
         last = PlayedWorker(listener, 2)
         assert last.receive() == WorkerWelcome()
         assert next(details) == "0 of 2 workers; worker 2: started"
-        last.channel.send(Stage(StageName.WEIGHTS, 0.5))
+        last.channel.send(Stage(StartupStage.WEIGHTS, 0.5))
         assert next(details) == "0 of 2 workers; worker 2: weights 50%"
-        last.channel.send(Stage(StageName.WARM_UP))
+        last.channel.send(Stage(StartupStage.WARM_UP))
         assert next(details) == "0 of 2 workers; worker 2: warm-up"
         last.channel.send(Ready())
         assert next(details) == "1 of 2 workers"
@@ -429,7 +429,7 @@ def test_a_worker_joins_its_leader_tells_it_its_stages_and_answers_its_steps(
     with working(folder, listener) as (worker, leader):
         assert worker.hello.worker == 2
         waiting = worker.control.next()
-        assert waiting == Stage(StageName.STARTED, None, "waits for worker 0 of rank 1")
+        assert waiting == Stage(StartupStage.STARTED, None, "waits for worker 0 of rank 1")
         leader.take()
         title = Path(f"/proc/{worker.process.pid}/cmdline").read_bytes().rstrip(b"\0")
         assert title == b"phalanx engine 1 tp 2"

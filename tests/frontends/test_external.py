@@ -311,7 +311,7 @@ NONSENSE = {
         "dropped a connection: the peer announced a frame of 542,393,671 bytes; the limit is 1,024",
     ),
     "no msgpack": ('front.pack = lambda message: b"GET / HTTP/1.1"', "refused: the peer does not speak this protocol"),
-    "another version": ("front.VERSION = 2", "refused: protocol version 2 at the dialer, 1 at the listener"),
+    "another version": ("front.VERSION = 3", "refused: protocol version 3 at the dialer, 2 at the listener"),
     "another secret": (
         "front.Launch.key = property(lambda self: bytes(32), lambda self, key: None)",
         "the listener speaks another version or does not know the secret",

@@ -18,12 +18,12 @@ from phalanx.api.metrics import Metrics, Samples
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.protocol import (
     ApiServerId,
+    ApiServers,
     EngineHello,
     Failed,
     FinishReason,
     Hello,
     Incarnation,
-    Membership,
     Message,
     MetricsGathered,
     MetricsQuery,
@@ -33,7 +33,7 @@ from phalanx.protocol import (
     Refused,
     Role,
     Stage,
-    StageName,
+    StartupStage,
     Stop,
     Welcome,
 )
@@ -50,7 +50,7 @@ def test_it_enlists_as_the_api_server_it_was_started_as(start: Start) -> None:
     front_end = start()
     hello = front_end.supervisor.wait_for(Hello)
     assert hello == Hello(Role.API, 0, 3, front_end.pid)  # type: ignore[arg-type]
-    assert front_end.supervisor.wait_for(Stage).stage is StageName.STARTED
+    assert front_end.supervisor.wait_for(Stage).stage is StartupStage.STARTED
     front_end.serving()
     with open(f"/proc/{front_end.pid}/cmdline") as line:
         assert SECRET not in line.read()
@@ -291,7 +291,7 @@ def test_a_scrape_adds_up_the_siblings(serve: Start) -> None:
 def test_it_counts_on_from_its_predecessor_and_reports_unasked(start: Start, checkpoint_folder: Path) -> None:
     before = Metrics()
     before.generation_tokens.add(1000)
-    welcome = Welcome(a_config(checkpoint_folder), Membership(()), counted=before.samples())
+    welcome = Welcome(a_config(checkpoint_folder), ApiServers(()), counted=before.samples())
     front_end = start(answer=lambda: welcome).serving()
     assert front_end.http.get("/ready").status_code == 503
     reported = Metrics()

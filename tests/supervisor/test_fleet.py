@@ -1,6 +1,8 @@
 """Single decisions of the fleet; its long random histories are in tests/simulation."""
 
-from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
+import pytest
+
+from phalanx.protocol import ChildId, Incarnation, Place, Role, StartupStage
 from phalanx.supervisor import report
 from phalanx.supervisor.events import (
     AnnounceFailure,
@@ -63,8 +65,8 @@ def end(fleet: Fleet, child: ChildId, at: float, status: int = 0) -> list[object
 def test_progress_moves_the_deadline_and_repeating_oneself_does_not() -> None:
     fleet = connected()
     for at, share in ((2, 0.1), (4, 0.2), (5, 0.2)):
-        fleet.step(Progressed(at, RANK, StageName.WEIGHTS, share, ""))
-        fleet.step(Progressed(at, API, StageName.IMPORTED, None, str(at)))
+        fleet.step(Progressed(at, RANK, StartupStage.WEIGHTS, share, ""))
+        fleet.step(Progressed(at, API, StartupStage.IMPORTED, None, str(at)))
     waits = {child.id: child.wait.deadline for child in fleet.children.values() if child.wait}
     assert waits == {RANK: 4 + LIMITS.startup, API: 5 + LIMITS.startup}
 
@@ -99,7 +101,7 @@ def test_a_report_is_not_lost_to_an_exit_that_was_seen_before_it() -> None:
 
 def test_a_stuck_child_is_made_to_say_where_it_is_then_killed_and_the_rest_killed_at_once() -> None:
     fleet = connected()
-    fleet.step(Progressed(3, API, StageName.IMPORTED, None, ""))
+    fleet.step(Progressed(3, API, StartupStage.IMPORTED, None, ""))
     actions = fleet.step(Tick(10))
     assert isinstance(actions[0], AnnounceFailure)
     assert actions[0].failure.cause is Cause.STALLED
@@ -126,8 +128,22 @@ def test_a_process_that_survives_sigkill_is_named_and_does_not_hold_the_end_up_f
     assert fleet.step(Tick(10)) == [Finish(ExitCode.LEFT_BEHIND, None, (RANK,))]
 
 
+@pytest.mark.parametrize(
+    ("cause", "reason"), [(Cause.EXITED, ""), (Cause.DISCONNECTED, "the peer closed the connection")]
+)
+def test_a_report_on_an_exit_is_the_same_when_the_end_of_the_connection_was_seen_first(
+    cause: Cause, reason: str
+) -> None:
+    failure = Failure(API, cause, StartupStage.IMPORTED, "its next stage", 1, 1, 99, reason=reason, status=0)
+    assert report.full(failure, []).splitlines() == [
+        "api 0 (pid 99) failed in stage imported, 1.0 s into it: it ended by itself, exit status 0",
+        "",
+        "It printed nothing.",
+    ]
+
+
 def test_a_report_tells_a_person_who_where_how_long_and_with_which_words() -> None:
-    failure = Failure(RANK, Cause.EXITED, StageName.WEIGHTS, "progress in stage weights", 12.34, 0.5, 99, status=-9)
+    failure = Failure(RANK, Cause.EXITED, StartupStage.WEIGHTS, "progress in stage weights", 12.34, 0.5, 99, status=-9)
     assert report.full(failure, ["loading shard 3", "boom"]).splitlines() == [
         "engine 0 (pid 99) failed in stage weights, 12.3 s into it: killed by SIGKILL",
         "",
@@ -146,7 +162,7 @@ def test_a_leader_is_not_blamed_for_a_worker_that_came_later_and_hangs() -> None
     for child, at in ((leader, 0), (worker, 6)):
         fleet.step(Launched(at, child, 7))
         fleet.step(Greeted(at, child))
-    fleet.step(Progressed(1, leader, StageName.ATTACHED, 0.0, "waits for worker 1"))
+    fleet.step(Progressed(1, leader, StartupStage.ATTACHED, 0.0, "waits for worker 1"))
     assert fleet.step(Tick(1 + LIMITS.startup)) == []
     [failed, *_] = fleet.step(Tick(6 + LIMITS.startup))
     assert isinstance(failed, AnnounceFailure)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.protocol import AdminRequest, AdminVerb, ChildId, Incarnation, Place, RankId, Role, Standing
+from phalanx.protocol import AdminRequest, AdminVerb, ChildId, Incarnation, Place, PlaceState, RankId, Role
 from phalanx.supervisor.administration import Refused, decide, ranks_of
 from phalanx.supervisor.events import (
     Added,
@@ -28,11 +28,11 @@ from phalanx.supervisor.events import (
     Spawn,
     Stop,
     StopRequested,
-    TellRoster,
+    TellRanks,
     Tick,
 )
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.leaving import MOVING, roster
+from phalanx.supervisor.leaving import MOVING, ranks_now
 from phalanx.supervisor.lives import Limits, Phase
 
 LIMITS = Limits(startup=10, shutdown=3, max_restarts=2, min_ranks=1)
@@ -74,15 +74,15 @@ def end(fleet: Fleet, each: ChildId, at: float, status: int = 0) -> list[FleetAc
 
 def vacated(fleet: Fleet, at: float, *ranks: int, by: tuple[int, ...] = (0, 1)) -> list[FleetAction]:
     empty = tuple(RankId(rank) for rank in ranks)
-    return [action for index in by for action in fleet.step(HasVacated(at, api(index), fleet.roster, empty))]
+    return [action for index in by for action in fleet.step(HasVacated(at, api(index), fleet.ranks_told, empty))]
 
 
 def leave(fleet: Fleet, at: float, after: After, *ranks: int, timeout: float = 30) -> list[FleetAction]:
     return fleet.step(Leave(at, tuple(RankId(rank) for rank in ranks), after, timeout))
 
 
-def standing(fleet: Fleet) -> dict[int, Standing]:
-    return {int(state.rank): state.standing for state in ranks_of(fleet, fleet.now)}
+def states(fleet: Fleet) -> dict[int, PlaceState]:
+    return {int(state.rank): state.state for state in ranks_of(fleet, fleet.now)}
 
 
 def ask(
@@ -96,18 +96,18 @@ def ask(
 
 def test_a_rank_is_stopped_when_every_api_server_says_that_nothing_runs_in_it() -> None:
     fleet = serving()
-    assert leave(fleet, 2, After.GONE, 1) == [TellRoster()]
-    assert (roster(fleet).ranks, roster(fleet).leaving, roster(fleet).moving) == ((0,), (1,), ())
+    assert leave(fleet, 2, After.GONE, 1) == [TellRanks()]
+    assert (ranks_now(fleet).ranks, ranks_now(fleet).leaving, ranks_now(fleet).moving) == ((0,), (1,), ())
     assert vacated(fleet, 3, 1, by=(0,)) == []
     assert vacated(fleet, 3, 1, by=(1,)) == [Stop(engine(1))]
-    assert end(fleet, engine(1), 4) == [AnnounceLeft(RankId(1), (engine(1),)), TellRoster()]
-    assert (roster(fleet).ranks, roster(fleet).leaving) == ((0,), ())
-    assert standing(fleet) == {0: Standing.SERVING}
+    assert end(fleet, engine(1), 4) == [AnnounceLeft(RankId(1), (engine(1),)), TellRanks()]
+    assert (ranks_now(fleet).ranks, ranks_now(fleet).leaving) == ((0,), ())
+    assert states(fleet) == {0: PlaceState.SERVING}
 
 
 def test_what_was_said_of_an_earlier_roster_does_not_count() -> None:
     fleet = serving()
-    before = fleet.roster
+    before = fleet.ranks_told
     leave(fleet, 2, After.GONE, 1)
     assert [fleet.step(HasVacated(3, api(index), before, (RankId(1),))) for index in (0, 1)] == [[], []]
 
@@ -116,8 +116,8 @@ def test_what_has_not_finished_in_time_goes_on_elsewhere_and_only_then_is_the_ra
     fleet = serving()
     leave(fleet, 2, After.GONE, 1, timeout=10)
     assert fleet.next_deadline() == 12
-    assert fleet.step(Tick(12)) == [TellRoster()]
-    assert roster(fleet).moving == (1,)
+    assert fleet.step(Tick(12)) == [TellRanks()]
+    assert ranks_now(fleet).moving == (1,)
     assert vacated(fleet, 12.1, 1) == [Stop(engine(1))]
 
 
@@ -139,12 +139,12 @@ def test_a_restart_that_was_asked_for_counts_as_no_fall() -> None:
     fleet = serving()
     for time, incarnation in ((2, 0), (5, 1), (8, 2), (11, 3)):
         leave(fleet, time, After.RENEWED, 1)
-        assert roster(fleet).ranks == (0, 1), "it is expected back"
+        assert ranks_now(fleet).ranks == (0, 1), "it is expected back"
         assert vacated(fleet, time, 1) == [Stop(engine(1, incarnation))]
-        assert end(fleet, engine(1, incarnation), time + 1) == [Spawn(engine(1, incarnation + 1)), TellRoster()]
-        assert roster(fleet).leaving == (1,), "until it serves"
-        assert start(fleet, engine(1, incarnation + 1), time + 2) == [TellRoster()]
-        assert roster(fleet).leaving == ()
+        assert end(fleet, engine(1, incarnation), time + 1) == [Spawn(engine(1, incarnation + 1)), TellRanks()]
+        assert ranks_now(fleet).leaving == (1,), "until it serves"
+        assert start(fleet, engine(1, incarnation + 1), time + 2) == [TellRanks()]
+        assert ranks_now(fleet).leaving == ()
     assert [state.restarts for state in ranks_of(fleet, 12)] == [0, 0]
 
 
@@ -155,7 +155,7 @@ def test_a_successor_that_falls_on_its_way_is_tried_again_as_after_any_fall() ->
     end(fleet, engine(1), 3)
     fleet.step(Launched(3, engine(1, 1), 8))
     assert any(isinstance(action, AnnounceRestart) for action in end(fleet, engine(1, 1), 4, 1))
-    assert standing(fleet)[1] is Standing.RESTARTING
+    assert states(fleet)[1] is PlaceState.RESTARTING
 
 
 @pytest.mark.parametrize("after", [After.GONE, After.RENEWED])
@@ -170,13 +170,13 @@ def test_a_rank_that_falls_while_it_leaves_is_not_started_again_for_its_fall(aft
 def test_a_drained_rank_stays_without_work_and_may_be_resumed() -> None:
     fleet = serving()
     leave(fleet, 2, After.HELD, 1)
-    assert standing(fleet)[1] is Standing.DRAINING
+    assert states(fleet)[1] is PlaceState.DRAINING
     assert vacated(fleet, 3, 1) == []
-    assert standing(fleet)[1] is Standing.DRAINED
+    assert states(fleet)[1] is PlaceState.DRAINED
     assert fleet.next_deadline() is None
-    assert fleet.step(Resume(4, (RankId(1),))) == [TellRoster()]
-    assert standing(fleet)[1] is Standing.SERVING
-    assert roster(fleet).leaving == ()
+    assert fleet.step(Resume(4, (RankId(1),))) == [TellRanks()]
+    assert states(fleet)[1] is PlaceState.SERVING
+    assert ranks_now(fleet).leaving == ()
 
 
 def test_a_rank_that_has_been_told_to_stop_cannot_be_resumed() -> None:
@@ -325,8 +325,8 @@ def test_a_drained_rank_that_falls_is_started_again_and_stays_drained() -> None:
     vacated(fleet, 2, 1)
     assert Spawn(engine(1, 1)) in end(fleet, engine(1), 3, -9)
     start(fleet, engine(1, 1), 4)
-    assert standing(fleet)[1] is Standing.DRAINED
-    assert roster(fleet).leaving == (1,)
+    assert states(fleet)[1] is PlaceState.DRAINED
+    assert ranks_now(fleet).leaving == (1,)
 
 
 def test_a_restart_that_was_asked_for_wipes_the_slate() -> None:

@@ -10,7 +10,7 @@ import pytest
 from support.service import DEADLINE
 
 from phalanx import running_time
-from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role, StageName
+from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role, StartupStage
 from phalanx.supervisor import events
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.lives import Limits
@@ -32,7 +32,7 @@ def a_fleet(at: float = 0.0) -> Fleet:
 def serve(fleet: Fleet, place: Place, at: float = 1.0) -> None:
     fleet.step(events.Launched(at, id_of(place), 7))
     fleet.step(events.Greeted(at, id_of(place)))
-    fleet.step(events.Progressed(at, id_of(place), StageName.WEIGHTS, 0.5, ""))
+    fleet.step(events.Progressed(at, id_of(place), StartupStage.WEIGHTS, 0.5, ""))
     fleet.step(events.BecameReady(at, id_of(place), "", drains=True))
 
 

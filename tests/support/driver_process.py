@@ -18,10 +18,10 @@ from support.ray_nodes import RayCluster
 
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelFacts, ModelOptions, ParallelOptions, ServiceOptions
 from phalanx.protocol import (
+    ApiServers,
     ClusterPlan,
     Failed,
     Hello,
-    Membership,
     NodeEnded,
     NodeHello,
     NodeStarting,
@@ -72,7 +72,7 @@ class Driver:
         hello = self._control.until(Hello)
         assert hello.role is Role.RAY
         self.reports: list[Any] = []
-        self.tell(Welcome(configuration, Membership(())))
+        self.tell(Welcome(configuration, ApiServers(())))
 
     def tell(self, message: Any) -> None:
         self._control.channel.send(message)

@@ -13,7 +13,7 @@ from phalanx.checkpoint import fingerprints
 from phalanx.checkpoint.facts import read
 from phalanx.checkpoint.files import weight_files
 from phalanx.config import Config, EngineOptions, HttpOptions, ModelOptions, ParallelOptions, ServiceOptions
-from phalanx.protocol import ChildId, Incarnation, Membership, Message, Place, Role, ToSupervisor, Welcome
+from phalanx.protocol import ApiServers, ChildId, Incarnation, Message, Place, Role, ToSupervisor, Welcome
 from phalanx.transport.frames import FrameError
 from phalanx.transport.listener import address_of, bind_tcp
 from phalanx.transport.security import Security
@@ -107,7 +107,7 @@ def configuration(folder: Path, **options: Any) -> Config:
 
 
 def welcome(config: Config) -> Welcome:
-    return Welcome(config, Membership(()))
+    return Welcome(config, ApiServers(()))
 
 
 def rank(index: int, incarnation: int = 0) -> ChildId:

@@ -27,7 +27,7 @@ import msgspec
 
 pack, unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode  # any msgpack codec will do
 
-VERSION = 1
+VERSION = 2
 HELLO, STAGE, READY, FAILED, WELCOME, STOP, METRICS_REQUEST, METRICS_REPORT = 1, 2, 3, 4, 21, 22, 23, 5
 SUBMIT, ABORT, ENGINE_HELLO, STEP_OUTPUT = 40, 41, 60, 61
 OPENING, CHALLENGE, PROOF, ACCEPTED, REFUSAL = range(5)

@@ -21,11 +21,11 @@ from phalanx.config import Config, EngineOptions, HttpOptions, ModelFacts, Model
 from phalanx.protocol import (
     Abort,
     ApiServerId,
+    ApiServers,
     Endpoint,
     EngineHello,
     Failed,
     Hello,
-    Membership,
     Message,
     Ready,
     RequestId,
@@ -253,8 +253,8 @@ class Rank:
             self.process.kill()
             raise AssertionError(f"the rank has not enlisted: {self.wait()}") from None
         self.hello = self.control.until(Hello)
-        self.membership = Membership(tuple(api.endpoint for api in api_servers), complete)
-        self.control.channel.send(Welcome(configuration, self.membership, leader))
+        self.told = ApiServers(tuple(api.endpoint for api in api_servers), complete)
+        self.control.channel.send(Welcome(configuration, self.told, leader))
 
     def tell(self, message: Message) -> None:
         self.control.channel.send(message)

@@ -15,7 +15,7 @@ import threading
 import time
 
 from phalanx.child import EXIT_FAILED, Launch, enlist
-from phalanx.protocol import MetricsGathered, MetricsQuery, MetricsReport, MetricsRequest, Role, StageName, Stop
+from phalanx.protocol import MetricsGathered, MetricsQuery, MetricsReport, MetricsRequest, Role, StartupStage, Stop
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     control = enlist(launch, role, on_message)
     box.append(control)
     try:
-        for name in list(StageName)[1:-1]:
+        for name in list(StartupStage)[1:-1]:
             control.stage(name, 0.5, f"detail of {name}")
             do(deed if stage == name else "", control)
         if role is Role.API:

@@ -19,11 +19,11 @@ from support.fake_engine import DEADLINE, LOAD, STEP_TOKENS, FakeRank, Script, a
 from phalanx.hosting.process import launch
 from phalanx.protocol import (
     ApiServerId,
+    ApiServers,
     Endpoint,
     EngineHello,
     Hello,
     Incarnation,
-    Membership,
     Message,
     MetricsGathered,
     MetricsQuery,
@@ -156,7 +156,7 @@ class FrontEnd:
         self.engine_addresses = [address_of(sock) for sock in self._engine_sockets]
         endpoints = tuple(Endpoint(ApiServerId(number), "unix:/nowhere") for number in range(1 + siblings))
         self.supervisor = StandInSupervisor(
-            folder / "control", answer or (lambda: Welcome(self.config, Membership(endpoints))), siblings
+            folder / "control", answer or (lambda: Welcome(self.config, ApiServers(endpoints))), siblings
         )
         self.ranks: list[FakeRank] = []
         named = [("http", self._http_socket), *(("engine", sock) for sock in self._engine_sockets)]

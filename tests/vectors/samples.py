@@ -51,7 +51,7 @@ CONFIG = Config(
         fingerprints={"config.json": "00ff"},
     ),
 )
-MEMBERSHIP = p.Membership(
+API_SERVERS = p.ApiServers(
     (
         p.Endpoint(p.ApiServerId(0), "unix:/run/user/1000/phalanx-x/api-0"),
         p.Endpoint(p.ApiServerId(1), "tcp:192.0.2.7:40001"),
@@ -84,15 +84,15 @@ SCORED = p.TokenLogprobs(-0.5, 2, [7, 100_000], [-0.25, -1.5])
 CONTROL: dict[str, p.Message] = {
     "Hello of an API server": p.Hello(p.Role.API, 1, p.Incarnation(0), 4711),
     "Hello of a rank's second worker": p.Hello(p.Role.ENGINE, 300, p.Incarnation(70000), 2**22, 1),
-    "Stage, nothing more": p.Stage(p.StageName.STARTED),
-    "Stage with progress": p.Stage(p.StageName.WARM_UP, 0.25, WORDS),
-    "Stage, progress whole": p.Stage(p.StageName.WEIGHTS, 1.0),
+    "Stage, nothing more": p.Stage(p.StartupStage.STARTED),
+    "Stage with progress": p.Stage(p.StartupStage.WARM_UP, 0.25, WORDS),
+    "Stage, progress whole": p.Stage(p.StartupStage.WEIGHTS, 1.0),
     "Ready, nothing to say": p.Ready(),
     "Ready": p.Ready("KV cache 65,536 tokens"),
     "Ready, drains": p.Ready("", True),
     "Drained": p.Drained(),
-    "Vacated": p.Vacated(3, (p.RankId(0), p.RankId(300))),
-    "Vacated, none yet": p.Vacated(3, ()),
+    "RanksVacated": p.RanksVacated(3, (p.RankId(0), p.RankId(300))),
+    "RanksVacated, none yet": p.RanksVacated(3, ()),
     "AdminRequest, show": p.AdminRequest(1, p.AdminVerb.SHOW),
     "AdminRequest, scale": p.AdminRequest(2, p.AdminVerb.SCALE, (p.RankId(3), p.RankId(5)), 6, 2.5),
     "Failed, no traceback": p.Failed("no such file"),
@@ -124,22 +124,22 @@ CONTROL: dict[str, p.Message] = {
     "NodeStarting, by host": p.NodeStarting((), "its actor", "192.0.2.8"),
     "NodeStarting, for a limited time": p.NodeStarting((RANK_3,), "1 GPU on 192.0.2.8", "", 2, 600.0),
     "NodeEnded": p.NodeEnded((RANK_3,), "the actor died"),
-    "Membership": MEMBERSHIP,
-    "Membership, not complete": p.Membership((), False),
-    "Welcome": p.Welcome(CONFIG, MEMBERSHIP),
-    "Welcome of a successor": p.Welcome(CONFIG, MEMBERSHIP, counted=b"\x01"),
-    "Welcome of a rank's worker": p.Welcome(CONFIG, p.Membership(()), "unix:/run/user/1000/phalanx-x/workers-3"),
-    "Welcome of a rank": p.Welcome(CONFIG, p.Membership(()), share=p.Share(6, 3, 2)),
+    "ApiServers": API_SERVERS,
+    "ApiServers, not complete": p.ApiServers((), False),
+    "Welcome": p.Welcome(CONFIG, API_SERVERS),
+    "Welcome of a successor": p.Welcome(CONFIG, API_SERVERS, counted=b"\x01"),
+    "Welcome of a rank's worker": p.Welcome(CONFIG, p.ApiServers(()), "unix:/run/user/1000/phalanx-x/workers-3"),
+    "Welcome of a rank": p.Welcome(CONFIG, p.ApiServers(()), share=p.Share(6, 3, 2)),
     "Share": p.Share(4, 2, 1),
     "Share of one alone": p.Share(),
     "Stop": p.Stop(),
     "Drain": p.Drain(),
-    "Roster": p.Roster(3, (p.RankId(0), p.RankId(1)), (p.RankId(2), p.RankId(3)), (p.RankId(3),)),
-    "Roster, nobody leaves": p.Roster(0, (p.RankId(0),)),
+    "Ranks": p.Ranks(3, (p.RankId(0), p.RankId(1)), (p.RankId(2), p.RankId(3)), (p.RankId(3),)),
+    "Ranks, nobody leaves": p.Ranks(0, (p.RankId(0),)),
     "AdminAnswer": p.AdminAnswer(
         2,
-        (p.RankState(p.RankId(3), p.Standing.LEAVING, p.Incarnation(1), 1, 4711, "192.0.2.8", 0.5, WORDS),),
-        (p.ApiServerState(0, p.Standing.SERVING, p.Incarnation(0), None, "", 12.0),),
+        (p.RankState(p.RankId(3), p.PlaceState.LEAVING, p.Incarnation(1), 1, 4711, "192.0.2.8", 0.5, WORDS),),
+        (p.ApiServerState(0, p.PlaceState.SERVING, p.Incarnation(0), None, "", 12.0),),
     ),
     "AdminAnswer, refused": p.AdminAnswer(2, (), (), "There is no rank 9.", 404),
     "MetricsRequest": p.MetricsRequest(1),
@@ -240,7 +240,7 @@ def others() -> list[Entry]:
     hello = p.Hello(p.Role.API, 1, p.Incarnation(0), 4711)
     output = p.RequestOutput(p.RequestId(1), [42])
     submit = p.Submit(p.RequestId(1), [1, 2, 3], p.SamplingParams(16))
-    stage = p.Stage(p.StageName.WEIGHTS, 1.0)
+    stage = p.Stage(p.StartupStage.WEIGHTS, 1.0)
     plain = msgspec.msgpack.decode
 
     def built(name: str, message: p.Message, body: Any) -> Entry:
@@ -339,7 +339,7 @@ def files() -> dict[str, Any]:
             "transcripts": [transcript(secret) for secret in SECRETS],
             "messages": [
                 entry("Refusal", h.Refusal("the dialer does not know the launch secret")),
-                entry("Opening of another version", h.Opening(h.MAGIC, 2, DIALER_NONCE)),
+                entry("Opening of another version", h.Opening(h.MAGIC, 3, DIALER_NONCE)),
                 entry("Accepted", h.Accepted()),
             ],
         },

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-pub const PROTOCOL_VERSION: u64 = 1;
+pub const PROTOCOL_VERSION: u64 = 2;
 
 pub type RankId = u32;
 pub type RequestId = u64;
@@ -25,7 +25,7 @@ pub mod tag {
     pub const METRICS_REPORT: u64 = 5;
     pub const METRICS_QUERY: u64 = 6;
     #[cfg(test)]
-    pub const MEMBERSHIP: u64 = 20;
+    pub const API_SERVERS: u64 = 20;
     pub const WELCOME: u64 = 21;
     pub const STOP: u64 = 22;
     pub const METRICS_REQUEST: u64 = 23;
@@ -107,11 +107,11 @@ read_from_arrays! {
 
     Endpoint { index: u32, address: String, }
     /// The API servers there are now.
-    Membership { tag: u64, api_servers: Vec<Endpoint>, }
+    ApiServers { tag: u64, endpoints: Vec<Endpoint>, }
     Welcome {
         tag: u64,
         config: Config,
-        membership: Membership,
+        api_servers: ApiServers,
         leader: String = String::new(),
         /// What the one before us in our place had counted, as it reported it; empty: none.
         counted: Blob = Blob(Vec::new()),

@@ -3,7 +3,7 @@
 use crate::frames::{self, FrameError, FrameReader, MAX_UNPROVEN_FRAME};
 use crate::handshake::{Dialer, Listener, Refused, Step};
 use crate::messages::{
-    self, tag, Blob, EngineHello, Membership, MetricsGathered, MetricsRequest, Outgoing, Refusal, RequestOutput,
+    self, tag, Blob, EngineHello, ApiServers, MetricsGathered, MetricsRequest, Outgoing, Refusal, RequestOutput,
     SamplingParams, StepOutput, TokenLogprobs, Welcome,
 };
 use serde_json::{json, Value};
@@ -132,9 +132,9 @@ fn output(of: &RequestOutput) -> Value {
 
 /// A message as the vectors write it, as far as we read it; None for one that a front-end like this never gets.
 fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
-    let member = |of: &Membership| {
+    let named = |of: &ApiServers| {
         let each = |end: &messages::Endpoint| json!({"index": end.index, "address": end.address});
-        json!({"api_servers": of.api_servers.iter().map(each).collect::<Vec<_>>()})
+        json!({"endpoints": of.endpoints.iter().map(each).collect::<Vec<_>>()})
     };
     Ok(Some(match kind {
         "EngineHello" => {
@@ -168,9 +168,9 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
                 "step_tokens": step_tokens.map(|told| json!({"steps": told.steps, "tokens": told.tokens})),
             })
         }
-        "Membership" => member(&messages::decode(body)?),
+        "ApiServers" => named(&messages::decode(body)?),
         "Welcome" => {
-            let Welcome { config, membership, counted, .. } = messages::decode(body)?;
+            let Welcome { config, api_servers, counted, .. } = messages::decode(body)?;
             json!({
                 "config": {
                     "model": {"model": config.model.model, "served_model_name": config.model.served_model_name},
@@ -191,7 +191,7 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
                         "default_sampling": config.facts.default_sampling,
                     },
                 },
-                "membership": member(&membership),
+                "api_servers": named(&api_servers),
                 "counted": hex(&counted.0),
             })
         }
@@ -246,7 +246,7 @@ fn what_we_are_sent_is_read_for_what_it_is() {
             }
         }
     }
-    for kind in ["EngineHello", "StepOutput", "Membership", "Welcome", "MetricsRequest", "MetricsGathered", "Refused"] {
+    for kind in ["EngineHello", "StepOutput", "ApiServers", "Welcome", "MetricsRequest", "MetricsGathered", "Refused"] {
         assert!(seen.iter().any(|each| each == kind), "no vector of {kind}");
     }
 }
@@ -275,7 +275,7 @@ fn what_is_no_message_is_not_taken_for_one() {
     for entry in entries("rejected.json") {
         let body = bytes(&entry["hex"]);
         let taken = match messages::tag(&body) {
-            Ok(tag::MEMBERSHIP) => read("Membership", &body),
+            Ok(tag::API_SERVERS) => read("ApiServers", &body),
             Ok(tag::WELCOME) => read("Welcome", &body),
             Ok(tag::METRICS_REQUEST) => read("MetricsRequest", &body),
             Ok(tag::METRICS_GATHERED) => read("MetricsGathered", &body),
@@ -343,7 +343,7 @@ fn refusals_and_other_versions_are_those_of_the_vectors() {
             }
             "Opening" => {
                 let told = Listener::new(b"s", [0; 32]).receive(&body).unwrap_err().0;
-                assert!(told.starts_with("protocol version 2 at the dialer"), "{told}");
+                assert!(told.starts_with("protocol version 3 at the dialer"), "{told}");
             }
             _ => {}
         }

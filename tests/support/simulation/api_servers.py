@@ -1,4 +1,4 @@
-"""API servers of the joint simulation: the real dispatcher, router and roster, and clients that check what they get."""
+"""API servers of the joint simulation: the real dispatcher and router, and clients that check what they get."""
 
 import itertools
 import random
@@ -21,13 +21,13 @@ from phalanx.protocol import (
     FinishReason,
     Message,
     RankId,
+    RanksVacated,
     RequestId,
     RequestOutput,
     SamplingParams,
     StepOutput,
     Submit,
     ToApi,
-    Vacated,
 )
 from phalanx.supervisor import events
 
@@ -168,7 +168,7 @@ class ApiServer(Process):
                 client.end("its server died")
         super().die(status)
 
-    # --- the supervisor's roster, told to the real `ServiceRanks` ---
+    # --- the ranks that the supervisor names, told to the real `ServiceRanks` ---
 
     def after(self, delay: float, happen: Callable[[], None]) -> Alarm:
         return super().after(delay, lambda: self._in_loop(happen))
@@ -190,8 +190,8 @@ class ApiServer(Process):
         link = self.dispatcher.links.get(rank)
         return len(link.live) if link is not None else 0
 
-    def _vacated(self, message: Vacated) -> None:
-        self.say(events.HasVacated, message.roster, message.ranks)
+    def _vacated(self, message: RanksVacated) -> None:
+        self.say(events.HasVacated, message.number, message.ranks)
 
     # --- ranks ---
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from phalanx.protocol import ChildId, Incarnation, Place, Role, StageName
+from phalanx.protocol import ChildId, Incarnation, Place, Role, StartupStage
 from phalanx.supervisor.events import (
     Added,
     AnnounceBack,
@@ -56,7 +56,7 @@ NODE_LIMIT = 20.0
 """Seconds that a launch may wait for a node."""
 MOST_LATE = 1.0
 """Seconds by which a tick may come late."""
-STAGES = tuple(StageName)[:-1]
+STAGES = tuple(StartupStage)[:-1]
 AT_REST = (Life.READY, Life.GONE, Life.LOST, Life.FALLEN)
 DOWN_TO_EARTH = (Phase.STOPPING, Phase.FINISHED)
 PLACES = [[Place(role, index) for index in range(6)] for role in (Role.API, Role.ENGINE)]
@@ -89,7 +89,7 @@ class Process:
     """As its last pulse had it."""
     due: float = 0.0
     """When it is late, had it made no further progress."""
-    said: tuple[StageName, float | None] = (StageName.STARTED, None)
+    said: tuple[StartupStage, float | None] = (StartupStage.STARTED, None)
 
 
 @dataclass(slots=True)
@@ -292,8 +292,8 @@ class World:
             process.greeted = True
             self.progress(process)
 
-    def say(self, process: Process, stage: StageName, share: float | None) -> None:
-        before, now = list(StageName).index(process.said[0]), list(StageName).index(stage)
+    def say(self, process: Process, stage: StartupStage, share: float | None) -> None:
+        before, now = list(StartupStage).index(process.said[0]), list(StartupStage).index(stage)
         if now > before or (now == before and share != process.said[1]):
             process.said = (stage, share)
             self.progress(process)
@@ -342,11 +342,11 @@ class World:
             case 3 if process.greeted:  # the same again is no progress
                 self.tell(Progressed(self.now, process.id, *process.said, ""))
             case 4 if process.greeted:  # backwards is no progress
-                self.tell(Progressed(self.now, process.id, StageName.STARTED, 0.1, ""))
-                if process.said[0] is StageName.STARTED:
+                self.tell(Progressed(self.now, process.id, StartupStage.STARTED, 0.1, ""))
+                if process.said[0] is StartupStage.STARTED:
                     if process.said[1] != 0.1:
                         self.progress(process)
-                    process.said = (StageName.STARTED, 0.1)
+                    process.said = (StartupStage.STARTED, 0.1)
             case 5 if process.greeted:
                 answer = self.tell(Greeted(self.now, process.id))
                 assert not any(isinstance(action, Welcome) for action in answer)

@@ -23,9 +23,9 @@ from phalanx.api import service_ranks
 from phalanx.engine import core
 from phalanx.protocol import (
     ApiServerId,
+    ApiServers,
     ChildId,
     Endpoint,
-    Membership,
     Place,
     Role,
 )
@@ -148,7 +148,7 @@ class World:
                 process = self._ordered(child)
                 process.hear(process.welcomed)
                 if isinstance(process, ApiServer):
-                    self._tell_roster(process)
+                    self._tell_ranks(process)
             case events.Stop(child):
                 process = self._ordered(child)
                 process.hear(process.stop)
@@ -161,10 +161,10 @@ class World:
                     self._signal(child, -6)
             case events.Kill(child):
                 self._signal(child, -9)
-            case events.TellRoster():
+            case events.TellRanks():
                 for api in self.living(ApiServer):
                     if api.connected:
-                        self._tell_roster(api)
+                        self._tell_ranks(api)
             case events.AnnounceLeft(_, children):
                 self.tally["left for good"] += 1
                 for child in children:
@@ -179,7 +179,7 @@ class World:
                 place = failure.child.place
                 if place.role is Role.API:
                     self._retired.add(place.index)
-                    self._membership_changed()
+                    self._api_servers_changed()
             case Finish():
                 self.finish = action
 
@@ -192,8 +192,8 @@ class World:
         process = self._ordered(child)
         process.after(self.rng.random() * 0.02, lambda: process.die(number))
 
-    def _tell_roster(self, api: ApiServer) -> None:
-        api.hear(partial(api.service_ranks.update, leaving.roster(self.fleet)))
+    def _tell_ranks(self, api: ApiServer) -> None:
+        api.hear(partial(api.service_ranks.update, leaving.ranks_now(self.fleet)))
 
     def _spawn(self, child: ChildId) -> None:
         former = self.processes.get(child.place)
@@ -204,18 +204,18 @@ class World:
         process.after(self.rng.random() * 0.1, process.launched)
 
     @property
-    def membership(self) -> Membership:
+    def api_servers(self) -> ApiServers:
         indices = (index for index in range(self.servers) if index not in self._retired)
-        return Membership(tuple(Endpoint(ApiServerId(index), f"api {index}") for index in indices))
+        return ApiServers(tuple(Endpoint(ApiServerId(index), f"api {index}") for index in indices))
 
-    def _membership_changed(self) -> None:
-        membership = self.membership
+    def _api_servers_changed(self) -> None:
+        api_servers = self.api_servers
         for rank in self.living(Rank):
             if rank.serves:
-                rank.after(self.rng.random() * 0.1, partial(self._name, rank, membership))
+                rank.after(self.rng.random() * 0.1, partial(self._name, rank, api_servers))
 
-    def _name(self, rank: Rank, membership: Membership) -> None:
-        rank.peers.mailbox.append(membership)
+    def _name(self, rank: Rank, api_servers: ApiServers) -> None:
+        rank.peers.mailbox.append(api_servers)
         rank.wake()
 
     @property

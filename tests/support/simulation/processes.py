@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from support.simulation.network import Alarm, End
 
-from phalanx.protocol import ChildId, SamplingParams, StageName, Submit
+from phalanx.protocol import ChildId, SamplingParams, StartupStage, Submit
 from phalanx.supervisor import events
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EOS = 0
 VOCABULARY = 50
-STAGES = (StageName.IMPORTED, StageName.WEIGHTS, StageName.CACHE, StageName.WARM_UP)
+STAGES = (StartupStage.IMPORTED, StartupStage.WEIGHTS, StartupStage.CACHE, StartupStage.WARM_UP)
 
 
 def token_after(tokens: list[int], prompt_length: int, seed: int) -> int:

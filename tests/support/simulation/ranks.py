@@ -17,13 +17,13 @@ from phalanx.engine.sequence import Chunk, Sampled
 from phalanx.protocol import (
     Abort,
     ApiServerId,
+    ApiServers,
     ChildId,
     EngineHello,
-    Membership,
     Message,
     RankId,
     RequestLimits,
-    StageName,
+    StartupStage,
     ToEngine,
 )
 from phalanx.supervisor import events
@@ -81,13 +81,13 @@ class VirtualApiLinks:
     def news(self) -> bool:
         return bool(self.mailbox) or any(line.arrived or line.over for line in self.lines.values())
 
-    def update(self, membership: Membership) -> None:
-        named = {endpoint.index for endpoint in membership.api_servers}
+    def update(self, api_servers: ApiServers) -> None:
+        named = {endpoint.index for endpoint in api_servers.endpoints}
         for index in self._named - named:
             self._named.discard(index)
             self._dials.pop(index, None)
             if index in self.lines:
-                self._lose(index, "the membership no longer names it")
+                self._lose(index, "the service no longer has it")
         for index in sorted(named - self._named):
             self._named.add(index)
             self._dial(index, 0.0)
@@ -207,7 +207,7 @@ class Rank(Process):
 
     def serve(self) -> None:
         self.serves = True
-        self.peers.update(self.world.membership)
+        self.peers.update(self.world.api_servers)
         self._attachment(None)
 
     def _attachment(self, trouble: str | None) -> None:
@@ -215,7 +215,7 @@ class Rank(Process):
             if self.peers.complete:
                 self.become_ready()
             else:
-                self.say(events.Progressed, StageName.ATTACHED, None, str(len(self.peers.lines)))
+                self.say(events.Progressed, StartupStage.ATTACHED, None, str(len(self.peers.lines)))
 
     def pulse(self) -> tuple[int, bool]:
         return self.rounds, self.running or self.stuck

@@ -5,8 +5,8 @@ import enum
 from phalanx.protocol.identity import Incarnation, Message, RankId
 
 
-class Roster(Message, tag=32, frozen=True):
-    """Tells API servers the ranks there are, after Welcome and again on every change. Vacated is the answer."""
+class Ranks(Message, tag=32, frozen=True):
+    """Tells API servers the ranks there are, after Welcome and again on every change. RanksVacated is the answer."""
 
     number: int
     """The number of this change, counted from the start of the service."""
@@ -18,11 +18,11 @@ class Roster(Message, tag=32, frozen=True):
     """The leaving ranks whose running requests have to go on elsewhere now."""
 
 
-class Vacated(Message, tag=18, frozen=True):
-    """The answer to Roster, sent repeatedly: no request of the API server runs any more in these leaving ranks."""
+class RanksVacated(Message, tag=18, frozen=True):
+    """The answer to Ranks, sent repeatedly: no request of the API server runs any more in these leaving ranks."""
 
-    roster: int
-    """The number of the latest Roster that it has taken."""
+    number: int
+    """The number of the latest Ranks that it has taken."""
     ranks: tuple[RankId, ...]
 
 
@@ -49,7 +49,7 @@ class AdminRequest(Message, tag=19, frozen=True):
     """Seconds that running requests get to finish before they go on elsewhere; absent: --drain-timeout."""
 
 
-class Standing(enum.StrEnum):
+class PlaceState(enum.StrEnum):
     """How a rank or an API server is, as operators see it. An API server is never LEAVING."""
 
     STARTING = "starting"
@@ -65,7 +65,7 @@ class Standing(enum.StrEnum):
 
 class RankState(Message, frozen=True):
     rank: RankId
-    standing: Standing
+    state: PlaceState
     incarnation: Incarnation
     restarts: int
     """Restarts after falls, since the service began."""
@@ -79,7 +79,7 @@ class RankState(Message, frozen=True):
 
 class ApiServerState(Message, frozen=True):
     index: int
-    standing: Standing
+    state: PlaceState
     incarnation: Incarnation
     pid: int | None
     where: str
