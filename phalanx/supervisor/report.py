@@ -39,7 +39,9 @@ def full(failure: Failure, tail: Iterable[str], left_behind: Iterable[str] = ())
     if printed:
         last = "Where it stood, as it was made to print" if failure.cause is Cause.STALLED else "The last it printed"
         lines += ["", f"{last} ({len(printed)} lines):", *("    " + line for line in printed)]
-    if not words and not printed and failure.pid is not None and not failure.reason:
+    # How its connection ended is no word of its own: the report does not depend on whether that or its exit came first.
+    own_words = bool(words or printed or (failure.reason and failure.cause is not Cause.DISCONNECTED))
+    if not own_words and failure.pid is not None:
         lines += ["", "It printed nothing."]
     if failure.status == -signal.SIGKILL:
         lines += ["", "The supervisor did not kill it. Often the kernel does, out of memory: see `dmesg`."]
