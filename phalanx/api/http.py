@@ -39,7 +39,7 @@ _COMMENT = b": waiting\n\n"
 """A line that readers of event streams pass over."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
-"""What is taken of a client's `x-request-id`: it goes into answers and into the log."""
+"""The form of an `x-request-id` that is taken from a client: it goes into answers and into the log."""
 
 
 def header_of(headers: Headers, name: bytes) -> bytes | None:
@@ -60,7 +60,7 @@ class ClientConnection(Protocol):
     """The connection that a request came on."""
 
     paused: bool
-    """The client reads more slowly than it is written to."""
+    """Whether the client reads more slowly than it is written to."""
     chunk_written: float
     """When `write_chunk` was last called, on the event loop's clock."""
 
@@ -84,7 +84,7 @@ class Generated(NamedTuple):
     cached_tokens: int
     output_tokens: int
     first_token: float | None
-    """Seconds from the request's arrival to its first token; None: there was none."""
+    """Seconds from the request's arrival to its first token, or None where there was none."""
     ranks: tuple[int, ...]
 
 
@@ -129,11 +129,11 @@ class Exchange:
         """The part of the path that its route leaves open."""
         self.arrival = perf_counter()
         self.status = 0
-        """Of the answer; 0 while none has begun."""
+        """The status of the answer, or 0 while none has begun."""
         self._spoke = 0.0
         """When an event was last sent, on the event loop's clock; `write_chunk` keeps its own time."""
         self.generated: Generated | None = None
-        """None for a request that asks for no text."""
+        """What the request took, or None where it asks for no text."""
         self.request_id = request_id_of(scope["headers"])
         self.signature: list[tuple[bytes, bytes]] = [(b"x-request-id", self.request_id.encode())]
         """Headers that every answer carries, whatever it is."""

@@ -1,4 +1,4 @@
-"""What one API server counts, and how siblings' counts add up. Names are vLLM's where the meaning is the same."""
+"""What one API server counts, and how the counts of several add up. Names are vLLM's where the meaning is the same."""
 
 import logging
 from bisect import bisect_left
@@ -33,18 +33,18 @@ _CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0)
 Labels = tuple[str, ...]
 
 ENGINE = "engine"
-"""The label that names a rank, by its number; empty where no rank has run the request."""
+"""The label with the number of a rank, which is empty where no rank has run the request."""
 FINISHED = ("stop", "length", "abort", "error")
 SOURCES = ("local_compute", "local_cache_hit")
 
 
 class Counter:
-    """Only goes up; one value for each combination of label values met."""
+    """A count that only goes up, with a value for each combination of label values that was met."""
 
     __slots__ = ("further", "help", "labels", "name", "values")
 
     def __init__(self, name: str, help: str, labels: Labels = (), further: Labels = ()) -> None:
-        """`further`: the values of the label behind `engine`, which every rank has from its start."""
+        """`further` are the values of the label behind `engine`, which every rank has from its start."""
         self.name = name
         self.help = help
         self.labels = labels
@@ -55,7 +55,7 @@ class Counter:
         self.values[labels] = self.values.get(labels, 0.0) + amount
 
     def refresh(self) -> None:
-        """Its values are about to be read."""
+        """Bring its values up to date; this is called before they are read."""
 
 
 class PolledCounter(Counter):
@@ -75,7 +75,7 @@ class PolledCounter(Counter):
 
 
 class Gauge(Counter):
-    """A value of the moment, read when it is asked for; siblings' add up."""
+    """A value of the moment, which is read when it is asked for; those of several API servers add up."""
 
     __slots__ = ("read",)
 
@@ -88,7 +88,7 @@ class Gauge(Counter):
 
 
 class Observations:
-    """`counts[i]`: observations in (bounds[i - 1], bounds[i]]; the last is for all above the last bound."""
+    """`counts[i]` are the observations in (bounds[i - 1], bounds[i]]; the last are all those above the last bound."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -208,7 +208,7 @@ class Metrics:
         return [metric for metric in vars(self).values() if isinstance(metric, Histogram)]
 
     def samples(self) -> bytes:
-        """All values, for a sibling that is being scraped."""
+        """All values, for another API server that is being scraped."""
         for counter in self.counters:
             counter.refresh()
         return msgspec.msgpack.encode(
@@ -222,7 +222,7 @@ class Metrics:
         )
 
     def merged(self, siblings: Iterable[bytes], kept: Iterable[bytes] = ()) -> "Metrics":
-        """The sum of this server's values, its siblings', and those `kept` of servers that are not there."""
+        """The sum of this server's values, those of its `siblings`, and those `kept` of servers that are not there."""
         merged = Metrics()
         for data in (self.samples(), *siblings):
             merged._take(data, gauges=True)

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from phalanx.protocol import Load, RankId, expected_remaining
 
 CHOICES = 3
-"""Ranks looked at for a request; with three ranks or fewer, all of them."""
+"""So many ranks are compared for a request; with three ranks or fewer, all of them are."""
 
 PREFILL_WEIGHT = 0.2
-"""Work of a prompt token in output tokens: prompt tokens are computed many at a time."""
+"""The work of a prompt token, in output tokens: prompt tokens are computed many at a time."""
 
 FIRST_GUESS = 128.0
-"""Expected output tokens before any request has finished."""
+"""The output tokens that are expected of a request before any has finished."""
 
 LEARNING_RATE = 0.05
 """Weight of the newest finished request in the running mean of output lengths."""
@@ -30,7 +30,7 @@ LEARNING_RATE = 0.05
 
 @dataclass(slots=True)
 class RankLoad:
-    """What this API server knows of one rank. Work is in output tokens."""
+    """What this API server knows of the work of one rank, which is counted in output tokens."""
 
     own_requests: int = 0
     own_prefill_tokens: int = 0
@@ -48,14 +48,14 @@ class RankLoad:
 
 @dataclass(slots=True, eq=False)
 class Placement:
-    """One live request's share of its rank's work."""
+    """The share of one live request in the work of its rank."""
 
     rank: RankId
     prefill_tokens: int
     decode_tokens: int
-    """Still expected."""
+    """Output tokens that are still expected."""
     expected_tokens: int
-    """Expected at the start; travels in Submit."""
+    """Output tokens that were expected at the start; `Submit` tells the rank of them."""
     max_tokens: int
     produced: int = 0
 
@@ -68,20 +68,20 @@ class Router:
         self.ranks: dict[RankId, RankLoad] = {}
         self._leaving: frozenset[RankId] = frozenset()
         self._order: list[RankId] = []
-        """Those that may be chosen."""
+        """The ranks that may be chosen."""
 
     def attach(self, rank: RankId) -> None:
-        """A rank, or a new incarnation of it, can take requests; it starts with nothing to do."""
+        """Let a rank or a new incarnation of it take requests; it starts with nothing to do."""
         self.ranks[rank] = RankLoad()
         self._reorder()
 
     def detach(self, rank: RankId) -> None:
-        """The rank takes no more requests. Placements on it are forgotten: releasing one later does nothing."""
+        """Give a rank no more requests, and forget its placements: releasing one later does nothing."""
         self.ranks.pop(rank, None)
         self._reorder()
 
     def leave(self, ranks: frozenset[RankId]) -> None:
-        """These, and no others, get nothing new: they finish what they have."""
+        """Give nothing new to these ranks and no others, which finish what they have."""
         self._leaving = ranks
         self._reorder()
 
@@ -120,11 +120,11 @@ class Router:
         return placement
 
     def expected(self, max_tokens: int) -> int:
-        """Output tokens that a new request is likely to take."""
+        """How many output tokens a new request is likely to take."""
         return max(1, min(max_tokens, round(self._mean_output)))
 
     def progress(self, placement: Placement, tokens: int) -> None:
-        """The request brought `tokens` new tokens: its prompt is computed and so much less is expected."""
+        """Count `tokens` new tokens of a request: its prompt is computed, and so many less are expected."""
         view = self.ranks.get(placement.rank)
         if view is None:
             return
@@ -137,7 +137,7 @@ class Router:
         placement.decode_tokens = left
 
     def release(self, placement: Placement, finished: bool) -> None:
-        """The request is over. Only one that `finished` by itself teaches what length to expect."""
+        """Forget a request that is over. Only one that `finished` by itself teaches what length to expect."""
         if finished:
             self._mean_output += LEARNING_RATE * (placement.produced - self._mean_output)
         view = self.ranks.get(placement.rank)

@@ -49,7 +49,7 @@ class Branch:
         arrival: float,
         prompt_text: str = "",
     ) -> None:
-        """`index`: of the choice in the response. `arrival`: of the HTTP request, on perf_counter's clock."""
+        """`index` is that of the choice in the answer; `arrival` is when the request came, on perf_counter's clock."""
         self.index = index
         self.prompt = prompt
         self.prompt_text = prompt_text
@@ -59,7 +59,7 @@ class Branch:
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
         self.sampling = sampling
         self.on_begin: Callable[[], None] = lambda: None
-        """Called with the first token."""
+        """It is called with the first token."""
         self._generation: Generation | None = None
         self._server: AppState | None = None
         self.metrics = CompletionMetrics(metrics, arrival, len(prompt), sampling.max_tokens)
@@ -67,7 +67,7 @@ class Branch:
         self._failed = False
 
     def submit(self, server: AppState, priority: int) -> None:
-        """Hand it to the engine, which may have to wait for a rank."""
+        """Hand the completion to the engine, which may have to wait for a rank."""
         sampling = self.sampling
         if sampling.max_tokens == 0:
             if sampling.prompt_logprobs is None:
@@ -79,21 +79,21 @@ class Branch:
 
     @property
     def rank(self) -> int | None:
-        """Where it runs; None: nowhere, there is nothing to generate."""
+        """The rank that runs it, or None where there is nothing to generate or no rank yet."""
         return None if self._generation is None else self._generation.rank
 
     @property
     def produced(self) -> int:
-        """Output tokens that have come from ranks."""
+        """How many output tokens have come from ranks."""
         return 0 if self._generation is None else len(self._generation.tokens)
 
     @property
     def unread(self) -> int:
-        """Of these, how many wait until the client reads on."""
+        """How many of the output tokens wait until the client reads on."""
         return max(self.produced - self.choice.tokens, 0)
 
     async def advance(self) -> str:
-        """Wait for the next tokens; give the text to show. The end is where `choice.finish_reason` is set.
+        """Wait for the next tokens and return the text to show; at the end `choice.finish_reason` is set.
 
         Raises:
             ApiError: the engine failed.
@@ -139,7 +139,7 @@ class Branch:
                 self._failed = True
                 done.set_exception(_engine_failed(error))
             except Exception as error:
-                # Ours, and not of the engine's connection, whose turn this is.
+                # The error belongs to this request, and not to the engine's connection, whose turn this is.
                 done.set_exception(error)
 
         generation.on_output = take
@@ -150,7 +150,7 @@ class Branch:
             generation.on_output = None
 
     def _check_again(self) -> None:
-        """Raise ApiError (400) where it is too much for a rank that has come since it was checked."""
+        """Raise ApiError (400) where the prompt is too long for a rank that has come since it was checked."""
         assert self._server is not None
         limits = self._server.limits
         if len(self.prompt) >= limits.max_model_len:
@@ -181,12 +181,12 @@ class Branch:
         return text
 
     def release(self) -> None:
-        """Nobody wants the rest: stop the engine's work on it. Does nothing where that has ended."""
+        """Stop the engine's work on it, since nobody wants the rest; this does nothing where that has ended."""
         if self._generation is not None:
             self._generation.abort()
 
     def leave(self) -> None:
-        """The request ends here, finished or not."""
+        """Count how it ended, finished or not, and stop the engine's work on it."""
         if self.choice.finish_reason is None and self._generation is not None:
             self.metrics.broke_off(self._generation.placement, failed=self._failed)
         self.release()

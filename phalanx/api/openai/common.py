@@ -46,7 +46,9 @@ def check_model(model: str | None, config: Config) -> str:
 def check_length(
     limit: int, prompt: int, asked: int | None, default: int | None, param: str, asked_by: str = "max_tokens"
 ) -> int:
-    """How many tokens may be produced after `prompt` tokens. `default`: where none are asked for; None: all left.
+    """How many tokens may be produced after `prompt` tokens.
+
+    `default` counts where none are asked for; None stands for all that are left.
 
     Raises ApiError (400, context_length_exceeded) in numbers; `param` names the prompt, `asked_by` the field that asks.
     """

@@ -9,7 +9,7 @@ from phalanx.protocol import PhaseTimes, RequestOutput
 
 
 class CompletionMetrics:
-    """Counts one completion for the rank that runs it; where that changes, what comes counts for whom it came from.
+    """It counts one completion for the rank that runs it; where that changes, what comes counts for whom it came from.
 
     All times are this process's own, but for the two phases that a rank measures itself and tells as durations.
     """
@@ -30,7 +30,7 @@ class CompletionMetrics:
     )
 
     def __init__(self, metrics: Metrics, arrival: float, prompt: int, max_tokens: int) -> None:
-        """`prompt`: its tokens. `max_tokens`: 0 for one that is only scored.
+        """`prompt` is how many tokens that has; `max_tokens` is 0 for one that is only scored.
 
         `arrival`: of the HTTP request, on perf_counter's clock.
         """
@@ -41,21 +41,21 @@ class CompletionMetrics:
         self._placement: Placement | None = None
         self._engine: Labels = ("",)
         self._gaps: Observations
-        """Times between two tokens, of this rank."""
+        """The times between two tokens of this rank."""
         self._first = 0.0
         self._last = 0.0
         self._cached = 0
         self._times: PhaseTimes | None = None
         self._tokens: int | None = None
-        """Set when it has ended."""
+        """How many tokens its client gets, once it has ended."""
 
     @property
     def first_token(self) -> float | None:
-        """Seconds from the request's arrival to its first token; None: there is none yet."""
+        """Seconds from the request's arrival to its first token, or None where there is none yet."""
         return self._first - self._arrival if self._first else None
 
     def came(self, output: RequestOutput, placement: Placement | None) -> None:
-        """A rank has brought something of it."""
+        """Count what a rank has brought of it."""
         now = perf_counter()
         if placement is not self._placement:
             self._find_engine(placement)
@@ -85,7 +85,7 @@ class CompletionMetrics:
         metrics.prompt_sources.add(self._cached, *engine, "local_cache_hit")
 
     def ended(self, reason: str, tokens: int) -> None:
-        """It is complete. `tokens`: those that its client gets."""
+        """Count that it is complete; `tokens` are those that its client gets."""
         metrics, engine = self._metrics, self._engine
         self._tokens = tokens
         decode = self._last - self._first
@@ -104,7 +104,7 @@ class CompletionMetrics:
         metrics.asked_tokens.observe(self._max_tokens, engine)
 
     def broke_off(self, placement: Placement | None, *, failed: bool) -> None:
-        """It ends before it is complete: the engine `failed`, or else nobody wants the rest."""
+        """Count that it ends before it is complete: the engine `failed`, or else nobody wants the rest."""
         self._find_engine(placement)
         self._metrics.finished.add(1, *self._engine, "error" if failed else "abort")
 

@@ -28,7 +28,7 @@ class Form(Protocol):
     """How one endpoint family writes what it is given."""
 
     def splice(self, branch: Branch) -> tuple[bytes, bytes] | None:
-        """What stands before and behind the JSON string of a chunk that has only text; None: chunks have more."""
+        """What stands around the JSON string of a chunk that has only text, or None where chunks have more."""
         ...
 
     def chunk(self, branch: Branch, text: str, first: bool, spent: Usage | None) -> Any:
@@ -129,7 +129,7 @@ def _generated(branches: list[Branch], per_prompt: int) -> Generated:
 
 
 def _left(exchange: Exchange, request: SamplingFields) -> float | None:
-    """Seconds."""
+    """How many seconds are left of the timeout that the request asks for, or None where it asks for none."""
     return None if request.timeout is None else max(request.timeout - (perf_counter() - exchange.arrival), 0.0)
 
 
@@ -160,7 +160,7 @@ async def _stream(
     except ApiError as error:
         if not exchange.status:
             raise
-        # The status has been sent; what is left is an event in the error's form, and no [DONE].
+        # The status has been sent, so the error is told in an event, and no [DONE] follows.
         await exchange.end_events(b"data: %b\n\n" % error.body)
         return
     if options.include_usage:
@@ -169,7 +169,7 @@ async def _stream(
 
 
 async def _stream_branch(exchange: Exchange, branch: Branch, form: Form, continuous: bool) -> bytes:
-    """Stream a branch but for what is due when it has ended, which is returned: the caller knows what goes with it.
+    """Stream a branch, and return what is due when it has ended: the caller knows what goes with that.
 
     The last text has a chunk of its own before the one with the finish reason, as clients expect who read either the
     text of a chunk or its finish reason.
@@ -181,7 +181,7 @@ async def _stream_branch(exchange: Exchange, branch: Branch, form: Form, continu
         return _spent([branch], 1) if continuous else None
 
     def chunk(text: str, first: bool = False) -> bytes:
-        """Empty where nothing is due."""
+        """The bytes of a chunk, of which there are none where nothing is due."""
         if splice is not None and not first:
             return splice[0] + _encode(text) + splice[1] if text else b""
         if text or first or choice.scores or choice.token_ids:
@@ -212,7 +212,7 @@ def _event(chunk: object) -> bytes:
 
 
 def _spent(branches: list[Branch], per_prompt: int) -> Usage:
-    """Each prompt counts once, however many completions it gets."""
+    """The usage of all branches, for which each prompt counts once, however many completions it gets."""
     prompts = branches[::per_prompt]
     return usage(
         sum(len(branch.prompt) for branch in prompts),
@@ -222,7 +222,7 @@ def _spent(branches: list[Branch], per_prompt: int) -> Usage:
 
 
 async def _together(works: list[Coroutine[Any, Any, None]]) -> None:
-    """Run all; where one fails, cancel the others and raise its error."""
+    """Run all of them; where one fails, cancel the others and raise its error."""
     if len(works) == 1:
         await works[0]
         return

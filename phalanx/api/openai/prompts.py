@@ -19,13 +19,13 @@ from phalanx.text.tokenizer import TooLong
 class Prompt(NamedTuple):
     tokens: list[int]
     text: str
-    """What is to be echoed; empty where nothing is."""
+    """The text to echo, which is empty where nothing is to be echoed."""
     continues: bool
     """The answer goes on in the middle of the prompt's text; else it begins a text of its own."""
 
 
 async def encode_prompt(server: AppState, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
-    """Raises ApiError (400) for a text that no prompt of this model can be."""
+    """The tokens of a text; raises ApiError (400) for a text that cannot be a prompt of this model."""
     try:
         tokens = await server.tokenizer.encode(text, add_special_tokens=add_special_tokens, limit=server.max_model_len)
     except TooLong as error:
@@ -35,7 +35,7 @@ async def encode_prompt(server: AppState, text: str, *, add_special_tokens: bool
 
 
 def check_tokens(tokens: list[int], server: AppState, param: str) -> None:
-    """Raises ApiError (400) for no tokens and for one that the model does not have, though its tokenizer may."""
+    """Raise ApiError (400) for no tokens, and for one that the model does not have, though its tokenizer may."""
     if not tokens:
         raise ApiError(f"{param} is empty: there is no token to begin from.", param=param)
     vocabulary = server.config.facts.vocab_size
@@ -71,7 +71,7 @@ async def bad_words(server: AppState, request: SamplingFields) -> tuple[tuple[in
 
 
 def check_count(server: AppState, prompts: int, n: int) -> None:
-    """Raises ApiError (400) for more completions than one HTTP request may ask for."""
+    """Raise ApiError (400) for more completions than one HTTP request may ask for."""
     most = server.config.http.max_batch
     if prompts * n > most:
         raise ApiError(
