@@ -251,8 +251,10 @@ class Node:
             self._over.set_result(ending)
 
     def _fail(self, status: int, reason: str) -> None:
-        """End for a reason of our own, which the supervisor is told."""
+        """End for a reason of our own, which the supervisor is told; it has our API servers end in order."""
         if not self._over.done():
+            if self._sockets is not None:
+                self._sockets.stop_accepting()
             self._send(Failed(reason))
             self._end(Ending(status, reason))
 
@@ -279,14 +281,19 @@ class Node:
         self._fail(EXIT_FAILED, f"{type(error).__name__}: {error}")
 
     def _settle(self) -> None:
-        if self._stopped and not self._host.living and not self._outputs:
+        if self._stopped:
+            waits = bool(self._host.living or self._outputs)
+        else:
+            # What ranks do is continued elsewhere; the clients of API servers have nobody else.
+            waits = not self._over.done() or any(child.place.role is Role.API for child in self._host.living)
+        if not waits:
             self._at_rest.set()
 
     async def _depart(self, ending: Ending) -> None:
         """Children that the supervisor stops get their time; any other ending is theirs as well."""
+        self._settle()
+        await self._rest(self._grace)
         if self._stopped:
-            self._settle()
-            await self._rest(self._grace)
             for child in self._host.living:
                 log.warning("killing %s: it did not end within %g s", child, self._grace)
                 self._host.signal(child, signal.SIGKILL)

@@ -14,7 +14,7 @@ import phalanx
 from phalanx import protocol, running_time
 from phalanx.config import ParallelOptions, ServiceOptions
 from phalanx.hosting.host import Audience
-from phalanx.protocol import ChildId, NodeHello, Place, ToSupervisor
+from phalanx.protocol import ChildId, NodeHello, Place, Role, ToSupervisor
 from phalanx.supervisor import events
 from phalanx.supervisor.claims import objection
 from phalanx.supervisor.joined_nodes import JoinedNodes
@@ -47,6 +47,9 @@ class Owner(Audience, Protocol):
 
     def api_servers_changed(self) -> None:
         """API servers have been added on a node, or no more will be."""
+
+    def dismiss(self, child: ChildId) -> None:
+        """Have one end in order whose end is settled already."""
 
 
 class NodeSource(Protocol):
@@ -92,6 +95,7 @@ class NodeHandler:
             raise FrameError(f"node {self._node.name} sent what is no message: {error}") from error
         if isinstance(message, protocol.Failed):
             self._last_words = f"its node {self._node.name} gave up: {message.reason}"
+            self._nodes.gave_up(self._node, self._last_words)
         else:
             self._nodes.received(self._node, message)
 
@@ -234,6 +238,14 @@ class Nodes:
             case _:
                 raise FrameError(f"node {node.name} sent {type(message).__name__}, which is not a node's to say")
 
+    def gave_up(self, node: RemoteNode, reason: str) -> None:
+        """A node is about to end by itself. It lets nobody new in, and waits a moment for its API servers."""
+        servers = [child for child in node.children if child.place.role is Role.API]
+        if servers and not self._source.better_words_within:
+            self._lose(node, reason)
+            for server in servers:
+                self._owner.dismiss(server)
+
     def closed(self, node: RemoteNode, reason: str) -> None:
         """The connection to a node is over."""
         self._connected.remove(node)
@@ -246,11 +258,14 @@ class Nodes:
     # --- inside ---
 
     def _bury(self, node: RemoteNode, reason: str) -> None:
-        """A node is gone, with every child on it; another may bring its places."""
-        if node.over:
-            return
+        """A node is gone, with every child on it."""
+        if not node.over:
+            node.connection.close()
+            self._lose(node, reason)
+
+    def _lose(self, node: RemoteNode, reason: str) -> None:
+        """Nothing more is expected of a node and its children; another may bring its places."""
         node.over = True
-        node.connection.close()
         endpoints = self.places.endpoints
         freed = self.places.free(node)
         self._source.lost(node, freed, reason)

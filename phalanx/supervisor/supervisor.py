@@ -306,6 +306,10 @@ class Supervisor:
         orders.driver_ready(control, driver.send)
         self.api_servers_changed()
 
+    def dismiss(self, child: ChildId) -> None:
+        """Have one end in order whose end is settled already."""
+        self._tell(child, protocol.Stop())
+
     def node_greeted(self, handler: ControlHandler, hello: NodeHello) -> None:
         """A connection said which ranks it brings."""
         refusal = self._nodes.take_in(handler.connection, hello)

@@ -160,6 +160,29 @@ def test_who_asks_on_at_a_nodes_port_while_the_service_drains_is_answered_and_ne
         joined.assert_nothing_left()
 
 
+def test_who_asks_on_at_a_node_that_leaves_is_answered_and_never_reset(checkpoint_folder: Path) -> None:
+    flags = ("--api-servers-per-node", "2", "--synthetic-rate", "60")
+    with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
+        service.wait_ready()
+        found = re.search(r"API servers at (\S+)", joined.stderr)
+        assert found
+        clients = [PersistentClient(found.group(1), keep) for keep in (True, False) * 3]
+        for client in clients:
+            assert client.began.wait(DEADLINE)
+        server = ThroughOneServer(found.group(1), joined.pid_of("api 2"))
+        stream = server.stream(str(checkpoint_folder), 1500)
+        joined.signal(signal.SIGTERM)
+        assert b'"code":"stopping"' in stream.read()
+        stream.connection.close()
+        assert joined.wait() == 128 + signal.SIGTERM
+        for client in clients:
+            client.assert_not_reset()
+        joined.assert_nothing_left()
+        service.wait_for("rank 1 can join again")
+        assert answers(service.address, checkpoint_folder) == 5
+        assert service.stop() == 0
+
+
 def test_a_rank_that_joins_brings_its_workers(checkpoint_folder: Path) -> None:
     flags = ("--tensor-parallel-size", "2")
     with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
