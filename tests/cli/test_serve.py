@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import signal
 import urllib.request
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.reports import stuck
 from support.service import Service
 
 from phalanx.cli.options import UsageError
@@ -97,7 +97,7 @@ def test_a_rank_that_hangs_in_a_stage_is_named(checkpoint_folder: Path) -> None:
             services[stage] = service.wait_for(f"engine 1   {stage}")
         for stage, service in services.items():
             assert service.wait() == ExitCode.FAILED
-            assert re.search(rf"\nengine 1 \(pid \d+\) is stuck in stage {stage}: waited 5\.", service.stderr)
+            assert stuck(service.stderr, 5)[:2] == ("engine 1", stage)
             service.assert_nothing_left()
 
 

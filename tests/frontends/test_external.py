@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 from support.nodes import join
+from support.reports import stuck
 from support.service import DEADLINE, Service
 
 from phalanx.supervisor.events import ExitCode
@@ -293,15 +294,13 @@ def test_one_that_hangs_on_its_way_is_named_within_the_deadline(tmp_path: Path, 
                 where = "progress in stage attached (1 of 2 API servers; waits for api 1)"
                 assert f"s for {where}, " in service.stderr, service.output
                 continue
-            said = re.search(r"api 1 \(pid \d+\) is stuck in stage (\w+): waited ([\d.]+) s for (.*),", service.stderr)
-            assert said, f"{name}: {service.output}"
-            assert float(STALL) <= float(said[2]) < float(STALL) + DEADLINE
+            who, where, what = stuck(service.stderr, float(STALL))
             expected = ("started", "its first message")
             if name in ("before its first stage", "in a stage"):
                 expected = ("started", "its next stage")  # where it is already, so nothing new
             elif name == "before it is ready":
                 expected = ("attached", "progress in stage attached")
-            assert (said[1], said[3]) == expected, name
+            assert (who, where, what) == ("api 1", *expected), name
             assert "my last words" in service.stderr
 
 

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.reports import stuck
 from support.services import stand_in_service
 
 from phalanx.supervisor.events import ExitCode
@@ -43,7 +44,9 @@ def test_a_child_that_hangs_is_named_with_the_place_where_it_stands(checkpoint_f
             services[stage] = service.wait_for(f"engine 0   {stage}")
         for stage, service in services.items():
             assert service.wait() == ExitCode.FAILED
-            assert f"is stuck in stage {stage}: waited 4.0 s for progress in stage {stage}" in service.stderr
+            who, where, what = stuck(service.stderr, 4)
+            assert (who, where) == ("engine 0", stage)
+            assert what.startswith(f"progress in stage {stage}")
             assert 'stand_in.py", line' in service.stderr[service.stderr.index("Where it stood") :]
             service.assert_nothing_left()
 
