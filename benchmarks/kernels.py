@@ -33,7 +33,7 @@ from phalanx.config import (
 from phalanx.engine.runner import ModelRunner
 from phalanx.engine.sequence import BlockId, Chunk, RequestKey, Sequence
 from phalanx.kernels.batch import Batch
-from phalanx.kernels.cpu import Choice
+from phalanx.kernels.cpu import RowSampling
 from phalanx.kernels.device import HeadShape, Kernels, LayerCache, Linear, Rotary, kernels_for
 from phalanx.models.rotary import rotary_table
 from phalanx.protocol import ApiServerId, RequestId, SamplingParams
@@ -122,10 +122,10 @@ def sampling(kernels: Kernels) -> None:
     print("\n16 rows of 49,152 logits              ms   torch ms")
     logits_SV = torch.randn(16, 49152) * 3
     for name, choice in (
-        ("greedy", Choice(1, 2, 0.0, 1.0, 0.0, 0)),
-        ("temperature", Choice(1, 2, 1.0, 1.0, 0.0, 0)),
-        ("top_k 20, top_p 0.8", Choice(1, 2, 0.7, 0.8, 0.0, 20)),
-        ("top_p 0.9", Choice(1, 2, 1.0, 0.9, 0.0, 0)),
+        ("greedy", RowSampling(1, 2, 0.0, 1.0, 0.0, 0)),
+        ("temperature", RowSampling(1, 2, 1.0, 1.0, 0.0, 0)),
+        ("top_k 20, top_p 0.8", RowSampling(1, 2, 0.7, 0.8, 0.0, 20)),
+        ("top_p 0.9", RowSampling(1, 2, 1.0, 0.9, 0.0, 0)),
     ):
         ours = median_seconds(lambda: kernels.sample(logits_SV, [choice] * 16))  # noqa: B023
         if choice.top_p < 1:

@@ -115,7 +115,7 @@ class Control:
         self.leader = welcome.leader
         self.counted = welcome.counted
         self.share = welcome.share or Share()
-        """Of the machine, for a rank; as told last."""
+        """The part of its machine that a rank was told last."""
         self.security = launch.security
 
     def send(self, message: ToSupervisor) -> None:

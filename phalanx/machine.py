@@ -142,7 +142,7 @@ def _groups_of_version_1(root: Path, controller: str) -> list[Path]:
 
 
 def _memberships(root: Path) -> list[tuple[str, str, str]]:
-    """Of each hierarchy its number, its controllers and this process's group; 0 is the hierarchy of version 2."""
+    """The number, the controllers and this process's group of each hierarchy; number 0 is that of version 2."""
     lines = _read(root / "proc/self/cgroup").splitlines()
     return [(number, names, group) for number, names, group in (line.split(":", 2) for line in lines)]
 

@@ -80,12 +80,6 @@ HEAVY = {"torch", "transformers", "ray"}
 HEAVY_READER = "checkpoint/tensors.py"
 """The one file of a light room that needs torch."""
 
-SHARED_CLASS_NAMES = {"Choice", "Drain", "Refused", "Stop", "Welcome"}
-"""Names that two classes still have. Whoever renames one of the two strikes the name here; nothing is added."""
-
-SHARED_FILE_NAMES = {"ending.py", "sockets.py"}
-"""Names that files of two rooms still have. Whoever renames one of the two strikes the name here; nothing is added."""
-
 FILE_NAMES_OF_EVERY_ROOM = {"__init__.py", "__main__.py", "errors.py"}
 """Names that say the same of each room."""
 
@@ -173,11 +167,11 @@ def test_no_two_classes_have_one_name() -> None:
         for node in ast.walk(ast.parse(module.read_text()))
         if isinstance(node, ast.ClassDef)
     ]
-    assert met_twice(classes) == SHARED_CLASS_NAMES
+    assert met_twice(classes) == set()
 
 
 def test_no_two_files_have_one_name() -> None:
-    assert met_twice(module.name for module in modules()) - FILE_NAMES_OF_EVERY_ROOM == SHARED_FILE_NAMES
+    assert met_twice(module.name for module in modules()) == FILE_NAMES_OF_EVERY_ROOM
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

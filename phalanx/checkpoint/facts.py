@@ -19,7 +19,7 @@ _SAMPLING_RANGES = {
     "repetition_penalty": (0.01, 100),
     "max_new_tokens": (1, 2**31 - 1),
 }
-"""Of generation_config.json: what a request may also carry, and the least and the most that makes sense."""
+"""The keys of generation_config.json that a request may also carry, and the least and the most that makes sense."""
 
 
 def read(folder: Path, max_model_len: int | None) -> ModelFacts:

@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
     # Imported here, since `--help` and what is refused need none of it.
     from phalanx.cli.secret import given_secret
     from phalanx.node import node
-    from phalanx.node.ending import leave
+    from phalanx.node.node_exit import leave
     from phalanx.protocol import Place, Role
     from phalanx.transport.security import Security
 

@@ -64,7 +64,7 @@ class Lost(NamedTuple):
 
 
 class Dialled(NamedTuple):
-    """From a dial's thread: a connection to hand over."""
+    """What a dial's thread says: it has a connection to hand over."""
 
     dial: "Dial"
     channel: Channel

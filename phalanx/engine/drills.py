@@ -15,12 +15,12 @@ FORM = "[RANK[.WORKER]:]STAGE=SECONDS or [RANK[.WORKER]:]STAGE=hang|exit|raise|a
 
 class Drill(NamedTuple):
     rank: int | None
-    """None: every rank."""
+    """The rank that is meant; None for every rank."""
     stage: StartupStage
     action: str
     seconds: float
     worker: int | None = None
-    """None: every worker of the rank."""
+    """The worker that is meant; None for every worker of the rank."""
 
 
 class DrillFailure(RuntimeError):

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from phalanx.engine.sequence import Sampled, Sequence
-from phalanx.kernels.cpu import Choice
+from phalanx.kernels.cpu import RowSampling
 from phalanx.kernels.device import Kernels
 from phalanx.protocol import SamplingParams, TokenLogprobs
 
-GREEDY = Choice(0, 0, 0.0, 1.0, 0.0, 0)
+GREEDY = RowSampling(0, 0, 0.0, 1.0, 0.0, 0)
 
 
 class Sampler:
@@ -38,8 +38,8 @@ class Sampler:
         for row in edited:
             self._edit(logits_SV[row], sequences[row])
 
-        choices = [_choice(sequence) for sequence in sequences]
-        tokens = self._kernels.sample(logits_SV, choices)
+        samplings = [_row_sampling(sequence) for sequence in sequences]
+        tokens = self._kernels.sample(logits_SV, samplings)
         results = [_sampled(token) for token in tokens]
 
         reported = [row for row in reported if tokens[row] >= 0]
@@ -112,11 +112,13 @@ def _edits(sequence: Sequence) -> bool:
     )
 
 
-def _choice(sequence: Sequence) -> Choice:
+def _row_sampling(sequence: Sequence) -> RowSampling:
     params = sequence.sampling
     if params.temperature == 0:
         return GREEDY
-    return Choice(params.seed, sequence.generated, params.temperature, params.top_p, params.min_p, max(params.top_k, 0))
+    return RowSampling(
+        params.seed, sequence.generated, params.temperature, params.top_p, params.min_p, max(params.top_k, 0)
+    )
 
 
 def _sampled(token: int) -> Sampled:

@@ -47,7 +47,7 @@ class Scheduler:
     ) -> None:
         assert max_model_len <= cache.tokens
         self._cache = cache
-        self._seats = max_num_seqs
+        self._max_num_seqs = max_num_seqs
         self._step_tokens = max_num_batched_tokens
         self._max_model_len = max_model_len
         self._eos = frozenset(eos_token_ids)
@@ -251,7 +251,7 @@ class Scheduler:
         running, free = len(self._running), cache.free_blocks
         victims: list[Sequence] = []
         spared = set(reused) if running and self._running[-1].priority > sequence.priority else set()
-        while running >= self._seats or cost + promised + running > free:
+        while running >= self._max_num_seqs or cost + promised + running > free:
             if not running or self._running[running - 1].priority <= sequence.priority:
                 return Full()
             running -= 1

@@ -110,7 +110,7 @@ class WorkerGroup:
         threading.Thread(target=self._accept, name="workers", daemon=True).start()
 
     def wait(self, report: Callable[[float, str], None]) -> None:
-        """Until all are ready; `report` is told the share that is, and what they do.
+        """Wait until all are ready; `report` is told the share that is, and what they do.
 
         The deadline is the supervisor's, for the stage that `report` reports.
 

@@ -60,8 +60,8 @@ class _Batch(Structure):
     _fields_ = (("chunks", c_void_p), ("blocks", c_void_p), ("chunk_count", c_int64), ("rows", c_int64))
 
 
-class Choice(Structure):
-    """How to choose one row's token; the random number is a function of seed and position."""
+class RowSampling(Structure):
+    """How one row's token is sampled; the random number is a function of seed and position."""
 
     _fields_ = (
         ("seed", c_uint64),
@@ -74,7 +74,7 @@ class Choice(Structure):
 
 
 class LogProbabilities(NamedTuple):
-    """Of S rows and the K most likely tokens of each."""
+    """The log probabilities of S rows' tokens, and of the K most likely tokens of each row."""
 
     logprobs_S: list[float]
     ranks_S: list[int]
@@ -195,7 +195,7 @@ class CpuKernels:
         self._philox = bind("philox", address, address, address)
 
     def use_threads(self, threads: int) -> None:
-        """From the next operation on. No result depends on it."""
+        """Use so many threads from the next operation on. No result depends on it."""
         self.threads = threads
         self._set_threads(threads)
 
@@ -257,11 +257,11 @@ class CpuKernels:
         self._philox(byref((c_uint32 * 4)(*counter)), byref((c_uint32 * 2)(*key)), byref(words))
         return tuple(words)
 
-    def sample(self, logits_SV: Tensor, choices: Sequence[Choice]) -> list[int]:
+    def sample(self, logits_SV: Tensor, samplings: Sequence[RowSampling]) -> list[int]:
         """A token a row; -1 for a row that holds NaN or infinity, or whose every token is excluded."""
         rows, size = logits_SV.shape
         tokens = (c_int64 * rows)()
-        self._sample(logits_SV.data_ptr(), rows, size, byref((Choice * rows)(*choices)), byref(tokens))
+        self._sample(logits_SV.data_ptr(), rows, size, byref((RowSampling * rows)(*samplings)), byref(tokens))
         if -2 in tokens:
             raise MemoryError(f"no memory for sampling from {size} logits")
         return list(tokens)

@@ -9,8 +9,8 @@ import msgspec
 
 from phalanx.child import EXIT_FAILED
 from phalanx.hosting.process import die_with_parent
-from phalanx.node.ending import Ending, leave
 from phalanx.node.node import Orders, run
+from phalanx.node.node_exit import NodeExit, leave
 from phalanx.protocol import Place
 from phalanx.signals import hear_of_children
 from phalanx.transport import tls
@@ -44,7 +44,7 @@ def main() -> NoReturn:
         security = Security(secret.encode(), _files(options) if options.control.startswith("tls:") else None)
         _ = security.tls  # What is wrong with the files is said before anything is dialled.
     except tls.FilesError as error:
-        leave("phalanx node", Ending(EXIT_FAILED, f"no TLS with the service: {error}"))
+        leave("phalanx node", NodeExit(EXIT_FAILED, f"no TLS with the service: {error}"))
     leave(
         "phalanx node",
         run(Orders(options.control, security, places, options.serve, options.model, 0.0, options.address)),

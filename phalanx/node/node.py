@@ -21,10 +21,10 @@ from phalanx.hosting.words import ending, spell
 from phalanx.machine import cpu_pool, memory_pool
 from phalanx.node import model
 from phalanx.node.arrival import in_thread, reach
-from phalanx.node.ending import Ending
 from phalanx.node.errors import NodeError
 from phalanx.node.link import SupervisorLink
-from phalanx.node.sockets import NodeSockets
+from phalanx.node.node_exit import NodeExit
+from phalanx.node.node_sockets import NodeSockets
 from phalanx.protocol import ChildId, Failed, NodeHello, NodeReady, Place, Pools, Role, ToNode, Welcome
 from phalanx.transport.security import Security
 
@@ -62,7 +62,7 @@ class Orders:
     """The address of this machine from which to dial; empty: the system's choice."""
 
 
-def run(orders: Orders, commands: Commands | None = None) -> Ending:
+def run(orders: Orders, commands: Commands | None = None) -> NodeExit:
     """Be a node until the service, the link to it or a signal ends it; leaves no child behind.
 
     On the main thread: a child is killed when the thread that started it ends. `commands` starts other programs.
@@ -87,7 +87,7 @@ class Node:
         self._at_rest = asyncio.Event()
         """Set once no child is left, or nobody to tell of one."""
         self._welcomed: asyncio.Future[Welcome]
-        self._over: asyncio.Future[Ending]
+        self._over: asyncio.Future[NodeExit]
         self._stopped = False
         self._signalled_children: set[ChildId] = set()
         self._casualty = ""
@@ -95,7 +95,7 @@ class Node:
         self._muted = False
         self._grace = 0.0
 
-    async def run(self) -> Ending:
+    async def run(self) -> NodeExit:
         loop = asyncio.get_running_loop()
         self._welcomed, self._over = loop.create_future(), loop.create_future()
         loop.set_exception_handler(self._defect)
@@ -172,7 +172,7 @@ class Node:
             case Welcome() if not self._welcomed.done():
                 self._welcomed.set_result(message)
             case protocol.Refused(reason):
-                self._end(Ending(EXIT_FAILED, f"the service at {self._orders.control} turned us away: {reason}"))
+                self._end(NodeExit(EXIT_FAILED, f"the service at {self._orders.control} turned us away: {reason}"))
             case protocol.LaunchChild(child, further):
                 self._launch(child, further)
             case protocol.SignalChild(child, number):
@@ -186,9 +186,9 @@ class Node:
                 self._stopped = True
                 if self._casualty:
                     # Status 0 would tell whoever watches this program that all went well.
-                    self._end(Ending(EXIT_FAILED, f"the service ended; {self._casualty}"))
+                    self._end(NodeExit(EXIT_FAILED, f"the service ended; {self._casualty}"))
                 else:
-                    self._end(Ending(0, "the service ended"))
+                    self._end(NodeExit(0, "the service ended"))
             case protocol.ApiServers() | Welcome():
                 pass  # Children hear of it themselves.
 
@@ -245,7 +245,7 @@ class Node:
 
     # --- the end ---
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: NodeExit) -> None:
         """The first reason counts."""
         if not self._over.done():
             self._over.set_result(ending)
@@ -256,10 +256,10 @@ class Node:
             if self._sockets is not None:
                 self._sockets.stop_accepting()
             self._send(Failed(reason))
-            self._end(Ending(status, reason))
+            self._end(NodeExit(status, reason))
 
     def _lost(self, reason: str) -> None:
-        self._end(Ending(EXIT_ORPHANED, f"the service at {self._orders.control} is gone: {reason}"))
+        self._end(NodeExit(EXIT_ORPHANED, f"the service at {self._orders.control} is gone: {reason}"))
         self._at_rest.set()
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -289,7 +289,7 @@ class Node:
         if not waits:
             self._at_rest.set()
 
-    async def _depart(self, ending: Ending) -> None:
+    async def _depart(self, ending: NodeExit) -> None:
         """Children that the supervisor stops get their time; any other ending is theirs as well."""
         self._settle()
         await self._rest(self._grace)

@@ -78,7 +78,7 @@ def check_address(sockets: Sequence[socket.socket], host: str | None, port: int 
 
 
 def dealt_by_address(sockets: Sequence[socket.socket], api_servers: int) -> list[HttpSockets]:
-    """For each API server one of the sockets at each address.
+    """Deal the sockets to the API servers: each gets one at each address.
 
     Raises:
         UnfitSockets: nobody would accept from some of them.
@@ -89,7 +89,7 @@ def dealt_by_address(sockets: Sequence[socket.socket], api_servers: int) -> list
 
 
 def dealt(sockets: Sequence[socket.socket], api_servers: int) -> list[socket.socket]:
-    """Of one address, one for each API server: server i has socket i mod k. With k below their number some share one.
+    """Deal the k sockets of one address to the API servers: server i gets socket i mod k, so that some may share one.
 
     Raises:
         UnfitSockets: nobody would accept from some of them.

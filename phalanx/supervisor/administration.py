@@ -4,15 +4,15 @@ import itertools
 from collections.abc import Iterable
 
 from phalanx.protocol import AdminRequest, AdminVerb, ApiServerState, Place, PlaceState, RankId, RankState, Role
-from phalanx.supervisor.events import Added, After, FleetEvent, Leave, Resume
+from phalanx.supervisor.child_states import Child, ChildState
+from phalanx.supervisor.events import Added, AfterLeaving, FleetEvent, Leave, Resume
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Child, Life, Phase
-from phalanx.supervisor.state import Exit
+from phalanx.supervisor.state import FleetPhase, LeavingStage
 
 MOST_RANKS = 1024
 
 
-class Refused(Exception):
+class AdminRefused(Exception):
     """Why it cannot be. `status`: of HTTP."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -28,30 +28,30 @@ def decide(fleet: Fleet, request: AdminRequest, now: float, workers: int, patien
         patience: seconds that running requests get to finish where the request does not say.
 
     Raises:
-        Refused: it cannot be.
+        AdminRefused: it cannot be.
     """
     if request.verb is AdminVerb.SHOW:
         return []
-    if fleet.phase is not Phase.SERVING:
-        raise Refused(409, f"The service is {fleet.phase.name.lower()}; ranks are moved only while it serves.")
+    if fleet.phase is not FleetPhase.SERVING:
+        raise AdminRefused(409, f"The service is {fleet.phase.name.lower()}; ranks are moved only while it serves.")
     timeout = patience if request.timeout is None else request.timeout
     if request.verb is AdminVerb.SCALE:
         return _scale(fleet, request, now, workers, timeout)
     unknown = [rank for rank in request.ranks if rank not in _ranks(fleet)]
     if unknown:
-        raise Refused(404, f"There is no rank {unknown[0]}; there are {_spell(_ranks(fleet))}.")
+        raise AdminRefused(404, f"There is no rank {unknown[0]}; there are {_spell(_ranks(fleet))}.")
     if going := [rank for rank in request.ranks if _goes(fleet, rank)]:
-        raise Refused(409, f"Rank {going[0]} is leaving for good.")
+        raise AdminRefused(409, f"Rank {going[0]} is leaving for good.")
     match request.verb:
         case AdminVerb.DRAIN:
-            stopping = [rank for rank, each in fleet.departures.items() if each.exit is Exit.STOPPING]
+            stopping = [rank for rank, each in fleet.departures.items() if each.stage is LeavingStage.STOPPING]
             if restarting := set(request.ranks).intersection(stopping):
-                raise Refused(409, f"Rank {min(restarting)} is being restarted.")
+                raise AdminRefused(409, f"Rank {min(restarting)} is being restarted.")
             if not _open(fleet) - set(request.ranks):
-                raise Refused(409, "No other rank takes requests: to restart the last one, use restart.")
-            return [Leave(now, request.ranks, After.HELD, timeout)]
+                raise AdminRefused(409, "No other rank takes requests: to restart the last one, use restart.")
+            return [Leave(now, request.ranks, AfterLeaving.HELD, timeout)]
         case AdminVerb.RESTART:
-            return [Leave(now, request.ranks, After.RENEWED, timeout)]
+            return [Leave(now, request.ranks, AfterLeaving.RENEWED, timeout)]
         case AdminVerb.RESUME:
             return [Resume(now, request.ranks)]
 
@@ -60,12 +60,12 @@ def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeou
     staying = {rank for rank in _ranks(fleet) if not _goes(fleet, rank)}
     retired = set(request.ranks)
     if unknown := retired - staying:
-        raise Refused(404, f"There is no rank {min(unknown)} to retire; there are {_spell(staying)}.")
+        raise AdminRefused(404, f"There is no rank {min(unknown)} to retire; there are {_spell(staying)}.")
     left = staying - retired
     size = len(left) if request.size is None else request.size
     if not max(1, fleet.limits.min_ranks) <= size <= MOST_RANKS:
         least = max(1, fleet.limits.min_ranks)
-        raise Refused(409, f"{size} ranks cannot be: at least {least} (--min-ranks), at most {MOST_RANKS}.")
+        raise AdminRefused(409, f"{size} ranks cannot be: at least {least} (--min-ranks), at most {MOST_RANKS}.")
     # Who serves nobody is missed least; of the others those that came last.
     serving = _open(fleet)
     surplus = sorted(left, key=lambda rank: (rank in serving, -rank))[: max(0, len(left) - size)]
@@ -74,12 +74,12 @@ def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeou
     free = (RankId(number) for number in itertools.count() if number not in taken)
     new = [next(free) for _ in range(size - len(left) + len(surplus))]
     if going and not new and not serving - set(going):
-        raise Refused(409, "None of the ranks that stay serves now.")
+        raise AdminRefused(409, "None of the ranks that stay serves now.")
     events: list[FleetEvent] = []
     if new:
         events.append(Added(now, tuple(Place(Role.ENGINE, rank, worker) for rank in new for worker in range(workers))))
     if going:
-        events.append(Leave(now, going, After.GONE, timeout))
+        events.append(Leave(now, going, AfterLeaving.GONE, timeout))
     return events
 
 
@@ -104,20 +104,20 @@ def api_servers_of(fleet: Fleet, now: float) -> tuple[ApiServerState, ...]:
 
 
 def _rank_state(fleet: Fleet, rank: RankId, now: float) -> RankState:
-    mates = fleet.mates((Role.ENGINE, rank))
-    leader = next(mate for mate in mates if mate.id.place.worker == 0)
+    members = fleet.members((Role.ENGINE, rank))
+    leader = next(member for member in members if member.id.place.worker == 0)
     departure = fleet.departures.get(rank)
-    state = _state(mates)
+    state = _state(members)
     if departure is not None and state is PlaceState.SERVING:
-        if departure.after is After.GONE:
+        if departure.after is AfterLeaving.GONE:
             state = PlaceState.LEAVING
         else:
-            state = PlaceState.DRAINED if departure.exit is Exit.EMPTY else PlaceState.DRAINING
+            state = PlaceState.DRAINED if departure.stage is LeavingStage.EMPTY else PlaceState.DRAINING
     return RankState(
         rank=rank,
         state=state,
         incarnation=leader.id.incarnation,
-        restarts=fleet.restarts.count(leader.seat),
+        restarts=fleet.restarts.count(leader.unit),
         pid=leader.pid,
         where=leader.where,
         since=_since(leader, now),
@@ -125,19 +125,21 @@ def _rank_state(fleet: Fleet, rank: RankId, now: float) -> RankState:
     )
 
 
-def _state(mates: list[Child]) -> PlaceState:
-    lives = {mate.life for mate in mates}
-    if lives == {Life.READY}:
+def _state(members: list[Child]) -> PlaceState:
+    states = {member.state for member in members}
+    if states == {ChildState.READY}:
         return PlaceState.SERVING
-    if lives & {Life.FALLEN, Life.LOST}:
+    if states & {ChildState.FALLEN, ChildState.LOST}:
         return PlaceState.FALLEN
-    if lives <= {Life.LAUNCHING, Life.STARTING, Life.READY}:
-        return PlaceState.STARTING if all(mate.id.incarnation == 0 for mate in mates) else PlaceState.RESTARTING
+    if states <= {ChildState.LAUNCHING, ChildState.STARTING, ChildState.READY}:
+        return PlaceState.STARTING if all(member.id.incarnation == 0 for member in members) else PlaceState.RESTARTING
     return PlaceState.RESTARTING
 
 
 def _since(child: Child, now: float) -> float:
-    return max(0.0, now - (child.wait.since if child.wait and child.life is not Life.READY else child.stage_since))
+    return max(
+        0.0, now - (child.wait.since if child.wait and child.state is not ChildState.READY else child.stage_since)
+    )
 
 
 def _ranks(fleet: Fleet) -> set[RankId]:
@@ -146,13 +148,15 @@ def _ranks(fleet: Fleet) -> set[RankId]:
 
 def _goes(fleet: Fleet, rank: RankId) -> bool:
     departure = fleet.departures.get(rank)
-    return departure is not None and departure.after is After.GONE
+    return departure is not None and departure.after is AfterLeaving.GONE
 
 
 def _open(fleet: Fleet) -> set[RankId]:
     """Ranks that take requests."""
     serving = {
-        rank for rank in _ranks(fleet) if all(mate.life is Life.READY for mate in fleet.mates((Role.ENGINE, rank)))
+        rank
+        for rank in _ranks(fleet)
+        if all(member.state is ChildState.READY for member in fleet.members((Role.ENGINE, rank)))
     }
     return serving - set(fleet.departures)
 

@@ -4,13 +4,13 @@ from operator import itemgetter
 
 from phalanx.protocol import StartupStage
 from phalanx.supervisor import ending, falling
+from phalanx.supervisor.child_states import Child, ChildState, Wait
 from phalanx.supervisor.events import Cause, Tick
-from phalanx.supervisor.lives import Child, Life, Phase, Wait
-from phalanx.supervisor.state import FleetState
+from phalanx.supervisor.state import FleetPhase, FleetState
 
 
 def tick(fleet: FleetState, event: Tick) -> None:
-    if fleet.phase is Phase.DRAINING and fleet.drained_by <= event.at:
+    if fleet.phase is FleetPhase.DRAINING and fleet.drained_by <= event.at:
         ending.stop_all(fleet)
     due = [(c.wait.deadline, c) for c in fleet.children.values() if c.wait and c.wait.deadline <= event.at]
     # By deadline: when several are late, the one that was late first is the culprit.
@@ -20,18 +20,18 @@ def tick(fleet: FleetState, event: Tick) -> None:
 
 
 def _expired(fleet: FleetState, child: Child) -> None:
-    match child.life:
-        case Life.ENDED:
-            falling.over(fleet, child, Life.GONE)
-        case Life.KILLED:
-            falling.over(fleet, child, Life.LOST)
-        case Life.STOPPING:
+    match child.state:
+        case ChildState.ENDED:
+            falling.over(fleet, child, ChildState.GONE)
+        case ChildState.KILLED:
+            falling.over(fleet, child, ChildState.LOST)
+        case ChildState.STOPPING:
             fleet.kill(child, "it did not end in time")
-        case Life.LAUNCHING if not fleet.wanted(child):
-            falling.over(fleet, child, Life.LOST)
-        case Life.RESTING:
+        case ChildState.LAUNCHING if not fleet.wanted(child):
+            falling.over(fleet, child, ChildState.LOST)
+        case ChildState.RESTING:
             fleet.renew(child)
-        case Life.STARTING if (awaited := _awaited(fleet, child)) is not None and child.wait is not None:
+        case ChildState.STARTING if (awaited := _awaited(fleet, child)) is not None and child.wait is not None:
             # After theirs, and not with them.
             child.wait = Wait(child.wait.name, child.wait.since, awaited + fleet.limits.dump)
         case _:
@@ -45,5 +45,7 @@ def _awaited(fleet: FleetState, child: Child) -> float | None:
     """
     if child.id.place.worker or child.stage is not StartupStage.ATTACHED:
         return None
-    waits = [mate.wait.deadline for mate in fleet.mates(child.seat) if mate is not child and mate.wait is not None]
+    waits = [
+        member.wait.deadline for member in fleet.members(child.unit) if member is not child and member.wait is not None
+    ]
     return max((deadline for deadline in waits if deadline > fleet.now), default=None)

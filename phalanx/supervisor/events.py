@@ -12,7 +12,7 @@ import msgspec
 from phalanx.protocol import ChildId, Place, RankId, StartupStage
 
 
-class After(enum.Enum):
+class AfterLeaving(enum.Enum):
     """What becomes of a rank that leaves, once nothing runs in it."""
 
     GONE = enum.auto()
@@ -69,7 +69,7 @@ class Failure(msgspec.Struct, frozen=True):
     """Its own words, or the launcher's."""
     traceback: str = ""
     status: int | None = None
-    """As subprocess gives it: exit status, or minus the number of the signal. None: not by itself."""
+    """The exit status, or minus the number of the signal (as subprocess has it); None: it did not end by itself."""
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class OutputEnded(ChildEvent, frozen=True):
 
 class Exited(ChildEvent, frozen=True):
     status: int
-    """As subprocess gives it: exit status, or minus the number of the signal."""
+    """The exit status, or minus the number of the signal, as subprocess gives it."""
 
 
 class Vanished(ChildEvent, frozen=True):
@@ -182,7 +182,7 @@ class Leave(Event, frozen=True):
     """An operator wants these ranks to leave; what runs in them may finish within `timeout` seconds."""
 
     ranks: tuple[RankId, ...]
-    after: After
+    after: AfterLeaving
     timeout: float
 
 
@@ -212,32 +212,32 @@ class Spawn(Action, frozen=True):
 
 
 class CallOff(Action, frozen=True):
-    """Its launch is not wanted any more: answer with LaunchFailed, or with Launched where it is under way."""
+    """Stop waiting to launch it: answer with LaunchFailed, or with Launched where the launch is under way."""
 
     child: ChildId
 
 
-class Welcome(Action, frozen=True):
+class SendWelcome(Action, frozen=True):
     """Bind the connection that said Hello to this child and send it the configuration."""
 
     child: ChildId
     connection: int = 0
-    """As its Greeted had it."""
+    """The number in its Greeted."""
 
 
-class Refuse(Action, frozen=True):
+class SendRefusal(Action, frozen=True):
     """Tell the connection that said Hello why it cannot be, and close it."""
 
     reason: str
     connection: int = 0
-    """As its Greeted had it."""
+    """The number in its Greeted."""
 
 
-class Stop(Action, frozen=True):
+class SendStop(Action, frozen=True):
     child: ChildId
 
 
-class Drain(Action, frozen=True):
+class SendDrain(Action, frozen=True):
     """Have it take no new requests and tell when none is running."""
 
     child: ChildId
@@ -254,7 +254,7 @@ class Kill(Action, frozen=True):
 
     child: ChildId
     reason: str
-    """Empty: nothing unusual."""
+    """Why it is killed; empty where that is nothing unusual."""
 
 
 class AnnounceReady(Action, frozen=True):
@@ -347,10 +347,10 @@ FleetAction: TypeAlias = (
     | AnnounceDegraded
     | Spawn
     | CallOff
-    | Welcome
-    | Refuse
-    | Stop
-    | Drain
+    | SendWelcome
+    | SendRefusal
+    | SendStop
+    | SendDrain
     | Dump
     | Kill
     | AnnounceReady

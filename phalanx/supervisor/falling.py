@@ -7,6 +7,7 @@ import msgspec
 
 from phalanx.protocol import RankId, Role
 from phalanx.supervisor import ending, leaving
+from phalanx.supervisor.child_states import Child, ChildState
 from phalanx.supervisor.events import (
     AnnounceDegraded,
     AnnounceFailure,
@@ -21,27 +22,26 @@ from phalanx.supervisor.events import (
     OutputEnded,
     Pulsed,
     Reported,
-    Stop,
+    SendStop,
     Vanished,
 )
-from phalanx.supervisor.lives import GOING, Child, Life
-from phalanx.supervisor.state import FleetState
+from phalanx.supervisor.state import RESTARTING_PHASES, FleetState
 
-ALIVE = (Life.STARTING, Life.READY)
+ALIVE = (ChildState.STARTING, ChildState.READY)
 
 
 def launch_failed(fleet: FleetState, event: LaunchFailed) -> None:
     child = fleet.current(event.child)
-    if child is None or child.life is not Life.LAUNCHING:
+    if child is None or child.state is not ChildState.LAUNCHING:
         return
     if fleet.wanted(child):
         fail(fleet, child, Cause.NOT_LAUNCHED, reason=event.reason)
-    over(fleet, child, Life.GONE)
+    over(fleet, child, ChildState.GONE)
 
 
 def pulsed(fleet: FleetState, event: Pulsed) -> None:
     child = fleet.current(event.child)
-    if child is None or child.life is not Life.READY:
+    if child is None or child.state is not ChildState.READY:
         return
     if not event.busy or event.steps != child.steps or child.wait is None:
         # Its first pulse is the first that is known of its work.
@@ -53,7 +53,7 @@ def reported(fleet: FleetState, event: Reported) -> None:
     child = fleet.current(event.child)
     if child is None:
         return
-    if child.life in ALIVE:
+    if child.state in ALIVE:
         fail(fleet, child, Cause.REPORTED, reason=event.reason, traceback=event.traceback)
     else:
         _learn(fleet, child, reason=event.reason, traceback=event.traceback)
@@ -64,7 +64,7 @@ def control_ended(fleet: FleetState, event: ControlEnded) -> None:
     if child is None or not child.control_open:
         return
     child.control_open = False
-    if child.life in ALIVE:
+    if child.state in ALIVE:
         fail(fleet, child, Cause.DISCONNECTED, reason=event.reason)
     _heard_out(fleet, child)
 
@@ -78,13 +78,13 @@ def output_ended(fleet: FleetState, event: OutputEnded) -> None:
 
 def exited(fleet: FleetState, event: Exited) -> None:
     child = fleet.current(event.child)
-    if child is None or child.life in (Life.LAUNCHING, Life.ENDED, Life.GONE):
+    if child is None or child.state in (ChildState.LAUNCHING, ChildState.ENDED, ChildState.GONE):
         return
-    if child.life in ALIVE:
+    if child.state in ALIVE:
         fail(fleet, child, Cause.EXITED, status=event.status)
     elif not child.ended_by_us:
         _learn(fleet, child, status=event.status)
-    child.life = Life.ENDED
+    child.state = ChildState.ENDED
     fleet.wait_for(child, "its last words", fleet.limits.last_words)
     _heard_out(fleet, child)
 
@@ -93,18 +93,18 @@ def vanished(fleet: FleetState, event: Vanished) -> None:
     child = fleet.current(event.child)
     if child is None:
         return
-    match child.life:
-        case Life.LAUNCHING:
+    match child.state:
+        case ChildState.LAUNCHING:
             launch_failed(fleet, LaunchFailed(event.at, event.child, event.reason))
             return
-        case Life.STARTING | Life.READY:
+        case ChildState.STARTING | ChildState.READY:
             fail(fleet, child, Cause.VANISHED, reason=event.reason)
         case _ if child.failure and child.failure.status is None:
             if child.failure.cause in (Cause.DISCONNECTED, Cause.VANISHED):
                 _learn(fleet, child, cause=Cause.VANISHED, reason=event.reason)
     child.control_open = child.output_open = False
-    if not child.over and child.life is not Life.RESTING:
-        over(fleet, child, Life.GONE)
+    if not child.over and child.state is not ChildState.RESTING:
+        over(fleet, child, ChildState.GONE)
 
 
 def fail(
@@ -125,76 +125,78 @@ def fail(
         traceback=traceback,
         status=status,
     )
-    replaceable = fleet.phase in GOING and child.id.place.role is not Role.RAY and fleet.limits.max_restarts > 0
+    replaceable = (
+        fleet.phase in RESTARTING_PHASES and child.id.place.role is not Role.RAY and fleet.limits.max_restarts > 0
+    )
     if replaceable:
-        fleet.restarts.fell(child.seat, fleet.now)
+        fleet.restarts.fell(child.unit, fleet.now)
         fleet.actions.append(AnnounceFall(failure))
     else:
         fleet.failure = failure
         fleet.actions.append(AnnounceFailure(failure))
     match cause:
-        case Cause.STALLED if child.life in ALIVE:
-            child.life = Life.STOPPING
+        case Cause.STALLED if child.state in ALIVE:
+            child.state = ChildState.STOPPING
             fleet.wait_for(child, "its stack", fleet.limits.dump)
             child.ended_by_us = True
             fleet.actions.append(Dump(child.id))
         case Cause.DISCONNECTED:
             # Its exit usually follows within the millisecond, and is added to the report.
-            child.life = Life.STOPPING
+            child.state = ChildState.STOPPING
             fleet.wait_for(child, "its exit", fleet.limits.last_words)
         case Cause.REPORTED:
             # It is on its way out; Stop is for one that is not.
-            child.life = Life.STOPPING
+            child.state = ChildState.STOPPING
             fleet.wait_for_end(child)
-            fleet.actions.append(Stop(child.id))
+            fleet.actions.append(SendStop(child.id))
         case Cause.EXITED | Cause.NOT_LAUNCHED | Cause.VANISHED:
-            child.life = Life.ENDED
+            child.state = ChildState.ENDED
     if not replaceable:
         ending.stop_all(fleet)
         return
-    if child.life is Life.LAUNCHING:
+    if child.state is ChildState.LAUNCHING:
         fleet.call_off(child)
-    for mate in fleet.mates(child.seat):
+    for member in fleet.members(child.unit):
         # A worker is of no use without the others of its rank.
-        if mate.life is Life.LAUNCHING and fleet.wanted(mate):
-            fleet.call_off(mate)
-        elif mate.life in ALIVE:
-            fleet.kill(mate)
+        if member.state is ChildState.LAUNCHING and fleet.wanted(member):
+            fleet.call_off(member)
+        elif member.state in ALIVE:
+            fleet.kill(member)
 
 
-def over(fleet: FleetState, child: Child, life: Life) -> None:
-    """A child is over: GONE or LOST. While the service goes on, a seat whose children are all over has left as it was
+def over(fleet: FleetState, child: Child, state: ChildState) -> None:
+    """A child is over: GONE or LOST. While the service goes on, a unit whose children are all over has left as it was
     asked to, or rests before its next start, or is given up."""
-    child.life, child.wait = life, None
-    mates = fleet.mates(child.seat)
-    if fleet.phase not in GOING or not all(mate.over for mate in mates):
+    child.state, child.wait = state, None
+    members = fleet.members(child.unit)
+    if fleet.phase not in RESTARTING_PHASES or not all(member.over for member in members):
         return
-    if leaving.is_leaving(fleet, child.seat):
+    if leaving.is_leaving(fleet, child.unit):
         leaving.conclude(fleet, RankId(child.id.place.index))
         return
-    failure = next(mate.failure for mate in mates if mate.failure is not None)
-    served = any(mate.served for mate in mates)
-    lost = any(mate.life is Life.LOST for mate in mates)
-    delay = None if lost else fleet.restarts.delay(child.seat, fleet.now, served)
+    failure = next(member.failure for member in members if member.failure is not None)
+    served = any(member.served for member in members)
+    lost = any(member.state is ChildState.LOST for member in members)
+    delay = None if lost else fleet.restarts.delay(child.unit, fleet.now, served)
     if delay is None:
-        _degrade(fleet, mates, failure)
+        _degrade(fleet, members, failure)
         return
     fleet.actions.append(AnnounceRestart(failure, delay))
-    for mate in mates:
-        mate.life = Life.RESTING
-        fleet.wait_for(mate, "its restart", delay)
+    for member in members:
+        member.state = ChildState.RESTING
+        fleet.wait_for(member, "its restart", delay)
         if not delay:
-            fleet.renew(mate)
+            fleet.renew(member)
 
 
-def _degrade(fleet: FleetState, mates: list[Child], failure: Failure) -> None:
+def _degrade(fleet: FleetState, members: list[Child], failure: Failure) -> None:
     """Go on without it, where enough are left."""
-    lost = any(mate.life is Life.LOST for mate in mates)
-    for mate in mates:
-        if mate.life is Life.GONE:
-            mate.life = Life.FALLEN
-    left = {child.seat for child in fleet.children.values()} - {
-        child.seat for child in fleet.children.values() if child.over
+    lost = any(member.state is ChildState.LOST for member in members)
+    for member in members:
+        if member.state is ChildState.GONE:
+            member.state = ChildState.FALLEN
+    left = {child.unit for child in fleet.children.values()} - {
+        child.unit for child in fleet.children.values() if child.over
     }
     ranks = sum(role is Role.ENGINE for role, _ in left)
     if ranks < fleet.limits.min_ranks or not any(role is Role.API for role, _ in left):
@@ -202,7 +204,7 @@ def _degrade(fleet: FleetState, mates: list[Child], failure: Failure) -> None:
         fleet.actions.append(AnnounceFailure(failure))
         ending.stop_all(fleet)
     else:
-        why = "a process of it survived SIGKILL" if lost else fleet.restarts.why(mates[0].seat)
+        why = "a process of it survived SIGKILL" if lost else fleet.restarts.why(members[0].unit)
         fleet.actions.append(AnnounceDegraded(failure, why))
 
 
@@ -216,5 +218,5 @@ def _learn(fleet: FleetState, child: Child, **known: Any) -> None:
 
 
 def _heard_out(fleet: FleetState, child: Child) -> None:
-    if child.life is Life.ENDED and not child.control_open and not child.output_open:
-        over(fleet, child, Life.GONE)
+    if child.state is ChildState.ENDED and not child.control_open and not child.output_open:
+        over(fleet, child, ChildState.GONE)

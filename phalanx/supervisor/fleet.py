@@ -21,6 +21,7 @@ from typing import Any
 
 from phalanx.protocol import ChildId, Incarnation, Place
 from phalanx.supervisor import deadlines, ending, falling, leaving, starting
+from phalanx.supervisor.child_states import Child, ChildState
 from phalanx.supervisor.events import (
     Added,
     AnnounceReady,
@@ -48,8 +49,8 @@ from phalanx.supervisor.events import (
     Vanished,
     Waiting,
 )
-from phalanx.supervisor.lives import GOING, Child, Life, Limits, Phase
-from phalanx.supervisor.state import FleetState
+from phalanx.supervisor.fleet_limits import FleetLimits
+from phalanx.supervisor.state import RESTARTING_PHASES, FleetPhase, FleetState
 
 
 class Fleet(FleetState):
@@ -58,14 +59,14 @@ class Fleet(FleetState):
     __slots__ = ()
 
     @staticmethod
-    def of(places: Iterable[Place], limits: Limits) -> "Fleet":
+    def of(places: Iterable[Place], limits: FleetLimits) -> "Fleet":
         return Fleet(limits, {place: Child(ChildId(place, Incarnation(0))) for place in places})
 
     def step(self, event: FleetEvent) -> list[FleetAction]:
         """Take one event; what to do about it. A message of an older incarnation is ignored."""
         self.actions = []
         self.now = event.at
-        if self.phase is not Phase.FINISHED:
+        if self.phase is not FleetPhase.FINISHED:
             _HANDLERS[type(event)](self, event)
             self._settle()
         return self.actions
@@ -74,21 +75,21 @@ class Fleet(FleetState):
         """When `Tick` is due next; None: nothing is waited for."""
         deadlines = [child.wait.deadline for child in self.children.values() if child.wait]
         deadlines += [departure.deadline for departure in self.departures.values() if departure.deadline is not None]
-        if self.phase is Phase.DRAINING:
+        if self.phase is FleetPhase.DRAINING:
             deadlines.append(self.drained_by)
         return min(deadlines, default=None)
 
     def _settle(self) -> None:
-        if self.departures and self.phase in GOING:
+        if self.departures and self.phase in RESTARTING_PHASES:
             leaving.advance(self)
-        if self.phase is Phase.STARTING and all(c.life is Life.READY for c in self.children.values()):
-            self.phase = Phase.SERVING
+        if self.phase is FleetPhase.STARTING and all(c.state is ChildState.READY for c in self.children.values()):
+            self.phase = FleetPhase.SERVING
             self.actions.append(AnnounceReady())
-        elif self.phase is Phase.DRAINING and not ending.may_still_serve(self):
+        elif self.phase is FleetPhase.DRAINING and not ending.may_still_serve(self):
             ending.stop_all(self)
-        elif self.phase is Phase.STOPPING and all(c.over for c in self.children.values()):
-            self.phase = Phase.FINISHED
-            lost = tuple(c.id for c in self.children.values() if c.life is Life.LOST)
+        elif self.phase is FleetPhase.STOPPING and all(c.over for c in self.children.values()):
+            self.phase = FleetPhase.FINISHED
+            lost = tuple(c.id for c in self.children.values() if c.state is ChildState.LOST)
             code = ExitCode.FAILED if self.failure else ExitCode.LEFT_BEHIND if lost else ExitCode.OK
             self.actions.append(Finish(code, self.failure, lost))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from phalanx.config import ParallelOptions, ServiceOptions
 from phalanx.protocol import Place, Role
-from phalanx.supervisor.lives import Limits
+from phalanx.supervisor.fleet_limits import FleetLimits
 
 RAY = Place(Role.RAY, 0)
 
@@ -41,8 +41,8 @@ def layout_of(parallel: ParallelOptions) -> Layout:
     )
 
 
-def limits_of(service: ServiceOptions) -> Limits:
-    return Limits(
+def limits_of(service: ServiceOptions) -> FleetLimits:
+    return FleetLimits(
         startup=service.startup_timeout,
         shutdown=service.shutdown_timeout,
         step=service.step_timeout,

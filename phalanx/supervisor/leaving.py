@@ -8,24 +8,24 @@ for that, is the rank stopped. So no request sees its end.
 
 from phalanx.protocol import Place, RankId, Ranks, Role
 from phalanx.supervisor import ending
-from phalanx.supervisor.events import After, AnnounceLeft, HasVacated, Leave, Resume, TellRanks
-from phalanx.supervisor.lives import Child, Life, Phase, Seat
-from phalanx.supervisor.state import Departure, Exit, FleetState
+from phalanx.supervisor.child_states import Child, ChildState, Unit
+from phalanx.supervisor.events import AfterLeaving, AnnounceLeft, HasVacated, Leave, Resume, TellRanks
+from phalanx.supervisor.state import Departure, FleetPhase, FleetState, LeavingStage
 
 MOVING = 5.0
 """Seconds that API servers get to carry requests on elsewhere, which takes them a moment."""
 
 
 def leave(fleet: FleetState, event: Leave) -> None:
-    if fleet.phase is not Phase.SERVING:
+    if fleet.phase is not FleetPhase.SERVING:
         return
     tell_ranks(fleet)
     servers = {c.id for c in fleet.children.values() if _routes(c)}
     for rank in event.ranks:
         departure = fleet.departures.get(rank)
-        if departure is not None and departure.exit is Exit.STOPPING:
+        if departure is not None and departure.stage is LeavingStage.STOPPING:
             # It is on its way out already; what was asked for last is what comes after.
-            departure.after = departure.after if event.after is After.HELD else event.after
+            departure.after = departure.after if event.after is AfterLeaving.HELD else event.after
         elif Place(Role.ENGINE, rank) in fleet.children:
             fleet.departures[rank] = Departure(event.after, fleet.ranks_told, set(servers), event.at + event.timeout)
 
@@ -34,7 +34,7 @@ def resume(fleet: FleetState, event: Resume) -> None:
     """Ranks that are held, or have not been stopped yet, stay."""
     for rank in event.ranks:
         departure = fleet.departures.get(rank)
-        if departure is not None and departure.exit not in (Exit.STOPPING, Exit.RETURNING):
+        if departure is not None and departure.stage not in (LeavingStage.STOPPING, LeavingStage.RETURNING):
             del fleet.departures[rank]
             tell_ranks(fleet)
 
@@ -49,58 +49,62 @@ def has_vacated(fleet: FleetState, event: HasVacated) -> None:
 def advance(fleet: FleetState) -> None:
     """Take each departure as far as it can go now."""
     for rank, departure in list(fleet.departures.items()):
-        if departure.exit is Exit.EMPTYING or departure.exit is Exit.MOVING:
+        if departure.stage is LeavingStage.EMPTYING or departure.stage is LeavingStage.MOVING:
             _empty(fleet, rank, departure)
-        if departure.exit is Exit.EMPTY and departure.after is not After.HELD:
-            departure.exit = Exit.STOPPING
-            mates = fleet.mates((Role.ENGINE, rank))
-            for mate in mates:
-                ending.put_out(fleet, mate)
-            if all(mate.over for mate in mates):
+        if departure.stage is LeavingStage.EMPTY and departure.after is not AfterLeaving.HELD:
+            departure.stage = LeavingStage.STOPPING
+            members = fleet.members((Role.ENGINE, rank))
+            for member in members:
+                ending.stop_child(fleet, member)
+            if all(member.over for member in members):
                 conclude(fleet, rank)
 
 
 def _empty(fleet: FleetState, rank: RankId, departure: Departure) -> None:
-    serves = all(mate.life is Life.READY for mate in fleet.mates((Role.ENGINE, rank)))
+    serves = all(member.state is ChildState.READY for member in fleet.members((Role.ENGINE, rank)))
     users = [server for server in departure.used_by if (child := fleet.current(server)) and _routes(child)]
     if not serves or not users:
-        departure.exit, departure.deadline = Exit.EMPTY, None
+        departure.stage, departure.deadline = LeavingStage.EMPTY, None
     elif departure.deadline is not None and departure.deadline <= fleet.now:
-        if departure.exit is Exit.EMPTYING:
-            departure.exit, departure.deadline = Exit.MOVING, fleet.now + MOVING
+        if departure.stage is LeavingStage.EMPTYING:
+            departure.stage, departure.deadline = LeavingStage.MOVING, fleet.now + MOVING
             tell_ranks(fleet)
         else:
-            departure.exit, departure.deadline = Exit.EMPTY, None
+            departure.stage, departure.deadline = LeavingStage.EMPTY, None
 
 
-def is_leaving(fleet: FleetState, seat: Seat) -> bool:
+def is_leaving(fleet: FleetState, unit: Unit) -> bool:
     """Whether the end of a rank is what an operator asked for, and not a fall."""
-    role, index = seat
+    role, index = unit
     departure = fleet.departures.get(RankId(index)) if role is Role.ENGINE else None
-    return departure is not None and departure.after is not After.HELD and departure.exit is not Exit.RETURNING
+    return (
+        departure is not None
+        and departure.after is not AfterLeaving.HELD
+        and departure.stage is not LeavingStage.RETURNING
+    )
 
 
 def conclude(fleet: FleetState, rank: RankId) -> None:
     """All of a rank that leaves is over: start it again, or strike it off, as was asked."""
-    departure, seat = fleet.departures[rank], (Role.ENGINE, rank)
-    mates = fleet.mates(seat)
-    if any(mate.life is Life.LOST for mate in mates):
+    departure, unit = fleet.departures[rank], (Role.ENGINE, rank)
+    members = fleet.members(unit)
+    if any(member.state is ChildState.LOST for member in members):
         # Nobody knows what it still holds. It stays in the books, and is named when the service ends.
-        for mate in mates:
-            mate.life = Life.FALLEN if mate.life is Life.GONE else mate.life
+        for member in members:
+            member.state = ChildState.FALLEN if member.state is ChildState.GONE else member.state
         del fleet.departures[rank]
-    elif departure.after is After.RENEWED:
-        departure.exit = Exit.RETURNING
-        fleet.restarts.forget(seat)
-        for mate in mates:
-            fleet.renew(mate)
+    elif departure.after is AfterLeaving.RENEWED:
+        departure.stage = LeavingStage.RETURNING
+        fleet.restarts.forget(unit)
+        for member in members:
+            fleet.renew(member)
     else:
-        fleet.restarts.forget(seat)
-        for mate in mates:
-            fleet.former[mate.id.place] = mate.id.incarnation
-            del fleet.children[mate.id.place]
+        fleet.restarts.forget(unit)
+        for member in members:
+            fleet.former[member.id.place] = member.id.incarnation
+            del fleet.children[member.id.place]
         del fleet.departures[rank]
-        fleet.actions.append(AnnounceLeft(rank, tuple(mate.id for mate in mates)))
+        fleet.actions.append(AnnounceLeft(rank, tuple(member.id for member in members)))
     tell_ranks(fleet)
 
 
@@ -108,7 +112,7 @@ def returned(fleet: FleetState, child: Child) -> None:
     """A rank serves again after its planned restart."""
     rank = RankId(child.id.place.index)
     departure = fleet.departures.get(rank) if child.id.place.role is Role.ENGINE else None
-    if departure is not None and departure.exit is Exit.RETURNING:
+    if departure is not None and departure.stage is LeavingStage.RETURNING:
         del fleet.departures[rank]
         tell_ranks(fleet)
 
@@ -120,12 +124,12 @@ def tell_ranks(fleet: FleetState) -> None:
 
 def _routes(child: Child) -> bool:
     """Whether it is an API server that can have requests in a rank, and says when it has none."""
-    return child.id.place.role is Role.API and child.life is Life.READY and child.drains
+    return child.id.place.role is Role.API and child.state is ChildState.READY and child.drains
 
 
 def ranks_now(fleet: FleetState) -> Ranks:
-    """For API servers."""
-    gone = {rank for rank, departure in fleet.departures.items() if departure.after is not After.RENEWED}
+    """The ranks there are, as API servers are told them."""
+    gone = {rank for rank, departure in fleet.departures.items() if departure.after is not AfterLeaving.RENEWED}
     ranks = {RankId(place.index) for place in fleet.children if place.role is Role.ENGINE}
-    moving = [rank for rank, departure in fleet.departures.items() if departure.exit is not Exit.EMPTYING]
+    moving = [rank for rank, departure in fleet.departures.items() if departure.stage is not LeavingStage.EMPTYING]
     return Ranks(fleet.ranks_told, tuple(sorted(ranks - gone)), tuple(sorted(fleet.departures)), tuple(sorted(moving)))

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from phalanx import running_time
 from phalanx.protocol import StartupStage
+from phalanx.supervisor.child_states import Child, ChildState
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Child, Life, Phase
 from phalanx.supervisor.picture import Announce, PlainPicture
+from phalanx.supervisor.state import FleetPhase
 
 REFRESH = 0.1
 """Seconds between two frames; each also moves the seconds on."""
@@ -31,12 +32,12 @@ class LivePicture(PlainPicture):
         self._fleet: Fleet | None = None
 
     def changed(self, fleet: Fleet) -> None:
-        if self._fleet is None and fleet.phase is Phase.STARTING:
+        if self._fleet is None and fleet.phase is FleetPhase.STARTING:
             self._fleet = fleet
             self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             self._live.start()
             self._draw()
-        elif fleet.phase is not Phase.STARTING:
+        elif fleet.phase is not FleetPhase.STARTING:
             self.close()
 
     def ready(self, fleet: Fleet, urls: list[str]) -> None:
@@ -71,12 +72,14 @@ class LivePicture(PlainPicture):
         table = Table.grid(padding=(0, 2))
         now = running_time.now()
         for place, child in self._fleet.children.items():
-            since = child.stage_since - self._fleet.began_at if child.life is Life.READY else now - child.stage_since
+            since = (
+                child.stage_since - self._fleet.began_at if child.state is ChildState.READY else now - child.stage_since
+            )
             table.add_row(
                 Text(str(place), style="bold"),
                 Text(
-                    "launching" if child.life is Life.LAUNCHING else child.stage,
-                    style=_STYLES.get(child.life, "yellow"),
+                    "launching" if child.state is ChildState.LAUNCHING else child.stage,
+                    style=_STYLES.get(child.state, "yellow"),
                 ),
                 _bar(child),
                 Text(f"{since:6.1f} s", style="dim"),
@@ -93,11 +96,11 @@ class LivePicture(PlainPicture):
 _BAR = 12
 """Columns."""
 
-_STYLES = {Life.READY: "green", Life.LAUNCHING: "dim", Life.STARTING: "cyan"}
+_STYLES = {ChildState.READY: "green", ChildState.LAUNCHING: "dim", ChildState.STARTING: "cyan"}
 
 
 def _bar(child: Child) -> ProgressBar:
-    if child.life is Life.READY:
+    if child.state is ChildState.READY:
         return ProgressBar(total=1.0, completed=1.0, width=_BAR, finished_style="green")
     if child.progress is not None:
         return ProgressBar(total=1.0, completed=min(max(child.progress, 0.0), 1.0), width=_BAR)

@@ -16,8 +16,8 @@ from phalanx.config import ParallelOptions, ServiceOptions
 from phalanx.hosting.host import Audience
 from phalanx.protocol import ChildId, NodeHello, Place, Role, ToSupervisor
 from phalanx.supervisor import events
-from phalanx.supervisor.claims import objection
 from phalanx.supervisor.joined_nodes import JoinedNodes
+from phalanx.supervisor.node_admission import objection
 from phalanx.supervisor.ray_orders import RayOrders
 from phalanx.supervisor.remote_places import RemoteNode, RemotePlaces
 from phalanx.supervisor.waiting_children import WaitingChildren

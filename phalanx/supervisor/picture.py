@@ -7,34 +7,38 @@ from typing import TextIO
 from phalanx import running_time
 from phalanx.protocol import Place, StartupStage
 from phalanx.streams import say
+from phalanx.supervisor.child_states import ChildState
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Life, Phase
+from phalanx.supervisor.state import FleetPhase
 
 Announce = Callable[[list[str]], None]
 """Tell the addresses, once the service serves at them; the first is the service's own."""
 
 
 class PlainPicture:
-    """For logs and pipes."""
+    """The picture for logs and pipes."""
 
     def __init__(self, stream: TextIO, announce: Announce) -> None:
         self._stream = stream
         self._announce = announce
-        self._shown: dict[Place, tuple[StartupStage, Life]] = {}
+        self._shown: dict[Place, tuple[StartupStage, ChildState]] = {}
 
     def changed(self, fleet: Fleet) -> None:
-        if fleet.phase is Phase.STOPPING or fleet.phase is Phase.FINISHED:
+        if fleet.phase is FleetPhase.STOPPING or fleet.phase is FleetPhase.FINISHED:
             return
         now = running_time.now()
         width = max(10, *(len(str(place)) for place in fleet.children))
         for place, child in fleet.children.items():
-            state = (child.stage, child.life)
-            if child.life is Life.LAUNCHING and not child.detail:
+            state = (child.stage, child.state)
+            if child.state is ChildState.LAUNCHING and not child.detail:
                 continue
-            if child.life in (Life.LAUNCHING, Life.STARTING, Life.READY) and self._shown.get(place) != state:
+            if (
+                child.state in (ChildState.LAUNCHING, ChildState.STARTING, ChildState.READY)
+                and self._shown.get(place) != state
+            ):
                 self._shown[place] = state
                 detail = "".join(f"  {part}" for part in (child.where, child.detail) if part)
-                stage = "launching" if child.life is Life.LAUNCHING else child.stage
+                stage = "launching" if child.state is ChildState.LAUNCHING else child.stage
                 self.line(f"{place!s:<{width}} {stage:<9} {now - fleet.began_at:6.2f} s{detail}")
 
     def printed(self, place: Place, line: str) -> None:

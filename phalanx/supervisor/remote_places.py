@@ -47,7 +47,7 @@ class RemoteNode:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Its name, for people."""
         return f"{self.hello.name} ({self.where})"
 
 
@@ -100,14 +100,14 @@ class RemotePlaces:
         host = self.hosts.get(place)
         if host is None:
             return None
-        known = (self._pools[mate] for mate, where in self.hosts.items() if where == host and mate in self._pools)
+        known = (self._pools[each] for each, where in self.hosts.items() if where == host and each in self._pools)
         return next(known, Pools(host, host))
 
     def can_launch(self, place: Place) -> bool:
         """Whether its node is ready, and for a rank those of all its workers: a leader that waits for one would be
         blamed for it."""
-        mates = [mate for mate in self.ranks if mate.index == place.index] if place.role is Role.ENGINE else []
-        return all(self.is_ready(each) for each in (place, *mates))
+        workers = [each for each in self.ranks if each.index == place.index] if place.role is Role.ENGINE else []
+        return all(self.is_ready(each) for each in (place, *workers))
 
     def is_ready(self, place: Place) -> bool:
         node = self.holders.get(place)

@@ -85,7 +85,11 @@ def wish(event: FleetEvent) -> str:
     """What an operator has brought about."""
     match event:
         case events.Leave(_, ranks, after, timeout):
-            what = {events.After.GONE: "leave", events.After.RENEWED: "are restarted", events.After.HELD: "are drained"}
+            what = {
+                events.AfterLeaving.GONE: "leave",
+                events.AfterLeaving.RENEWED: "are restarted",
+                events.AfterLeaving.HELD: "are drained",
+            }
             return f"ranks {', '.join(map(str, ranks))} {what[after]}; running requests get {timeout:g} s to finish"
         case events.Resume(_, ranks):
             return f"ranks {', '.join(map(str, ranks))} stay"

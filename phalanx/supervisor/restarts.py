@@ -3,7 +3,8 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from phalanx.supervisor.lives import Limits, Seat
+from phalanx.supervisor.child_states import Unit
+from phalanx.supervisor.fleet_limits import FleetLimits
 
 
 @dataclass(slots=True)
@@ -19,23 +20,23 @@ class _Record:
 
 @dataclass(slots=True)
 class Restarts:
-    """The falls of every seat."""
+    """The falls of every unit."""
 
-    limits: Limits
-    _records: dict[Seat, _Record] = field(default_factory=dict)
+    limits: FleetLimits
+    _records: dict[Unit, _Record] = field(default_factory=dict)
 
-    def fell(self, seat: Seat, at: float) -> None:
+    def fell(self, unit: Unit, at: float) -> None:
         """It has failed, or failed once more on its way back."""
-        record = self._records.setdefault(seat, _Record())
+        record = self._records.setdefault(unit, _Record())
         if record.down_since is None:
             record.down_since = at
 
-    def delay(self, seat: Seat, at: float, served: bool) -> float | None:
+    def delay(self, unit: Unit, at: float, served: bool) -> float | None:
         """Seconds until it is started again; None: it has fallen too often, or failed to start too often in a row.
 
         One that had `served` is started again at once; one that does not get there, ever more slowly.
         """
-        record = self._records[seat]
+        record = self._records[unit]
         while record.falls and record.falls[0] <= at - self.limits.window:
             record.falls.popleft()
         record.tries = 0 if served else record.tries + 1
@@ -47,25 +48,25 @@ class Restarts:
             return 0.0
         return min(self.limits.backoff * 2.0 ** (record.tries - 1), self.limits.longest_backoff)
 
-    def why(self, seat: Seat) -> str:
+    def why(self, unit: Unit) -> str:
         """Why it is not started again."""
-        if self._records[seat].tries >= self.limits.failed_starts:
-            return f"{self._records[seat].tries} starts in a row that came to nothing"
+        if self._records[unit].tries >= self.limits.failed_starts:
+            return f"{self._records[unit].tries} starts in a row that came to nothing"
         return f"{self.limits.max_restarts} restarts within {self.limits.window:g} s"
 
-    def back(self, seat: Seat, at: float) -> float | None:
+    def back(self, unit: Unit, at: float) -> float | None:
         """It serves; seconds since it fell, or None where it had not."""
-        record = self._records.get(seat)
+        record = self._records.get(unit)
         if record is None or record.down_since is None:
             return None
         since, record.down_since = record.down_since, None
         return at - since
 
-    def count(self, seat: Seat) -> int:
+    def count(self, unit: Unit) -> int:
         """Times it has been started again."""
-        return self._records[seat].restarts if seat in self._records else 0
+        return self._records[unit].restarts if unit in self._records else 0
 
-    def forget(self, seat: Seat) -> None:
+    def forget(self, unit: Unit) -> None:
         """What comes there next starts with a clean record."""
-        if (former := self._records.pop(seat, None)) is not None:
-            self._records[seat] = _Record(restarts=former.restarts)
+        if (former := self._records.pop(unit, None)) is not None:
+            self._records[unit] = _Record(restarts=former.restarts)

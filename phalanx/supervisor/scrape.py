@@ -87,7 +87,7 @@ class Scrapes:
 
 def restarts(fleet: Fleet) -> tuple[dict[RankId, int], dict[ApiServerId, int]]:
     """How often each rank and each API server was started again after a fall."""
-    counts = {place: fleet.restarts.count(child.seat) for place, child in fleet.children.items() if not place.worker}
+    counts = {place: fleet.restarts.count(child.unit) for place, child in fleet.children.items() if not place.worker}
     return (
         {RankId(place.index): count for place, count in counts.items() if place.role is Role.ENGINE},
         {ApiServerId(place.index): count for place, count in counts.items() if place.role is Role.API},

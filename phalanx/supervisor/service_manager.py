@@ -13,9 +13,10 @@ from typing import NamedTuple
 from phalanx import running_time
 from phalanx.protocol import Place, RankId, Role, StartupStage
 from phalanx.supervisor import report
-from phalanx.supervisor.events import After
+from phalanx.supervisor.child_states import Child, ChildState
+from phalanx.supervisor.events import AfterLeaving
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Child, Life, Phase
+from phalanx.supervisor.state import FleetPhase
 from phalanx.supervisor.supervisor import Watcher
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Notifications:
         self._heartbeat = asyncio.get_running_loop().call_later(delay, self._beat)
 
 
-_ENDING = (Phase.DRAINING, Phase.STOPPING, Phase.FINISHED)
+_ENDING = (FleetPhase.DRAINING, FleetPhase.STOPPING, FleetPhase.FINISHED)
 
 
 def overdue(fleet: Fleet, now: float) -> bool:
@@ -162,7 +163,7 @@ def overdue(fleet: Fleet, now: float) -> bool:
 
 def patience_of(fleet: Fleet, now: float) -> float | None:
     """Seconds within which a fleet that starts or ends will have got on, or else have ended; None: it serves."""
-    if fleet.phase in (Phase.SERVING, Phase.FINISHED):
+    if fleet.phase in (FleetPhase.SERVING, FleetPhase.FINISHED):
         return None
     limits = fleet.limits
     end = limits.dump + limits.shutdown + limits.cluster + limits.kill + limits.link + limits.last_words
@@ -173,62 +174,62 @@ def in_a_line(fleet: Fleet) -> str:
     """How things are, for `systemctl status`."""
     if fleet.failure is not None:
         return report.summary(fleet.failure)
-    ranks, servers = _seats(fleet, Role.ENGINE), _seats(fleet, Role.API)
+    ranks, servers = _units(fleet, Role.ENGINE), _units(fleet, Role.API)
     counts = f"{_ready(ranks)} of {len(ranks)} ranks, {_ready(servers)} of {len(servers)} API servers"
     match fleet.phase:
-        case Phase.STARTING:
+        case FleetPhase.STARTING:
             slowest = min(fleet.children.values(), key=_how_far)
             return f"starting: {counts} ready; {slowest.id} {_doing(slowest)}"
-        case Phase.SERVING if _ready(ranks) < len(ranks) or _ready(servers) < len(servers):
+        case FleetPhase.SERVING if _ready(ranks) < len(ranks) or _ready(servers) < len(servers):
             missing = [
                 f"{child.id} {_doing(child)}"
-                for seat in (*ranks.values(), *servers.values())
-                for child in seat
-                if child.life is not Life.READY
+                for unit in (*ranks.values(), *servers.values())
+                for child in unit
+                if child.state is not ChildState.READY
             ]
             return f"degraded: {counts} serve; {', '.join(missing)}"
-        case Phase.SERVING:
+        case FleetPhase.SERVING:
             return f"serves: {counts}"
-        case Phase.DRAINING:
+        case FleetPhase.DRAINING:
             return f"draining: running requests finish; {counts} serve"
         case _:
             left = sum(not child.over for child in fleet.children.values())
             return f"stopping: {left} processes to end" if left else "stopped"
 
 
-Seats = dict[int, list[Child]]
+Units = dict[int, list[Child]]
 
 
-def _seats(fleet: Fleet, role: Role) -> Seats:
-    """By number, each with its workers; without ranks that an operator has sent away."""
-    seats: Seats = {}
+def _units(fleet: Fleet, role: Role) -> Units:
+    """The units of a role by number, each with its workers; ranks that an operator has sent away are left out."""
+    units: Units = {}
     for place, child in fleet.children.items():
         if place.role is role and not _goes(fleet, place):
-            seats.setdefault(place.index, []).append(child)
-    return seats
+            units.setdefault(place.index, []).append(child)
+    return units
 
 
 def _goes(fleet: Fleet, place: Place) -> bool:
     departure = fleet.departures.get(RankId(place.index)) if place.role is Role.ENGINE else None
-    return departure is not None and departure.after is After.GONE
+    return departure is not None and departure.after is AfterLeaving.GONE
 
 
-def _ready(seats: Seats) -> int:
-    return sum(all(child.life is Life.READY for child in workers) for workers in seats.values())
+def _ready(units: Units) -> int:
+    return sum(all(child.state is ChildState.READY for child in workers) for workers in units.values())
 
 
 _ORDER = list(StartupStage)
 
 
 def _how_far(child: Child) -> tuple[bool, bool, int]:
-    return (child.life is Life.READY, child.life is not Life.LAUNCHING, _ORDER.index(child.stage))
+    return (child.state is ChildState.READY, child.state is not ChildState.LAUNCHING, _ORDER.index(child.stage))
 
 
 def _doing(child: Child) -> str:
-    match child.life:
-        case Life.LAUNCHING | Life.RESTING:
+    match child.state:
+        case ChildState.LAUNCHING | ChildState.RESTING:
             return f"waits for {child.wait.name}" if child.wait is not None else "is started"
-        case Life.STARTING:
+        case ChildState.STARTING:
             return f"is in stage {child.stage}"
-        case life:
-            return f"is {life.name.lower()}"
+        case state:
+            return f"is {state.name.lower()}"

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from phalanx.protocol import ChildId, Place, Pools, Role, Share
-from phalanx.supervisor.lives import Life
+from phalanx.supervisor.child_states import ChildState
 from phalanx.supervisor.remote_places import RemotePlaces
 from phalanx.supervisor.state import FleetState
 
@@ -60,6 +60,6 @@ class ToldShares:
         ranks = [
             place
             for place, child in fleet.children.items()
-            if place.role is Role.ENGINE and child.life is not Life.FALLEN
+            if place.role is Role.ENGINE and child.state is not ChildState.FALLEN
         ]
         return shares({place: self._remote.pools(place) if place in self._remote else self._local for place in ranks})

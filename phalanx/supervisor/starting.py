@@ -2,6 +2,7 @@
 
 from phalanx.protocol import ChildId, Incarnation, Role, StartupStage
 from phalanx.supervisor import ending, leaving
+from phalanx.supervisor.child_states import Child, ChildState
 from phalanx.supervisor.events import (
     Added,
     AnnounceBack,
@@ -10,12 +11,11 @@ from phalanx.supervisor.events import (
     Greeted,
     Launched,
     Progressed,
-    Refuse,
+    SendRefusal,
+    SendWelcome,
     Waiting,
-    Welcome,
 )
-from phalanx.supervisor.lives import Child, Life, Phase
-from phalanx.supervisor.state import FleetState
+from phalanx.supervisor.state import FleetPhase, FleetState
 
 _ORDER = {stage: order for order, stage in enumerate(StartupStage)}
 
@@ -28,7 +28,7 @@ def begin(fleet: FleetState, event: Begin) -> None:
 
 def added(fleet: FleetState, event: Added) -> None:
     """Places that the service has from now on."""
-    if fleet.phase not in (Phase.STARTING, Phase.SERVING):
+    if fleet.phase not in (FleetPhase.STARTING, FleetPhase.SERVING):
         return  # It came up while the service goes down.
     for place in event.places:
         former = fleet.former.pop(place, None)
@@ -42,7 +42,7 @@ def added(fleet: FleetState, event: Added) -> None:
 def waiting(fleet: FleetState, event: Waiting) -> None:
     child = fleet.current(event.child)
     # What is waited for already gets no more time by being told again.
-    if child is None or child.life is not Life.LAUNCHING or not fleet.wanted(child):
+    if child is None or child.state is not ChildState.LAUNCHING or not fleet.wanted(child):
         return
     if child.wait is None or child.wait.name != event.name:
         child.detail = f"waits for {event.name}"
@@ -54,14 +54,14 @@ def launched(fleet: FleetState, event: Launched) -> None:
     if child is None:
         return
     child.pid, child.where = event.pid, event.where
-    if child.life in (Life.LAUNCHING, Life.LOST):
+    if child.state in (ChildState.LAUNCHING, ChildState.LOST):
         _started(fleet, child)
         if not fleet.wanted(child):
             fleet.kill(child)
 
 
 def _started(fleet: FleetState, child: Child) -> None:
-    child.life, child.detail = Life.STARTING, ""
+    child.state, child.detail = ChildState.STARTING, ""
     child.output_open = True
     child.stage_since = fleet.now
     fleet.wait_for(child, "its first message", fleet.limits.startup)
@@ -71,26 +71,26 @@ def greeted(fleet: FleetState, event: Greeted) -> None:
     child = fleet.current(event.child)
     if child is None:
         reason = f"there is no {event.child} of incarnation {event.child.incarnation}"
-        fleet.actions.append(Refuse(reason, event.connection))
+        fleet.actions.append(SendRefusal(reason, event.connection))
         return
-    if child.life is Life.LAUNCHING and not child.control_open and fleet.wanted(child):
+    if child.state is ChildState.LAUNCHING and not child.control_open and fleet.wanted(child):
         # On a node: its own connection was faster than the node's, which is about to tell of its launch.
         _started(fleet, child)
     if child.control_open:
-        fleet.actions.append(Refuse(f"{event.child} is connected already", event.connection))
-    elif child.life is Life.STARTING or child.life is Life.ENDED:
+        fleet.actions.append(SendRefusal(f"{event.child} is connected already", event.connection))
+    elif child.state is ChildState.STARTING or child.state is ChildState.ENDED:
         # ENDED too: what it had to say may be behind its Hello.
         child.control_open = True
-        if child.life is Life.STARTING:
+        if child.state is ChildState.STARTING:
             fleet.wait_for(child, "its next stage", fleet.limits.startup)
-        fleet.actions.append(Welcome(child.id, event.connection))
+        fleet.actions.append(SendWelcome(child.id, event.connection))
     else:
-        fleet.actions.append(Refuse(f"{event.child} is {child.life.name.lower()}", event.connection))
+        fleet.actions.append(SendRefusal(f"{event.child} is {child.state.name.lower()}", event.connection))
 
 
 def progressed(fleet: FleetState, event: Progressed) -> None:
     child = fleet.current(event.child)
-    if child is None or child.life is not Life.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
+    if child is None or child.state is not ChildState.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
         return
     if event.stage is not child.stage:
         child.stage, child.stage_since = event.stage, event.at
@@ -103,16 +103,16 @@ def progressed(fleet: FleetState, event: Progressed) -> None:
 
 def became_ready(fleet: FleetState, event: BecameReady) -> None:
     child = fleet.current(event.child)
-    if child is None or child.life is not Life.STARTING or not child.control_open:
+    if child is None or child.state is not ChildState.STARTING or not child.control_open:
         return
-    child.life, child.served = Life.READY, True
+    child.state, child.served = ChildState.READY, True
     child.stage, child.stage_since = StartupStage.READY, event.at
     child.progress, child.detail = None, event.detail
     child.wait, child.drains = None, event.drains
-    if fleet.phase is Phase.DRAINING:
+    if fleet.phase is FleetPhase.DRAINING:
         ending.drain(fleet, child)
-    if all(mate.life is Life.READY for mate in fleet.mates(child.seat)):
+    if all(member.state is ChildState.READY for member in fleet.members(child.unit)):
         leaving.returned(fleet, child)
-        after = fleet.restarts.back(child.seat, event.at)
+        after = fleet.restarts.back(child.unit, event.at)
         if after is not None:
             fleet.actions.append(AnnounceBack(child.id, after))

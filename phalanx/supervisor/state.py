@@ -7,12 +7,26 @@ import enum
 from dataclasses import dataclass, field
 
 from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role
-from phalanx.supervisor.events import After, CallOff, Failure, FleetAction, Kill, Spawn
-from phalanx.supervisor.lives import Child, Life, Limits, Phase, Seat, Wait
+from phalanx.supervisor.child_states import Child, ChildState, Unit, Wait
+from phalanx.supervisor.events import AfterLeaving, CallOff, Failure, FleetAction, Kill, Spawn
+from phalanx.supervisor.fleet_limits import FleetLimits
 from phalanx.supervisor.restarts import Restarts
 
 
-class Exit(enum.Enum):
+class FleetPhase(enum.Enum):
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    DRAINING = enum.auto()
+    """No new requests; STOPPING once those that run have finished."""
+    STOPPING = enum.auto()
+    FINISHED = enum.auto()
+
+
+RESTARTING_PHASES = (FleetPhase.SERVING, FleetPhase.DRAINING)
+"""The phases in which what falls is started again."""
+
+
+class LeavingStage(enum.Enum):
     """How far a rank's leaving has come."""
 
     EMPTYING = enum.auto()
@@ -29,23 +43,23 @@ class Exit(enum.Enum):
 class Departure:
     """One rank that leaves."""
 
-    after: After
+    after: AfterLeaving
     announced_in: int
     """The number of the Ranks that told of it: what API servers answer to an earlier one is not about this."""
     used_by: set[ChildId]
     """API servers that have not yet said that nothing of theirs runs in it."""
     deadline: float | None
-    """When the present state is left."""
-    exit: Exit = Exit.EMPTYING
+    """When the present stage is left; None where nothing limits it."""
+    stage: LeavingStage = LeavingStage.EMPTYING
 
 
 @dataclass(slots=True)
 class FleetState:
     """Every child and what is planned for it. Anybody may read the fields; only the fleet's handlers change them."""
 
-    limits: Limits
+    limits: FleetLimits
     children: dict[Place, Child]
-    phase: Phase = Phase.STARTING
+    phase: FleetPhase = FleetPhase.STARTING
     failure: Failure | None = None
     """Why the service ends, where it does so by itself."""
     began_at: float = 0.0
@@ -60,16 +74,16 @@ class FleetState:
     drained_by: float = 0.0
     """While DRAINING: when whatever still runs is cut short."""
     actions: list[FleetAction] = field(default_factory=list)
-    """Of the step that is being taken."""
+    """What the step that is being taken has asked for so far."""
 
     def __post_init__(self) -> None:
         self.restarts = Restarts(self.limits)
 
     # --- questions ---
 
-    def mates(self, seat: Seat) -> list[Child]:
+    def members(self, unit: Unit) -> list[Child]:
         """Who falls and comes back together: a rank's workers, worker 0 included, or one API server alone."""
-        return [child for child in self.children.values() if child.seat == seat]
+        return [child for child in self.children.values() if child.unit == unit]
 
     def current(self, child: ChildId) -> Child | None:
         """The child itself, unless it is no more or a later incarnation has its place."""
@@ -78,7 +92,7 @@ class FleetState:
 
     def wanted(self, child: Child) -> bool:
         """Whether it may still get to serve: nothing has decided its end."""
-        return self.phase is not Phase.STOPPING and child.failure is None and not child.ended_by_us
+        return self.phase is not FleetPhase.STOPPING and child.failure is None and not child.ended_by_us
 
     # --- steps ---
 
@@ -106,7 +120,7 @@ class FleetState:
         self.wait_for(child, "its end", self.limits.shutdown + more)
 
     def kill(self, child: Child, reason: str = "") -> None:
-        child.life, child.ended_by_us = Life.KILLED, True
+        child.state, child.ended_by_us = ChildState.KILLED, True
         # On another machine that cannot be reached, its connections have to time out first.
         more = self.limits.link if child.where else 0.0
         self.wait_for(child, "its end after SIGKILL", self.limits.kill + more)

@@ -3,10 +3,8 @@
 import asyncio
 import itertools
 import logging
-import resource
 import signal
 from collections import deque
-from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -15,6 +13,7 @@ from phalanx import protocol, running_time, signals
 from phalanx.config import Config
 from phalanx.hosting import children
 from phalanx.hosting.host import Host
+from phalanx.hosting.open_files import allow_many_open_files
 from phalanx.hosting.output import Output
 from phalanx.machine import cpu_pool, memory_pool
 from phalanx.protocol import (
@@ -30,17 +29,18 @@ from phalanx.protocol import (
     Role,
     ToSupervisor,
 )
-from phalanx.supervisor import administration, events, leaving, report
+from phalanx.supervisor import events, leaving, report
+from phalanx.supervisor.control_connections import ControlHandler
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.layout import RAY, layout_of, limits_of
-from phalanx.supervisor.lives import Phase
 from phalanx.supervisor.nodes import Nodes
+from phalanx.supervisor.operator_requests import OperatorRequests
 from phalanx.supervisor.ray_orders import RayOrders
-from phalanx.supervisor.reception import ControlHandler
 from phalanx.supervisor.scrape import Scrapes
 from phalanx.supervisor.shares import ToldShares
 from phalanx.supervisor.sockets import Sockets
+from phalanx.supervisor.state import FleetPhase
 from phalanx.transport import stream
 from phalanx.transport.audit import audited
 from phalanx.transport.frames import FrameError
@@ -54,9 +54,6 @@ HURRY = 0.25
 
 NODES_END = 2.0
 """Seconds nodes get to end once all their children have."""
-
-DESCRIPTORS = 2**20
-"""What a process may open where its hard limit allows; programs that close all they might have should not take long."""
 
 
 class Watcher(Protocol):
@@ -87,7 +84,7 @@ class Supervisor:
         parallel = config.parallel
         self._config = config
         self._keyless = msgspec.structs.replace(config, http=config.http.without_keys())
-        """For those that serve no clients."""
+        """The configuration for those that serve no clients."""
         self._sockets = sockets
         self._watcher = watcher
         self._commands = commands or children.own_commands(parallel.frontend_command)
@@ -103,6 +100,7 @@ class Supervisor:
         """Connections whose Hello waits for the fleet's answer."""
         self._greetings = itertools.count()
         self._scrapes = Scrapes(self._send_to_api_server)
+        self._operators = OperatorRequests(config, self._fleet, self._nodes, sockets, self.take)
         self._events: deque[FleetEvent] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._finished: asyncio.Future[Finish]
@@ -111,7 +109,7 @@ class Supervisor:
         """Start the children, watch them, end with the last of them. Leaves no process, whatever happens."""
         loop = asyncio.get_running_loop()
         self._finished = loop.create_future()
-        _allow_many_descriptors()
+        allow_many_open_files()
         loop.set_exception_handler(self._defect)
         for number in signals.heeded():
             loop.add_signal_handler(number, self._signalled, number)
@@ -149,7 +147,7 @@ class Supervisor:
             for action in actions:
                 self._perform(action)
             self._events.popleft()
-        if self._fleet.phase is Phase.STOPPING:
+        if self._fleet.phase is FleetPhase.STOPPING:
             self._nodes.stop_idle()
         self._arm()
 
@@ -163,14 +161,14 @@ class Supervisor:
                 self._spawn(child)
             case events.CallOff(child):
                 self._nodes.call_off(child)
-            case events.Welcome(child, connection):
+            case events.SendWelcome(child, connection):
                 self._connections[child] = self._greeting.pop(connection).bind(child)
                 self._welcome(child)
-            case events.Refuse(reason, connection):
+            case events.SendRefusal(reason, connection):
                 self._greeting.pop(connection).refuse(reason)
-            case events.Stop(child):
+            case events.SendStop(child):
                 self._stop(child)
-            case events.Drain(child):
+            case events.SendDrain(child):
                 self._tell(child, protocol.Drain())
             case events.Dump(child):
                 self._signal(child, signal.SIGABRT)
@@ -208,7 +206,7 @@ class Supervisor:
 
     def _stop(self, child: ChildId) -> None:
         """Tell it to end; an API server of a service that ends, once nobody new waits for it in a backlog."""
-        if child.place.role is not Role.API or self._fleet.phase is not Phase.STOPPING:
+        if child.place.role is not Role.API or self._fleet.phase is not FleetPhase.STOPPING:
             self._tell(child, protocol.Stop())
         elif child.place in self._nodes.places:
             self._nodes.stop_accepting(child.place, lambda: self._tell(child, protocol.Stop()))
@@ -249,33 +247,6 @@ class Supervisor:
         for child, connection in self._connections.items():
             if child.place.role is Role.API:
                 connection.send(ranks)
-
-    def _administer(self, child: ChildId, request: protocol.AdminRequest) -> None:
-        """Do what an operator asks, and say how things stand then."""
-        parallel, now = self._config.parallel, running_time.now()
-        refusal, status = "", 200 if request.verb is protocol.AdminVerb.SHOW else 202
-        try:
-            asked = administration.decide(
-                self._fleet, request, now, parallel.tensor_parallel_size, self._config.service.drain_timeout
-            )
-        except administration.Refused as error:
-            asked, refusal, status = [], str(error), error.status
-        for event in asked:
-            log.info("an operator asks: %s", report.wish(event))
-            if isinstance(event, events.Added):
-                self._make_room(event.places)
-            self.take(event)
-        ranks, servers = administration.ranks_of(self._fleet, now), administration.api_servers_of(self._fleet, now)
-        if child in self._connections:
-            self._connections[child].send(protocol.AdminAnswer(request.query, ranks, servers, refusal, status))
-
-    def _make_room(self, places: Iterable[Place]) -> None:
-        """For ranks that come while the service runs: on the cluster where there is one, else on this machine."""
-        if self._nodes.ray is not None:
-            self._nodes.expect(places)
-        elif self._config.parallel.tensor_parallel_size > 1:
-            for rank in {place.index for place in places}:
-                self._sockets.lead(rank)
 
     def _tell_shares(self) -> None:
         """Tell each rank its part of its machine, where that has changed."""
@@ -343,7 +314,9 @@ class Supervisor:
             case protocol.RanksVacated(number, ranks):
                 self.take(events.HasVacated(now, child, number, ranks))
             case protocol.AdminRequest() if child.place.role is Role.API:
-                self._administer(child, message)
+                answer = self._operators.answer(message)
+                if child in self._connections:
+                    self._connections[child].send(answer)
             case protocol.Ready(detail, drains):
                 self.take(events.BecameReady(now, child, detail, drains))
                 if self._nodes.ray is not None and child.place == RAY:
@@ -423,11 +396,3 @@ class Supervisor:
             self._finished.set_exception(error)
         else:
             loop.default_exception_handler(context)
-
-
-def _allow_many_descriptors() -> None:
-    """Raise the soft limit, which children inherit: 1,024 descriptors are as few connections for an API server."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -166,7 +166,7 @@ def _refusal(error: OSError, host: str, port: int) -> OSError:
 
 
 def spelt(host: str, port: int) -> str:
-    """As in a URL: `127.0.0.1:8000`, `[::1]:8000`."""
+    """The address as a URL has it: `127.0.0.1:8000`, `[::1]:8000`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -10,7 +10,7 @@ EVENTS = 30
 
 
 def world(seed: int) -> World:
-    """A small rank, so that little is enough to run out of blocks, seats or tokens."""
+    """A small rank, so that little is enough to run out of blocks, max_num_seqs or tokens."""
     rng = random.Random(seed)
     return World(
         rng,

@@ -21,19 +21,20 @@ from phalanx.supervisor.events import (
     Launched,
     OutputEnded,
     Progressed,
-    Refuse,
     Reported,
+    SendRefusal,
+    SendStop,
     Spawn,
-    Stop,
     StopRequested,
     Tick,
 )
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Limits, Phase
+from phalanx.supervisor.fleet_limits import FleetLimits
+from phalanx.supervisor.state import FleetPhase
 
 API = ChildId(Place(Role.API, 0), Incarnation(0))
 RANK = ChildId(Place(Role.ENGINE, 0), Incarnation(0))
-LIMITS = Limits(startup=10, shutdown=3, dump=1, kill=5, last_words=1)
+LIMITS = FleetLimits(startup=10, shutdown=3, dump=1, kill=5, last_words=1)
 
 
 def connected() -> Fleet:
@@ -75,7 +76,7 @@ def test_the_first_to_fail_is_the_culprit_whatever_comes_later() -> None:
     fleet = serving()
     first = fleet.step(Exited(5, RANK, -9))
     assert isinstance(first[0], AnnounceFailure)
-    assert first[1:] == [Stop(API)]
+    assert first[1:] == [SendStop(API)]
     assert fleet.step(Reported(5.1, API, "the rank is gone", "")) == []
     fleet.step(ControlEnded(5.1, RANK, "closed"))
     fleet.step(OutputEnded(5.1, RANK))
@@ -91,7 +92,7 @@ def test_a_report_is_not_lost_to_an_exit_that_was_seen_before_it() -> None:
     fleet.step(Exited(1, RANK, 1))
     fleet.step(OutputEnded(1, RANK))
     end(fleet, API, 1.1, -9)
-    assert fleet.phase is Phase.STOPPING, "it waits for what is left in the control connection"
+    assert fleet.phase is FleetPhase.STOPPING, "it waits for what is left in the control connection"
     fleet.step(Reported(1.2, RANK, "out of blocks", "Traceback ..."))
     (finish,) = fleet.step(ControlEnded(1.2, RANK, "closed"))
     assert isinstance(finish, Finish)
@@ -115,8 +116,8 @@ def test_a_message_of_an_older_incarnation_is_ignored_and_its_connection_refused
     older = ChildId(RANK.place, Incarnation(-1))
     assert fleet.step(Exited(2, older, 1)) == []
     assert fleet.step(Reported(2, older, "late news", "")) == []
-    assert isinstance(fleet.step(Greeted(2, older))[0], Refuse)
-    assert fleet.phase is Phase.SERVING
+    assert isinstance(fleet.step(Greeted(2, older))[0], SendRefusal)
+    assert fleet.phase is FleetPhase.SERVING
 
 
 def test_a_process_that_survives_sigkill_is_named_and_does_not_hold_the_end_up_for_ever() -> None:

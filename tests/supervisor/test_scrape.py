@@ -15,10 +15,12 @@ from phalanx.protocol import (
 )
 from phalanx.supervisor import events
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Limits
+from phalanx.supervisor.fleet_limits import FleetLimits
 from phalanx.supervisor.scrape import Scrapes, restarts
 
-FLEET = Fleet.of([Place(Role.API, 0), Place(Role.API, 1), Place(Role.ENGINE, 0)], Limits(startup=9.0, shutdown=9.0))
+FLEET = Fleet.of(
+    [Place(Role.API, 0), Place(Role.API, 1), Place(Role.ENGINE, 0)], FleetLimits(startup=9.0, shutdown=9.0)
+)
 Sent = list[tuple[int, MetricsRequest | MetricsGathered]]
 
 
@@ -96,7 +98,7 @@ def test_one_that_is_gone_for_good_counts_on_and_the_asker_itself_is_not_told_tw
 
 def test_restarts_after_falls_are_counted_by_place() -> None:
     places = [Place(Role.API, 0), Place(Role.ENGINE, 0, 0), Place(Role.ENGINE, 0, 1), Place(Role.ENGINE, 1)]
-    fleet = Fleet.of(places, Limits(startup=9.0, shutdown=9.0, max_restarts=3))
+    fleet = Fleet.of(places, FleetLimits(startup=9.0, shutdown=9.0, max_restarts=3))
     fleet.step(events.Begin(0.0))
     for place in places:
         child = ChildId(place, Incarnation(0))

@@ -13,7 +13,7 @@ from phalanx import running_time
 from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role, StartupStage
 from phalanx.supervisor import events
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Limits
+from phalanx.supervisor.fleet_limits import FleetLimits
 from phalanx.supervisor.service_manager import LATE, Manager, Notifications, Notifier, in_a_line, overdue, patience_of
 
 PLACES = [Place(Role.API, 0), Place(Role.ENGINE, 0), Place(Role.ENGINE, 1, 0), Place(Role.ENGINE, 1, 1)]
@@ -24,7 +24,7 @@ def id_of(place: Place) -> ChildId:
 
 
 def a_fleet(at: float = 0.0) -> Fleet:
-    fleet = Fleet.of(PLACES, Limits(startup=10.0, shutdown=2.0, drain=5.0, max_restarts=1))
+    fleet = Fleet.of(PLACES, FleetLimits(startup=10.0, shutdown=2.0, drain=5.0, max_restarts=1))
     fleet.step(events.Begin(at))
     return fleet
 
@@ -58,7 +58,7 @@ def test_a_rank_that_an_operator_sent_away_is_not_missed() -> None:
     fleet = a_fleet()
     for place in PLACES:
         serve(fleet, place)
-    fleet.step(events.Leave(2.0, (RankId(0),), events.After.GONE, 0.0))
+    fleet.step(events.Leave(2.0, (RankId(0),), events.AfterLeaving.GONE, 0.0))
     fleet.step(events.Exited(3.0, id_of(PLACES[1]), 0))
     assert in_a_line(fleet) == "serves: 1 of 1 ranks, 1 of 1 API servers"
 

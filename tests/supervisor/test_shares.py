@@ -1,8 +1,9 @@
 """How ranks divide machines: by what they really take from, and each machine by itself."""
 
 from phalanx.protocol import Place, Pools, Role, Share
+from phalanx.supervisor.child_states import ChildState
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Life, Limits
+from phalanx.supervisor.fleet_limits import FleetLimits
 from phalanx.supervisor.remote_places import RemotePlaces
 from phalanx.supervisor.shares import ToldShares, shares
 
@@ -36,16 +37,16 @@ def test_of_whom_nothing_is_known_counts_as_alone() -> None:
 
 
 def test_ranks_are_told_again_when_one_is_given_up_and_only_then() -> None:
-    fleet = Fleet.of([Place(Role.API, 0), rank(0), rank(1), rank(2)], Limits(startup=10, shutdown=5))
+    fleet = Fleet.of([Place(Role.API, 0), rank(0), rank(1), rank(2)], FleetLimits(startup=10, shutdown=5))
     told = ToldShares(Pools("a", "a"), RemotePlaces([rank(2)], [rank(0), rank(1)], own_api_servers=1, per_node=0))
     ids = {place: child.id for place, child in fleet.children.items()}
     assert told.welcome(fleet, ids[rank(0)]) == Share(2, 2, 0)
     assert told.welcome(fleet, ids[rank(2)]) == Share()
-    fleet.children[rank(1)].life = Life.RESTING
+    fleet.children[rank(1)].state = ChildState.RESTING
     assert told.changes(fleet) == []  # It may come back.
-    fleet.children[rank(1)].life = Life.FALLEN
+    fleet.children[rank(1)].state = ChildState.FALLEN
     assert told.changes(fleet) == [(ids[rank(0)], Share(1, 1, 0))]
     assert told.changes(fleet) == []
     told.forget(ids[rank(0)])
-    fleet.children[rank(1)].life = Life.LAUNCHING
+    fleet.children[rank(1)].state = ChildState.LAUNCHING
     assert told.changes(fleet) == []  # Who is not connected is told as it comes.

@@ -12,7 +12,7 @@ from support.simulation.ranks import Rank
 
 from phalanx.protocol import AdminRequest, AdminVerb, RankId, Role, SamplingParams
 from phalanx.supervisor import administration
-from phalanx.supervisor.lives import Phase
+from phalanx.supervisor.state import FleetPhase
 
 if TYPE_CHECKING:
     from support.simulation.joint_world import World
@@ -36,7 +36,7 @@ class Disturbances:
     def begin(self) -> None:
         self.going = True
         world, rng = self.world, random.Random(f"disturbances {self.world.seed}")
-        self._arrive(rng.choice((0.4, 1.0, 4.0)) / (world.ranks * world.seats))
+        self._arrive(rng.choice((0.4, 1.0, 4.0)) / (world.ranks * world.max_num_seqs))
         kinds = rng.choices(
             (
                 self.kill_rank,
@@ -66,7 +66,7 @@ class Disturbances:
         self.world.calm()
 
     def _happen(self, number: int, kind: Callable[[], None]) -> None:
-        if self.world.fleet.phase is Phase.SERVING:
+        if self.world.fleet.phase is FleetPhase.SERVING:
             self.world.note(f"--- disturbance {number}: {kind.__name__}")
             self.world.tally[kind.__name__] += 1
             kind()
@@ -106,7 +106,7 @@ class Disturbances:
             self.timeline.after(self.rng.random() * 5, fast)
 
     def burst(self) -> None:
-        self._submit(3 * self.world.ranks * self.world.seats)
+        self._submit(3 * self.world.ranks * self.world.max_num_seqs)
 
     def poison(self) -> None:
         for api in self._one(ApiServer):
@@ -141,7 +141,7 @@ class Disturbances:
         request = AdminRequest(0, verb, ranks, size, self.rng.choice((0.0, 0.0, 2.0)))
         try:
             decided = administration.decide(self.world.fleet, request, self.timeline.now, workers=1, patience=5.0)
-        except administration.Refused as refusal:
+        except administration.AdminRefused as refusal:
             self.world.note(f"the operator asks {brief(request)}, and is refused: {refusal}")
             return
         self.world.note(f"the operator asks {brief(request)}")
@@ -184,7 +184,10 @@ class Disturbances:
     def _arrive(self, mean: float) -> None:
         """One more client, at whichever API server takes its connection."""
         if self.going:
-            if sum(len(api.open) for api in self.world.living(ApiServer)) < 3 * self.world.ranks * self.world.seats:
+            if (
+                sum(len(api.open) for api in self.world.living(ApiServer))
+                < 3 * self.world.ranks * self.world.max_num_seqs
+            ):
                 self._submit(1)
             self.timeline.after(self.rng.expovariate(1 / mean), lambda: self._arrive(mean))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from phalanx.protocol import ChildId, Incarnation, Place, Role, StartupStage
+from phalanx.supervisor.child_states import ChildState
 from phalanx.supervisor.events import (
     Added,
     AnnounceBack,
@@ -37,28 +38,29 @@ from phalanx.supervisor.events import (
     OutputEnded,
     Progressed,
     Pulsed,
-    Refuse,
     Reported,
+    SendRefusal,
+    SendStop,
+    SendWelcome,
     Spawn,
-    Stop,
     StopRequested,
     Tick,
     Vanished,
     Waiting,
-    Welcome,
 )
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Life, Limits, Phase
+from phalanx.supervisor.fleet_limits import FleetLimits
+from phalanx.supervisor.state import FleetPhase
 
-LIMITS = Limits(startup=10.0, shutdown=3.0, step=10.0)
-RESTARTING = Limits(startup=10.0, shutdown=3.0, step=10.0, max_restarts=3, window=20.0)
+LIMITS = FleetLimits(startup=10.0, shutdown=3.0, step=10.0)
+RESTARTING = FleetLimits(startup=10.0, shutdown=3.0, step=10.0, max_restarts=3, window=20.0)
 NODE_LIMIT = 20.0
 """Seconds that a launch may wait for a node."""
 MOST_LATE = 1.0
 """Seconds by which a tick may come late."""
 STAGES = tuple(StartupStage)[:-1]
-AT_REST = (Life.READY, Life.GONE, Life.LOST, Life.FALLEN)
-DOWN_TO_EARTH = (Phase.STOPPING, Phase.FINISHED)
+AT_REST = (ChildState.READY, ChildState.GONE, ChildState.LOST, ChildState.FALLEN)
+DOWN_TO_EARTH = (FleetPhase.STOPPING, FleetPhase.FINISHED)
 PLACES = [[Place(role, index) for index in range(6)] for role in (Role.API, Role.ENGINE)]
 
 
@@ -155,7 +157,7 @@ class World:
         again = self.fleet.phase in DOWN_TO_EARTH
         self.tell(StopRequested(self.now, "SIGTERM"))
         if again:
-            assert not any(child.life is Life.STOPPING for child in self.fleet.children.values()), "no hurry"
+            assert not any(child.state is ChildState.STOPPING for child in self.fleet.children.values()), "no hurry"
 
     def add(self) -> None:
         """A node has brought an API server; late in some histories."""
@@ -193,7 +195,7 @@ class World:
         def wait(name: str) -> None:
             if not process.answered and not process.launched:
                 before = self.fleet.children[process.id.place].wait
-                if self.fleet.phase is Phase.STARTING and before is not None and before.name != name:
+                if self.fleet.phase is FleetPhase.STARTING and before is not None and before.name != name:
                     process.due = self.now + NODE_LIMIT
                 self.tell(Waiting(self.now, process.id, name, NODE_LIMIT))
 
@@ -288,7 +290,7 @@ class World:
 
     def hello(self, process: Process) -> None:
         answer = self.tell(Greeted(self.now, process.id))
-        if any(isinstance(action, Welcome) for action in answer):
+        if any(isinstance(action, SendWelcome) for action in answer):
             process.greeted = True
             self.progress(process)
 
@@ -334,7 +336,7 @@ class World:
         match self.rng.randrange(6):
             case 0:
                 answer = self.tell(Greeted(self.now, stranger))
-                assert any(isinstance(action, Refuse) for action in answer) or self.finish
+                assert any(isinstance(action, SendRefusal) for action in answer) or self.finish
             case 1:
                 self.tell(Exited(self.now, stranger, 1))
             case 2:
@@ -349,7 +351,7 @@ class World:
                     process.said = (StartupStage.STARTED, 0.1)
             case 5 if process.greeted:
                 answer = self.tell(Greeted(self.now, process.id))
-                assert not any(isinstance(action, Welcome) for action in answer)
+                assert not any(isinstance(action, SendWelcome) for action in answer)
 
     def report(self, process: Process) -> None:
         """Its Failed message arrives, or is on its way and arrives after its exit."""
@@ -426,7 +428,7 @@ class World:
     @property
     def forgiving(self) -> bool:
         """Whether what fails now is started again."""
-        return self.fleet.phase is Phase.SERVING and self.fleet.limits.max_restarts > 0
+        return self.fleet.phase is FleetPhase.SERVING and self.fleet.limits.max_restarts > 0
 
     # --- between world and fleet ---
 
@@ -471,7 +473,7 @@ class World:
                 assert child.incarnation > 0
             case CallOff(child):
                 self.call_off(self.processes[child])
-            case Stop(child):
+            case SendStop(child):
                 process = self.living(child)
                 assert process.greeted, f"Stop to {child}, which is not connected"
                 if not process.deaf and not process.doomed:
@@ -512,21 +514,21 @@ class World:
         fleet = self.fleet
         stopping = fleet.phase in DOWN_TO_EARTH
         for child in fleet.children.values():
-            life, wait = child.life, child.wait
-            if life in AT_REST and not (life is Life.READY and wait is not None):
-                assert wait is None, f"{child.id} is {life} and waited for"
+            state, wait = child.state, child.wait
+            if state in AT_REST and not (state is ChildState.READY and wait is not None):
+                assert wait is None, f"{child.id} is {state} and waited for"
             else:
-                assert wait is not None, f"{child.id} is {life}, and nobody waits for it"
+                assert wait is not None, f"{child.id} is {state}, and nobody waits for it"
                 assert wait.name
                 assert wait.deadline <= self.now + NODE_LIMIT, f"{child.id} is waited for too long: {wait}"
                 assert self.now <= wait.deadline or not isinstance(event, Tick)
             if stopping:
-                assert life is not Life.READY, f"{child.id} runs on while the service stops"
-                assert life is not Life.STARTING, f"{child.id} starts on while the service stops"
+                assert state is not ChildState.READY, f"{child.id} runs on while the service stops"
+                assert state is not ChildState.STARTING, f"{child.id} starts on while the service stops"
             process = self.processes.get(child.id)
             if process is not None and process.launched and not process.told_exit:
-                accounted = life not in (Life.ENDED, Life.GONE, Life.LAUNCHING)
-                assert accounted, f"{child.id} lives and the fleet has it as {life}"
+                accounted = state not in (ChildState.ENDED, ChildState.GONE, ChildState.LAUNCHING)
+                assert accounted, f"{child.id} lives and the fleet has it as {state}"
         if self.culprit is not None or self.stop_asked:
             assert stopping, f"{self.culprit or 'a signal'} should have stopped everything"
         assert self.told_ready <= 1

@@ -30,9 +30,11 @@ from phalanx.protocol import (
     Role,
 )
 from phalanx.supervisor import events, leaving
+from phalanx.supervisor.child_states import ChildState
 from phalanx.supervisor.events import Finish, FleetAction, FleetEvent
 from phalanx.supervisor.fleet import Fleet
-from phalanx.supervisor.lives import Life, Limits, Phase
+from phalanx.supervisor.fleet_limits import FleetLimits
+from phalanx.supervisor.state import FleetPhase
 
 SETTLED_WITHIN = 40.0
 """Seconds after the last disturbance, or since a request has ended."""
@@ -56,13 +58,13 @@ class World:
         self._note = note
         self.block_size = rng.choice((2, 4))
         self.num_blocks = rng.choice((12, 20, 40))
-        self.seats = rng.choice((1, 2, 4, 8))
+        self.max_num_seqs = rng.choice((1, 2, 4, 8))
         self.step_tokens = rng.choice((8, 16, 32))
         self.max_model_len = min(self.num_blocks * self.block_size, rng.choice((30, 60)))
         self.patience = rng.choice((0.5, 5.0, 20.0))
         self.servers = rng.choice((1, 2, 2, 3))
         self.ranks = rng.choice((1, 2, 2, 3, 4))
-        limits = Limits(
+        limits = FleetLimits(
             startup=10.0,
             shutdown=3.0,
             step=rng.choice((3.0, 6.0)),
@@ -144,15 +146,15 @@ class World:
         match action:
             case events.Spawn(child):
                 self._spawn(child)
-            case events.Welcome(child):
+            case events.SendWelcome(child):
                 process = self._ordered(child)
                 process.hear(process.welcomed)
                 if isinstance(process, ApiServer):
                     self._tell_ranks(process)
-            case events.Stop(child):
+            case events.SendStop(child):
                 process = self._ordered(child)
                 process.hear(process.stop)
-            case events.Drain(child):
+            case events.SendDrain(child):
                 process = self._ordered(child)
                 assert isinstance(process, ApiServer)
                 process.hear(process.drain)
@@ -277,13 +279,13 @@ class World:
         for rank in self.living(Rank):
             if rank.silent:
                 rank.thaw()
-        if self.fleet.phase is Phase.SERVING:
+        if self.fleet.phase is FleetPhase.SERVING:
             self.tell(events.Resume(self.timeline.now, tuple(self.fleet.departures)))
         self._last_end = self.timeline.now
         self._await_rest()
 
     def _await_rest(self) -> None:
-        if self.fleet.phase is not Phase.SERVING:
+        if self.fleet.phase is not FleetPhase.SERVING:
             return
         unsettled = list(self._unsettled())
         if unsettled:
@@ -306,8 +308,8 @@ class World:
             if not client.ended:
                 yield f"{client} is open"
         for child in self.fleet.children.values():
-            if child.life not in (Life.READY, Life.GONE, Life.LOST, Life.FALLEN):
-                yield f"{child.id} is {child.life}"
+            if child.state not in (ChildState.READY, ChildState.GONE, ChildState.LOST, ChildState.FALLEN):
+                yield f"{child.id} is {child.state}"
         if self.fleet.departures:
             yield f"ranks are leaving: {self.fleet.departures}"
         ranks = self.living(Rank)

@@ -194,13 +194,13 @@ class Rank(Process):
         self.cache = KvCache(world.num_blocks, world.block_size, key=b"k")
         self.scheduler = Scheduler(
             self.cache,
-            max_num_seqs=world.seats,
+            max_num_seqs=world.max_num_seqs,
             max_num_batched_tokens=world.step_tokens,
             max_model_len=world.max_model_len,
             eos_token_ids=(EOS,),
         )
         limits = RequestLimits(VOCABULARY, world.max_model_len, self.cache.tokens)
-        hello = EngineHello(self.rank, child.incarnation, world.max_model_len, world.seats, self.cache.tokens)
+        hello = EngineHello(self.rank, child.incarnation, world.max_model_len, world.max_num_seqs, self.cache.tokens)
         self.peers = VirtualApiLinks(self, hello)
         self.engine = Engine(self, self.scheduler, limits, self.peers, self._attachment)  # type: ignore[arg-type]
         self.serves = False
@@ -304,7 +304,7 @@ class Rank(Process):
         """Whatever runs is wanted, by an API server that is there; and it fits."""
         world, lines = self.world, self.peers.lines
         running = self.scheduler._running
-        assert len(chunks) <= len(running) <= world.seats, f"{self.name} runs {len(running)} requests"
+        assert len(chunks) <= len(running) <= world.max_num_seqs, f"{self.name} runs {len(running)} requests"
         assert sum(chunk.length for chunk in chunks) <= world.step_tokens
         blocks = {block for sequence in running for block in sequence.blocks}
         assert len(blocks) == self.cache.num_blocks - self.cache.free_blocks, f"{self.name} leaks blocks"

@@ -37,7 +37,7 @@ class NodeSockets:
         self._encrypted = encrypted
         self._scheme = config.http.scheme
         self._stack = contextlib.ExitStack()
-        self._seat: dict[int, int] = {}
+        self._indices: dict[int, int] = {}
         """The index among `_http` and `_engine` of each API server, by its number."""
         count = (config.parallel.api_servers_per_node or 0) if serves else 0
         leads = [p.index for p in places if p.worker == 0] if config.parallel.tensor_parallel_size > 1 else []
@@ -72,11 +72,11 @@ class NodeSockets:
             LookupError: there is no room for one more API server.
         """
         if place.role is Role.API:
-            seat = self._seat.get(place.index, len(self._seat))
-            if seat >= len(self._http):
+            index = self._indices.get(place.index, len(self._indices))
+            if index >= len(self._http):
                 raise LookupError(f"this node has sockets for {len(self._http)} API servers, and {place} is one more")
-            self._seat[place.index] = seat
-            return [*(("http", sock) for sock in self._http[seat]), ("engine", self._engine[seat])]
+            self._indices[place.index] = index
+            return [*(("http", sock) for sock in self._http[index]), ("engine", self._engine[index])]
         if place.worker == 0 and place.index in self._workers:
             return [("workers", self._workers[RankId(place.index)])]
         return []

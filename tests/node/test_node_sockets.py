@@ -9,7 +9,7 @@ import pytest
 from support.fake_supervisor import configuration
 
 from phalanx.hosting.words import spell
-from phalanx.node.sockets import NodeSockets, http_host
+from phalanx.node.node_sockets import NodeSockets, http_host
 from phalanx.protocol import Place, Role
 
 
@@ -45,7 +45,7 @@ def test_a_name_of_this_machine_alone_means_all_its_addresses_on_a_node_too(
     assert http_host("both", "192.0.2.7") == "both"
     config = configuration(checkpoint_folder, api_servers_per_node=1)
     config = msgspec.structs.replace(config, http=msgspec.structs.replace(config.http, host="127.0.0.1"))
-    monkeypatch.setattr("phalanx.node.sockets.http_host", lambda *_: "both")
+    monkeypatch.setattr("phalanx.node.node_sockets.http_host", lambda *_: "both")
     with NodeSockets(config, (), True, "127.0.0.1") as sockets:
         inherited = sockets.of(Place(Role.API, 0))
         assert [name for name, _ in inherited] == ["http", "http", "engine"]

@@ -3,7 +3,7 @@
 import pytest
 
 from phalanx.protocol import NodeHello, Place, Role
-from phalanx.supervisor.claims import objection
+from phalanx.supervisor.node_admission import objection
 
 VERSION = "1.2"
 LOCAL = [Place(Role.ENGINE, rank) for rank in range(4)]
