@@ -5,8 +5,10 @@ others did not do meanwhile they could not do. The clock belongs to the process,
 """
 
 import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 BEAT = 0.5
 """Seconds between two readings by a process that runs, at most."""
@@ -34,11 +36,13 @@ class RunningClock:
 
 
 _clock = RunningClock(time.monotonic())
+_reading = threading.Lock()
 
 
 def now() -> float:
-    """Seconds on this process's clock."""
-    return _clock.tell(time.monotonic())
+    """Seconds on this process's clock; on any thread."""
+    with _reading:
+        return _clock.tell(time.monotonic())
 
 
 async def keep() -> None:
@@ -48,13 +52,53 @@ async def keep() -> None:
         await asyncio.sleep(BEAT)
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Read the clock at every beat, on a thread, during a block whose calls may each last longer than one."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            now()
+
+    threading.Thread(target=beat, name="running time", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def sleep(seconds: float) -> None:
+    """Block until so many seconds have passed in which this process ran."""
+    due = now() + seconds
+    while (left := due - now()) > 0:
+        time.sleep(min(left, BEAT))
+
+
+@contextlib.asynccontextmanager
+async def timeout(seconds: float) -> AsyncIterator[None]:
+    """As asyncio.timeout: end the block with a TimeoutError once so many seconds have passed in which this process
+    ran."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        timer = Timer(seconds, lambda: limit.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 class Timer:
-    """Calls once so many seconds have passed in which this process ran; in a running event loop."""
+    """Calls once so many seconds have passed in which this process ran; in a running event loop.
+
+    It reads the clock at every beat, for those processes in which nobody else does.
+    """
 
     def __init__(self, delay: float, call: Callable[[], None]) -> None:
         self._due = now() + delay
         self._call = call
-        self._handle = asyncio.get_running_loop().call_later(delay, self._look)
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_later(min(delay, BEAT), self._look)
 
     def cancel(self) -> None:
         self._handle.cancel()
@@ -62,6 +106,6 @@ class Timer:
     def _look(self) -> None:
         left = self._due - now()
         if left > ROUNDING:
-            self._handle = asyncio.get_running_loop().call_later(left, self._look)
+            self._handle = self._loop.call_later(min(left, BEAT), self._look)
         else:
             self._call()

@@ -39,8 +39,8 @@ MAY_IMPORT = {
     "text": {"config", "protocol"},
     "api": {"running_time", "config", "protocol", "transport", "child", "text"},
     "hosting": {"protocol", "transport", "child"},
-    "node": {"machine", "signals", "config", "protocol", "transport", "child", "checkpoint", "hosting"},
-    "ray_backend": {"signals", "config", "protocol", "transport", "child"},
+    "node": {"machine", "signals", "running_time", "config", "protocol", "transport", "child", "checkpoint", "hosting"},
+    "ray_backend": {"signals", "running_time", "config", "protocol", "transport", "child"},
     "supervisor": {
         "machine",
         "signals",
@@ -53,10 +53,11 @@ MAY_IMPORT = {
         "hosting",
     },
     # It drives the service from outside, as its users and the operating system do.
-    "chaos": {"machine"},
+    "chaos": {"machine", "running_time"},
     "cli": {
         "signals",
         "streams",
+        "running_time",
         "config",
         "protocol",
         "transport",

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 
 import pytest
 
@@ -55,3 +56,47 @@ def test_a_timer_that_is_cancelled_never_calls() -> None:
 
     asyncio.run(wait())
     assert called == []
+
+
+def test_a_block_may_take_time_in_which_the_process_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait() -> None:
+        readings = itertools.count()
+        monkeypatch.setattr(running_time, "now", lambda: 0.0 if next(readings) < 10 else 1.0)
+        with pytest.raises(TimeoutError):
+            async with running_time.timeout(0.01):
+                await asyncio.sleep(30)
+        assert next(readings) > 10
+        async with running_time.timeout(30):
+            pass
+
+    asyncio.run(wait())
+
+
+def test_a_timer_counts_though_nobody_else_reads_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its readings no gap is as long as one of a process that stood."""
+    monkeypatch.setattr(running_time, "BEAT", 0.001)
+    monkeypatch.setattr(running_time, "STOPPED", 0.5)
+    reading = running_time.now()
+
+    async def wait() -> None:
+        done = asyncio.Event()
+        Timer(0.7, done.set)
+        await done.wait()
+
+    asyncio.run(wait())
+    assert running_time.now() - reading >= 0.69
+
+
+def test_a_sleep_lasts_for_time_in_which_the_process_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = itertools.count()
+    monkeypatch.setattr(running_time, "now", lambda: 0.0 if next(readings) < 10 else 1.0)
+    running_time.sleep(0.001)
+    assert next(readings) == 11
+
+
+def test_the_clock_is_kept_while_a_call_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_time, "BEAT", 0.001)
+    read = threading.Event()
+    monkeypatch.setattr(running_time, "now", read.set)
+    with running_time.kept():
+        assert read.wait(30)

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from phalanx import running_time
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.metrics import Metrics
 from phalanx.protocol import (
@@ -114,7 +115,7 @@ class _OpenQuestions(Generic[T]):
         self._waiting[number] = future
         try:
             self._send(question(number))
-            async with asyncio.timeout(PATIENCE):
+            async with running_time.timeout(PATIENCE):
                 return await future
         except TimeoutError:
             raise server_error(f"{silence} within {PATIENCE:g} s.", status=503) from None

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from phalanx import running_time
 from phalanx.chaos.http_client import HttpConnection
 from phalanx.chaos.ledger import Ledger
 from phalanx.chaos.processes import Process
@@ -37,7 +37,7 @@ class FaultTarget:
     async def incarnations(self) -> dict[int, int]:
         """The attached ranks and their incarnations as an API server sees them; there are none where none answers."""
         with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
-            async with asyncio.timeout(1), HttpConnection.open(self.service.address) as connection:
+            async with running_time.timeout(1), HttpConnection.open(self.service.address) as connection:
                 answer = await connection.request("GET", "/ready")
                 return {rank["rank"]: rank["incarnation"] for rank in json.loads(bytes(answer.body))["ranks"]}
         return {}
@@ -73,7 +73,7 @@ class FaultTarget:
 
         async def ask() -> bool:
             with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(BACK), HttpConnection.open(self.service.address) as connection:
+                async with running_time.timeout(BACK), HttpConnection.open(self.service.address) as connection:
                     answer = await connection.request("GET", "/health")
                     return answer.headers.get("x-phalanx-api-server") == str(index)
             return False
@@ -98,11 +98,11 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, pati
     Raises:
         NotRecovered: the condition is not met in time.
     """
-    deadline = time.monotonic() + patience
+    deadline = running_time.now() + patience
     while True:
         met = condition()
         if met if isinstance(met, bool) else await met:
             return
-        if time.monotonic() > deadline:
+        if running_time.now() > deadline:
             raise NotRecovered(f"waited {patience:g} s until {what}")
         await asyncio.sleep(LOOK)

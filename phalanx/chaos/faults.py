@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+from phalanx import running_time
 from phalanx.chaos import bad_clients
 from phalanx.chaos.fault_target import BACK, LOOK, FaultTarget, NotRecovered, until
 from phalanx.chaos.ledger import FaultRecord
@@ -107,7 +108,7 @@ async def _stop(target: FaultTarget, record: FaultRecord, role: str) -> None:
 async def _dies(victim: Process, within: float) -> bool:
     # Not `wait_for`, which loses a cancellation that comes together with what is waited for (Python 3.11).
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within):
+        async with running_time.timeout(within):
             await victim.death.wait()
     return victim.died_at is not None
 
@@ -198,9 +199,9 @@ async def _full_disk(target: FaultTarget, record: FaultRecord) -> None:
         _limit(service.process_tree.pids(), soft, hard)
     record.note = "and the log went on"
     before = service.log.stat().st_size
-    knocked = time.monotonic()
+    knocked = running_time.now()
     while service.log.stat().st_size == before:
-        if time.monotonic() - knocked > BACK:
+        if running_time.now() - knocked > BACK:
             raise NotRecovered("the log has said nothing more since the disk was full for a while")
         await _knock(controls)
         await asyncio.sleep(LOOK)

@@ -9,10 +9,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from phalanx import running_time
 from phalanx.chaos.http_client import Address
 from phalanx.chaos.processes import Process, ProcessTree
 
@@ -62,7 +62,7 @@ class ServiceUnderTest:
         secret = {"PHALANX_SECRET": secrets.token_hex(32)} if self._join else {}
         environment = os.environ | secret | {"XDG_RUNTIME_DIR": str(self.runtime)}
         try:
-            async with asyncio.timeout(START):
+            async with running_time.timeout(START):
                 await self._run([*self._command, *self._flags], "log", environment)
                 if self._join:
                     invitation = await self._wait_for_words(r"(--control \S+ --data-parallel-start-rank \d+ .*)", "log")
@@ -140,7 +140,7 @@ class ServiceUnderTest:
             service.send_signal(signal.SIGTERM)
         for process in self.processes:
             try:
-                async with asyncio.timeout(END):
+                async with running_time.timeout(END):
                     await process.wait()
             except TimeoutError:
                 complaints.append(f"{'join' if process in joined else 'serve'} had not ended {END:g} s after SIGTERM")
@@ -152,9 +152,9 @@ class ServiceUnderTest:
         return complaints
 
     async def _left_behind(self, pids: list[int]) -> list[str]:
-        until = time.monotonic() + 5
+        until = running_time.now() + 5
         while left := [pid for pid in pids if _alive(pid, self.home)]:
-            if time.monotonic() > until:
+            if running_time.now() > until:
                 for pid in left:
                     os.kill(pid, signal.SIGKILL)
                 return [f"left behind: processes {left}"]

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
+from phalanx import running_time
 from phalanx.chaos.answers import Answer, Malformed, answer_of
 from phalanx.chaos.http_client import CHUNK, HttpConnection, HttpResponse
 from phalanx.chaos.ledger import Attempt, Ledger
@@ -100,22 +101,24 @@ class Traffic:
         self._ledger.send(attempt)
         response = attempt.response
         try:
-            async with asyncio.timeout(PATIENCE):
-                async with HttpConnection.open(self._service.address, receive_buffer) as connection:
-                    # Which API server will have it is known before it is sent, and not only if an answer begins.
-                    attempt.api_server = _server(await connection.request("GET", "/health"))
-                    if attempt.api_server is not None:
-                        await connection.request(
-                            "POST",
-                            request.path,
-                            request.encoded(),
-                            pace=pace,
-                            piece=piece,
-                            enough=enough or _never,
-                            into=response,
-                        )
-                    else:
-                        response.trouble = "the connection ended before the request was sent"
+            async with (
+                running_time.timeout(PATIENCE),
+                HttpConnection.open(self._service.address, receive_buffer) as connection,
+            ):
+                # Which API server will have it is known before it is sent, and not only if an answer begins.
+                attempt.api_server = _server(await connection.request("GET", "/health"))
+                if attempt.api_server is not None:
+                    await connection.request(
+                        "POST",
+                        request.path,
+                        request.encoded(),
+                        pace=pace,
+                        piece=piece,
+                        enough=enough or _never,
+                        into=response,
+                    )
+                else:
+                    response.trouble = "the connection ended before the request was sent"
         except TimeoutError:
             response.trouble = f"no end within {PATIENCE:g} s"
         except OSError as error:
@@ -128,13 +131,13 @@ class Traffic:
 
     async def _died(self, api_server: ProcessName | None, since: float) -> bool:
         """Whether a fault brought down this API server since then, or any where it is not known."""
-        until = time.monotonic() + NOTICE
+        until = running_time.now() + NOTICE
         while True:
             for process in self._service.deaths:
                 ours = process.name == api_server or (api_server is None and process.name[0] == "api")
                 if ours and process.struck and (process.died_at or 0) > since:
                     return True
-            if time.monotonic() > until:
+            if running_time.now() > until:
                 return False
             await asyncio.sleep(NOTICE / 20)
 

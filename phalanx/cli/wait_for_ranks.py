@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from phalanx import running_time
 from phalanx.cli.admin_client import AdminClient, AdminError, FleetReport, ServiceUnreachable
 
 LOOK = 0.25
@@ -48,18 +49,19 @@ def wait(
     Raises:
         AdminError: such a rank has fallen for good, or nobody has answered for a while.
     """
-    watch, report, heard_at = Watch(say, rank), asked, time.monotonic()
-    while True:
-        watch.look(report)
-        fallen = [each for each, state in report.states.items() if state == "fallen" and rank in (None, each)]
-        if fallen:
-            named = ", ".join(f"rank {each}" for each in fallen)
-            raise AdminError(f"{named} fell too often and was given up: the service's log says why")
-        if done(report):
-            return
-        time.sleep(LOOK)
-        try:
-            report, heard_at = client.ask("GET", "/admin/ranks"), time.monotonic()
-        except ServiceUnreachable:
-            if time.monotonic() - heard_at > GAP:
-                raise
+    watch, report, heard_at = Watch(say, rank), asked, running_time.now()
+    with running_time.kept():
+        while True:
+            watch.look(report)
+            fallen = [each for each, state in report.states.items() if state == "fallen" and rank in (None, each)]
+            if fallen:
+                named = ", ".join(f"rank {each}" for each in fallen)
+                raise AdminError(f"{named} fell too often and was given up: the service's log says why")
+            if done(report):
+                return
+            time.sleep(LOOK)
+            try:
+                report, heard_at = client.ask("GET", "/admin/ranks"), running_time.now()
+            except ServiceUnreachable:
+                if running_time.now() - heard_at > GAP:
+                    raise

@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from phalanx import running_time
 from phalanx.engine.sequence import RankBroken
 from phalanx.protocol import (
     Ready,
@@ -30,6 +29,7 @@ from phalanx.protocol import (
 )
 from phalanx.transport import handshake
 from phalanx.transport.channel import Channel, Closed, FrameError, accept
+from phalanx.transport.deadline import Deadline
 from phalanx.transport.security import Security
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class WorkerGroup:
                 return
             match self._events.get():
                 case _WorkerReady(worker, channel):
-                    channel.set_timeout(self._answer_timeout)
+                    channel.set_send_timeout(self._answer_timeout)
                     self._channels[worker] = channel
                     self._workers[channel.fileno()] = worker
                     self._answers.register(channel, select.POLLIN)
@@ -161,15 +161,13 @@ class WorkerGroup:
 
     def _heard_from(self, owing: set[int]) -> list[int]:
         """Waits for an answer of any worker, or the end of any: who died must not hide behind who is waiting for it."""
-        beat = min(self._answer_timeout, running_time.BEAT)
-        deadline = running_time.now() + self._answer_timeout
-        while not (ready := self._answers.poll(beat * 1000)):
-            # Time in which the whole machine stood does not count.
-            if running_time.now() >= deadline:
-                raise WorkerStuck(
-                    f"{self._name(*sorted(owing))} {'is' if len(owing) == 1 else 'are'} stuck: "
-                    f"no answer for {self._answer_timeout:g} s in step {self._step}"
-                )
+        try:
+            ready = Deadline(self._answer_timeout).poll(self._answers)
+        except TimeoutError:
+            raise WorkerStuck(
+                f"{self._name(*sorted(owing))} {'is' if len(owing) == 1 else 'are'} stuck: "
+                f"no answer for {self._answer_timeout:g} s in step {self._step}"
+            ) from None
         return [self._workers[descriptor] for descriptor, _ in ready]
 
     def _checked(self, answer: WorkerAnswer, count: int) -> list[int]:

@@ -3,11 +3,11 @@
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from phalanx import running_time
 from phalanx.node.errors import NodeError
 from phalanx.transport.channel import Channel, FrameError, HandshakeRefused, Untrusted, dial
 from phalanx.transport.listener import look_up
@@ -35,14 +35,14 @@ async def reach(
     Raises:
         NodeError: nobody answered in time, or who did is no supervisor or has another secret.
     """
-    deadline = time.monotonic() + patience
+    deadline = running_time.now() + patience
     told = ""
     while True:
-        allowed = max(1.0, min(ATTEMPT, deadline - time.monotonic())) if patience else ATTEMPT
+        allowed = max(1.0, min(ATTEMPT, deadline - running_time.now())) if patience else ATTEMPT
         trouble = ""
         try:
             # A name that does not resolve keeps its thread longer than any socket's timeout.
-            async with asyncio.timeout(allowed + 1.0):
+            async with running_time.timeout(allowed + 1.0):
                 return await in_thread(partial(_dial_each, control, security, allowed, source))
         except Untrusted as error:
             raise NodeError(f"{control}: {error}") from None
@@ -56,7 +56,7 @@ async def reach(
             trouble = f"it does not answer within {allowed:.0f} s"
         except OSError as error:
             trouble = error.strerror or str(error)
-        if time.monotonic() + PAUSE >= deadline:
+        if running_time.now() + PAUSE >= deadline:
             within = f" within {patience:g} s" if patience else ""
             raise NodeError(f"no service at {control}{within}: {trouble}")
         if trouble != told:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from phalanx import running_time
 from phalanx.protocol import Message, ToNode
 from phalanx.transport.channel import Channel
 
@@ -53,7 +54,7 @@ class SupervisorLink:
         """
         self._farewell = True
         try:
-            async with asyncio.timeout(patience):
+            async with running_time.timeout(patience):
                 await self._sent.wait()
                 self._channel.end_sending()
                 await self.ended.wait()

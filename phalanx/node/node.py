@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import setproctitle
 
 import phalanx
-from phalanx import protocol, signals
+from phalanx import protocol, running_time, signals
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
 from phalanx.hosting.children import Commands, arguments, environment, own_commands
 from phalanx.hosting.host import Host
@@ -136,7 +136,7 @@ class Node:
         hello = NodeHello(machine, os.getpid(), phalanx.__version__, orders.places, orders.serves, link.host, pools)
         link.send(hello)
         try:
-            async with asyncio.timeout(WELCOME):
+            async with running_time.timeout(WELCOME):
                 welcome = await self._welcomed
         except TimeoutError:
             raise NodeError(f"{orders.control} took the connection and did not answer within {WELCOME:g} s") from None
@@ -303,7 +303,7 @@ class Node:
 
     async def _rest(self, patience: float) -> None:
         try:
-            async with asyncio.timeout(patience):
+            async with running_time.timeout(patience):
                 await self._at_rest.wait()
         except TimeoutError:
             pass

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from phalanx import running_time
 from phalanx.child import EXIT_FAILED, Launch, enlist
 from phalanx.protocol import ApiServers, Failed, ReleaseNode, Role, StartNode, StartupStage, Stop, ToChild
 from phalanx.ray_backend.errors import ClusterError
@@ -42,7 +43,8 @@ def main() -> NoReturn:
         driver = Driver(control, events)
         process_exit.before = driver.let_go
         try:
-            driver.run()
+            with running_time.kept():
+                driver.run()
         except ClusterError as error:
             process_exit.status = EXIT_FAILED
             control.send(Failed(str(error)))
@@ -69,9 +71,12 @@ class ProcessExit:
 
     def end_within(self, seconds: float) -> None:
         """End this process after so many seconds, if it has not ended by then."""
-        timer = threading.Timer(seconds, self.end)
-        timer.daemon = True
-        timer.start()
+
+        def wait() -> None:
+            running_time.sleep(seconds)
+            self.end()
+
+        threading.Thread(target=wait, name="exit", daemon=True).start()
 
     def end(self) -> NoReturn:
         self.before()

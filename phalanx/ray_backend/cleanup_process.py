@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from phalanx import running_time
+
 LIMIT = 10.0
 """Seconds to keep looking for processes that are on their way out."""
 
@@ -33,8 +35,8 @@ def main(folder: Path) -> None:
     driver = os.getppid()
     while os.read(0, 4096):
         pass
-    deadline = time.monotonic() + LIMIT
-    while (left := _processes_with_files_in(folder) - {driver}) and time.monotonic() < deadline:
+    deadline = running_time.now() + LIMIT
+    while (left := _processes_with_files_in(folder) - {driver}) and running_time.now() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

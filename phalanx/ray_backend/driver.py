@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
+from phalanx import running_time
 from phalanx.child import EXIT_FAILED, Control
 from phalanx.config import Config
 from phalanx.protocol import ClusterPlan, Failed, ReleaseNode, StartNode, StartupStage, Stop, ToChild
@@ -98,13 +99,13 @@ class Driver:
     def _plan(self, demand: Demand) -> PlacementPlan:
         """Plan where all ranks go. Raises ClusterError: they do not fit, in numbers."""
         parallel = self._config.parallel
-        deadline = time.monotonic() + SETTLING
+        deadline = running_time.now() + SETTLING
         most_free = 0.0
         told = ""
         while True:
             nodes = self._survey(True)
             if (free := sum(node.free for node in nodes)) > most_free:
-                most_free, deadline = free, time.monotonic() + SETTLING
+                most_free, deadline = free, running_time.now() + SETTLING
             total = sum(node.total for node in nodes)
             found = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {total:g} {demand.resource}s"
             if self._cluster is not None and self._cluster.private is not None and demand.resource == "CPU":
@@ -126,7 +127,7 @@ class Driver:
                 continue
             except DoesNotFit as error:
                 busy = any(node.free < node.total for node in nodes)
-                if not busy or time.monotonic() > deadline:
+                if not busy or running_time.now() > deadline:
                     raise ClusterError(str(error)) from None
             self._stopping()
             time.sleep(0.2)
@@ -181,7 +182,7 @@ class Driver:
                 self._take(self._events.get(timeout=TICK if self._pending.idle else POLL))
             for over in self._actors.overdue():
                 self._control.send(over)
-            for answer in self._pending.poll(time.monotonic()):
+            for answer in self._pending.poll(running_time.now()):
                 if isinstance(answer, Placed):
                     self._start_actor(answer.order, answer.node)
                 else:
@@ -222,7 +223,7 @@ class Driver:
                     return
                 if not deaths:
                     self._groups.remove(group)
-        self._pending.add(order, time.monotonic())
+        self._pending.add(order, running_time.now())
 
     def _start_actor(self, order: StartNode, node: ClusterNode) -> None:
         assert self._groups is not None
@@ -298,8 +299,8 @@ class Driver:
         self._leaving = True
         if self._actors is not None:
             # The supervisor tells nodes to stop; what they have to say last arrives meanwhile.
-            deadline = time.monotonic() + 0.4 * self._config.service.shutdown_timeout
-            while self._actors.open and time.monotonic() < deadline:
+            deadline = running_time.now() + 0.4 * self._config.service.shutdown_timeout
+            while self._actors.open and running_time.now() < deadline:
                 with contextlib.suppress(queue.Empty):
                     event = self._events.get(timeout=0.1)
                     if isinstance(event, ActorFinished) and (over := self._actors.finished(event)) is not None:

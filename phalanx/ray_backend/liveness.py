@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from phalanx import running_time
 from phalanx.ray_backend.placement_plan import ClusterNode
-from phalanx.transport.listener import tune
+from phalanx.transport.deadline import Deadline
+from phalanx.transport.listener import look_up, tune
 
 DIAL_TIMEOUT = 3.0
 """Seconds that a machine of the cluster gets to take a connection."""
@@ -22,9 +24,15 @@ PATIENCE = 2.0
 
 def dial(host: str, port: int, timeout: float = DIAL_TIMEOUT) -> socket.socket:
     """Connect to a port of the cluster. Raises OSError."""
-    sock = socket.create_connection((host, port), timeout)
+    deadline = Deadline(timeout)
+    family, target = look_up(host, port)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        deadline.connect(sock, target)
+    except OSError:
+        sock.close()
+        raise
     tune(sock)
-    sock.settimeout(None)
     return sock
 
 
@@ -71,13 +79,15 @@ def poll_liveness(ask: Callable[[float], None], gone: Callable[[str], None], per
     def beat() -> None:
         missed = 0
         while missed < MISSED:
-            started = time.monotonic()
+            asked, asked_as_run = time.monotonic(), running_time.now()
             try:
                 ask(period)
                 missed = 0
             except Exception:
-                missed += 1
-            time.sleep(max(0.0, started + period - time.monotonic()))
+                # An answer cannot have come in time where this process stood.
+                stood = time.monotonic() - asked - (running_time.now() - asked_as_run) >= running_time.STOPPED
+                missed += not stood
+            running_time.sleep(asked_as_run + period - running_time.now())
         gone(f"it has not answered for {MISSED * period:g} s")
 
     threading.Thread(target=beat, name="liveness", daemon=True).start()
@@ -107,11 +117,11 @@ class ListenerWatch:
                 return
 
     def _redial(self) -> socket.socket:
-        deadline = time.monotonic() + self._patience
+        deadline = running_time.now() + self._patience
         while True:
             try:
                 return dial(*self._target)
             except OSError:
-                if time.monotonic() > deadline:
+                if running_time.now() > deadline:
                     raise
                 time.sleep(0.1)

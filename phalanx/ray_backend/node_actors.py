@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 import phalanx
+from phalanx import running_time
 from phalanx.protocol import NodeEnded, NodeStarting, ReleaseNode, StartNode
 from phalanx.ray_backend import actor as actor_module
 from phalanx.ray_backend.actor import NodeActor
@@ -41,7 +41,7 @@ class ActorRecord:
     node: ClusterNode
     actor: Any
     deadline: float
-    """When its actor must run, as a monotonic time."""
+    """When its actor must run, on the clock of `running_time`."""
     ended: bool = False
 
     @property
@@ -106,7 +106,7 @@ class NodeActors:
         for former in self._of(lambda record: (record.order.places, record.order.host) == (order.places, order.host)):
             self.drop(former)
         actor = self._actor_class.options(**options).remote()
-        record = ActorRecord(order, node, actor, time.monotonic() + self._startup_timeout)
+        record = ActorRecord(order, node, actor, running_time.now() + self._startup_timeout)
         self._records.append(record)
         self._hear(actor.inspect.remote(phalanx.__version__), lambda outcome: ActorInspected(record, outcome))
         return record.starting(f"its actor on {node.address}")
@@ -152,7 +152,7 @@ class NodeActors:
 
     def overdue(self) -> list[NodeEnded]:
         """End those whose actor has not come up in time."""
-        now = time.monotonic()
+        now = running_time.now()
         late = f"did not start within {self._startup_timeout:g} s, and Ray gives no reason"
         return [
             self._over(record, f"its actor on {record.node.address} {late}")

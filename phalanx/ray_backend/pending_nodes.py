@@ -54,7 +54,7 @@ class _Wait:
 
 
 class PendingNodes:
-    """Orders that wait for a place. On the driver's main thread; times are monotonic seconds."""
+    """Orders that wait for a place. On the driver's main thread; times are on the clock of `running_time`."""
 
     def __init__(
         self,

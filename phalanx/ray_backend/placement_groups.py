@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
+from phalanx import running_time
 from phalanx.ray_backend import node_table
 from phalanx.ray_backend.errors import ClusterError
 from phalanx.ray_backend.placement_plan import ClusterNode, Demand, describe
@@ -84,10 +85,10 @@ class PlacementGroups:
         Raises:
             ClusterError: some are still pending after `timeout` seconds, or their node has died; says in numbers why.
         """
-        deadline = time.monotonic() + timeout
+        deadline = running_time.now() + timeout
         told, told_at = -1, 0.0
         while pending := self.poll():
-            now = time.monotonic()
+            now = running_time.now()
             if now > deadline:
                 self._give_up(pending, f"within {timeout:g} s (--node-timeout)")
             if not {id for group in pending for id in group.node_ids} <= node_table.raylets().keys():

@@ -194,7 +194,7 @@ class Nodes:
             node.children.clear()
         self.stop_idle()
         try:
-            async with asyncio.timeout(timeout):
+            async with running_time.timeout(timeout):
                 while self._connected:
                     self._ended.clear()
                     await self._ended.wait()
@@ -251,7 +251,7 @@ class Nodes:
         self._connected.remove(node)
         self._ended.set()
         if node.ready is not None and self._source.better_words_within:
-            asyncio.get_running_loop().call_later(self._source.better_words_within, self._bury, node, reason)
+            running_time.Timer(self._source.better_words_within, lambda: self._bury(node, reason))
         else:
             self._bury(node, reason)
 

@@ -1,9 +1,9 @@
 """A synchronous connection: ranks to API servers, and every child's control connection."""
 
 import contextlib
+import select
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import msgspec
 
 from phalanx.protocol import Message
 from phalanx.transport import frames
+from phalanx.transport.deadline import Deadline
 from phalanx.transport.frames import FrameError, FrameReader
 from phalanx.transport.handshake import NEEDS_TLS, Dialer, Handshake, HandshakeRefused, Listener, Refusal, Untrusted
 from phalanx.transport.listener import connect_target, host_of, tune
@@ -32,8 +33,8 @@ def dial(address: str, security: Security, timeout: float, source: str = "") -> 
     """Connect and prove ourselves; blocks until the peer has accepted us.
 
     A listener that nobody serves yet keeps us waiting in its backlog, up to `timeout` seconds: a caller that
-    has other work dials from a thread. `source` is the address of this machine to dial from; empty: the
-    system's choice.
+    has other work dials from a thread. Time in which this process stood does not count. `source` is the address of
+    this machine to dial from; empty: the system's choice.
 
     Raises:
         ConnectionError, FileNotFoundError: nothing listens there.
@@ -42,17 +43,16 @@ def dial(address: str, security: Security, timeout: float, source: str = "") -> 
         FilesError: our own certificate cannot be used; says why.
         TimeoutError: the peer did not answer in time.
     """
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     family, target = connect_target(address)
     session = _session(address, security)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.settimeout(timeout)
         if source:
             # The port is chosen by `connect`, which knows the peer: ports in use towards others are free for it.
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((source, 0))
-        sock.connect(target)
+        deadline.connect(sock, target)
         tune(sock)
         channel = Channel(sock, address, session)
         _secure(channel, deadline)
@@ -90,7 +90,7 @@ def accept(sock: socket.socket, security: Security, timeout: float, peer: str) -
         TlsError: only one end speaks TLS, or does not accept the other's certificate; says which.
         Closed, FrameError, TimeoutError: the peer left, did not speak this protocol, or was silent.
     """
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     try:
         tune(sock)
         tls = None if sock.family == socket.AF_UNIX else security.tls
@@ -106,13 +106,11 @@ def accept(sock: socket.socket, security: Security, timeout: float, peer: str) -
         raise
 
 
-def _prove(channel: "Channel", handshake: Handshake, deadline: float) -> None:
-    """Take one side of the handshake to its end. Raises TimeoutError at `deadline` (monotonic seconds)."""
-    sock = channel._socket
+def _prove(channel: "Channel", handshake: Handshake, deadline: Deadline) -> None:
+    """Take one side of the handshake to its end. Raises TimeoutError at `deadline`."""
     channel._reader.limit = frames.MAX_UNPROVEN_FRAME
     while not handshake.done:
-        sock.settimeout(_remaining(deadline))
-        body = channel._receive_body()
+        body = channel._receive_body(deadline)
         try:
             answer = handshake.receive(body)
         except HandshakeRefused as refused:
@@ -122,25 +120,16 @@ def _prove(channel: "Channel", handshake: Handshake, deadline: float) -> None:
         if answer is not None:
             channel.send(answer)
     channel._reader.limit = frames.MAX_FRAME
-    sock.settimeout(None)
 
 
-def _secure(channel: "Channel", deadline: float) -> None:
+def _secure(channel: "Channel", deadline: Deadline) -> None:
     """Take the TLS handshake to its end, where TLS is spoken. Raises TimeoutError at `deadline`."""
     if channel._session is None:
         return
     channel._answer()
     while not channel._session.established:
-        channel._socket.settimeout(_remaining(deadline))
+        deadline.wait_for(channel._socket, select.POLLIN)
         channel._read_once()
-    channel._socket.settimeout(_remaining(deadline))
-
-
-def _remaining(deadline: float) -> float:
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError
-    return remaining
 
 
 class Channel:
@@ -153,6 +142,7 @@ class Channel:
         self._reader = FrameReader()
         self._unsent = bytearray()
         self._send_lock = threading.Lock()
+        self._send_timeout: float | None = None
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -165,9 +155,9 @@ class Channel:
     def setblocking(self, blocking: bool) -> None:
         self._socket.setblocking(blocking)
 
-    def set_timeout(self, seconds: float) -> None:
-        """Have a blocking `send` raise TimeoutError after `seconds`, and `receive` after as long without a byte."""
-        self._socket.settimeout(seconds)
+    def set_send_timeout(self, seconds: float) -> None:
+        """Have a blocking `send` raise TimeoutError after `seconds` in which this process ran."""
+        self._send_timeout = seconds
 
     def end_sending(self) -> None:
         """Nothing more comes from here; what was sent still arrives, and we can still receive."""
@@ -184,10 +174,15 @@ class Channel:
 
         Raises:
             Closed: the peer has gone.
+            TimeoutError: the peer did not take it in time; see `set_send_timeout`.
         """
         frame = frames.encode(message)
         with self._send_lock, self._naming_the_peer():
-            self._socket.sendall(frame if self._session is None else self._session.seal(frame))
+            data = frame if self._session is None else self._session.seal(frame)
+            if self._send_timeout is None:
+                self._socket.sendall(data)
+            else:
+                Deadline(self._send_timeout).send(self._socket, data)
 
     def receive(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
         """Wait for one message.
@@ -198,8 +193,10 @@ class Channel:
         """
         return self._decode(decoder, self._receive_body())
 
-    def _receive_body(self) -> bytes:
+    def _receive_body(self, deadline: Deadline | None = None) -> bytes:
         while (body := self._reader.take()) is None:
+            if deadline is not None:
+                deadline.wait_for(self._socket, select.POLLIN)
             self._read_once()
         return body
 

@@ -2,10 +2,13 @@
 
 import queue
 import socket
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
+from phalanx.ray_backend import liveness
 from phalanx.ray_backend.liveness import MISSED, ListenerWatch, poll_liveness
 from phalanx.transport.listener import bind_tcp
 
@@ -60,3 +63,21 @@ def test_a_process_that_is_stuck_is_gone_after_some_questions_in_a_row() -> None
     poll_liveness(ask, gone.put, period=0.01)
     assert gone.get(timeout=DEADLINE) == "it has not answered for 0.03 s"
     assert next(answers, None) is None
+
+
+def test_a_question_during_which_this_process_stood_is_not_held_against_the_process_that_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone: queue.Queue[str] = queue.Queue()
+    asked: list[float] = []
+    # What a clock shows before and after each question; the machine is suspended during two of them.
+    suspended = iter([0.0, 100.0, 100.0, 200.0])
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: next(suspended, 200.0), sleep=time.sleep))
+
+    def ask(timeout: float) -> None:
+        asked.append(timeout)
+        raise TimeoutError
+
+    poll_liveness(ask, gone.put, period=0.01)
+    gone.get(timeout=DEADLINE)
+    assert len(asked) == 2 + MISSED
