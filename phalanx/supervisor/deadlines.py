@@ -43,9 +43,9 @@ def _awaited(fleet: FleetState, child: Child) -> float | None:
 
     It may have got there long before them, and be late before they are; it is not to be blamed for them.
     """
-    if child.id.place.worker or child.stage is not StartupStage.ATTACHED:
+    if child.id.place.worker or child.stage is not StartupStage.ATTACHED or child.wait is None:
         return None
-    waits = [
-        member.wait.deadline for member in fleet.members(child.unit) if member is not child and member.wait is not None
-    ]
-    return max((deadline for deadline in waits if deadline > fleet.now), default=None)
+    others = [member for member in fleet.members(child.unit) if member is not child]
+    waits = [other.wait.deadline for other in others if other.wait is not None]
+    # A late tick finds theirs passed as well: it still passed after its own, and they are judged next.
+    return max((deadline for deadline in waits if deadline >= child.wait.deadline), default=None)

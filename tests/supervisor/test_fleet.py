@@ -156,15 +156,18 @@ def test_a_report_tells_a_person_who_where_how_long_and_with_which_words() -> No
     ]
 
 
-def test_a_leader_is_not_blamed_for_a_worker_that_came_later_and_hangs() -> None:
+@pytest.mark.parametrize("late", [0, 0.5, 60], ids="{0} s late".format)
+@pytest.mark.parametrize("came_at", [6, 1.1, 1])
+def test_a_leader_is_not_blamed_for_a_worker_that_came_no_earlier_and_hangs(came_at: float, late: float) -> None:
     leader, worker = RANK, ChildId(Place(Role.ENGINE, 0, 1), Incarnation(0))
     fleet = Fleet.of([leader.place, worker.place], LIMITS)
     fleet.step(Begin(0))
-    for child, at in ((leader, 0), (worker, 6)):
+    for child, at in ((leader, 0), (worker, came_at)):
         fleet.step(Launched(at, child, 7))
         fleet.step(Greeted(at, child))
     fleet.step(Progressed(1, leader, StartupStage.ATTACHED, 0.0, "waits for worker 1"))
-    assert fleet.step(Tick(1 + LIMITS.startup)) == []
-    [failed, *_] = fleet.step(Tick(6 + LIMITS.startup))
+    if came_at > 1 and not late:
+        assert fleet.step(Tick(1 + LIMITS.startup)) == []
+    [failed, *_] = fleet.step(Tick(came_at + LIMITS.startup + late))
     assert isinstance(failed, AnnounceFailure)
     assert failed.failure.child == worker
