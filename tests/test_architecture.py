@@ -42,3 +42,10 @@ def test_the_page_of_architecture_has_every_enum_that_two_modules_know() -> None
         for path in (ROOT / "phalanx" / room).glob("*.py"):
             found |= set(re.findall(r"^class (\w+)\(enum\.\w+\):", path.read_text(), re.MULTILINE))
     assert found - {"Role"} <= named
+
+
+def test_every_file_that_the_page_of_architecture_names_exists() -> None:
+    rooms = {room for room in MAY_IMPORT if (ROOT / "phalanx" / room).is_dir()}
+    files = [name for name in re.findall(r"`([\w/]+\.py)`", ARCHITECTURE) if name.partition("/")[0] in rooms]
+    assert len(files) > 40
+    assert [name for name in files if not (ROOT / "phalanx" / name).is_file()] == []
