@@ -11,6 +11,7 @@ from phalanx.api.authorization import Keys
 from phalanx.api.cors import Cors
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection, ClientGone, Exchange, Headers, Receive, Scope, Send, header_of
+from phalanx.api.known_errors import STOPPING
 from phalanx.api.route import Access, Route, RouteMatch, Routing
 from phalanx.api.routes import ROUTES
 
@@ -59,7 +60,7 @@ class Application:
                     return
                 self._keys.check(_access(place, route), exchange.header(b"authorization"))
                 if counts and self._state.draining:
-                    raise server_error("The server is being stopped.", status=503, code="stopping", retry_after=1)
+                    raise STOPPING.told()
                 await self._check_route(exchange, place, route).handler(exchange, self._state)
             except ApiError as error:
                 await self._give_up(exchange, error)
@@ -107,7 +108,7 @@ class Application:
         """End an answer because the server stops while it works on it."""
         # Cancelled once more where the client does not read: it has had its second.
         with contextlib.suppress(asyncio.CancelledError):
-            await self._give_up(exchange, server_error("The server is being stopped.", status=503, code="stopping"))
+            await self._give_up(exchange, STOPPING.told())
 
     @staticmethod
     async def _give_up(exchange: Exchange, error: ApiError) -> None:

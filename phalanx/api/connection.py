@@ -20,8 +20,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from phalanx import running_time
-from phalanx.api.errors import ApiError, server_error
+from phalanx.api.errors import ApiError
 from phalanx.api.http import AsgiMessage, ClientConnection, Exchange, Receive, Scope, Send, request_id_of
+from phalanx.api.known_errors import TOO_MANY_BODIES, TOO_MANY_CONNECTIONS
 from phalanx.api.open_connections import Connections, Mark
 from phalanx.api.request_head import check_head, without_upgrade
 
@@ -94,8 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._since = running_time.now()
         if len(self.connections) > self._all.most:
             self._all.metrics.refused.add(1, "connections")
-            message = f"This server has {self._all.most} open connections, the most it takes (--max-connections)."
-            self._refuse(server_error(message, status=503, code="overloaded"))
+            self._refuse(TOO_MANY_CONNECTIONS.told(most=self._all.most))
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -267,8 +267,7 @@ class BoundedProtocol(HttpToolsProtocol):
             # At once: the others must not be refused for what this one leaves.
             self._received()
             shared.metrics.refused.add(1, "receiving")
-            message = "The server is receiving as many request bodies as its memory allows (--max-held-bytes)."
-            raise server_error(message, status=503, code="overloaded")
+            raise TOO_MANY_BODIES.told()
 
     def on_message_complete(self) -> None:
         if self._upgrade_offered:
@@ -323,15 +322,15 @@ class BoundedProtocol(HttpToolsProtocol):
         body = error.body
         self.transport.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n%b"
-            % (error.status, HTTPStatus(error.status).phrase.encode(), len(body), self._signature(), body)
+            % (error.status, HTTPStatus(error.status).phrase.encode(), len(body), self._headers_of(error), body)
         )
         self.transport.close()
 
-    def _signature(self) -> bytes:
-        """Headers that every answer carries, as far as the request they are made of has been read."""
+    def _headers_of(self, error: ApiError) -> bytes:
+        """The error's own headers and those of every answer, as far as the request they are made of has been read."""
         asked = [] if self._reading is Reading.NOTHING else self.headers or []
-        signature = [(b"x-request-id", request_id_of(asked).encode()), *self._all.mark(asked)]
-        return b"".join(b"%b: %b\r\n" % header for header in signature)
+        headers = [*error.headers, (b"x-request-id", request_id_of(asked).encode()), *self._all.mark(asked)]
+        return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 async def _refuse_in_turn(

@@ -39,7 +39,6 @@ class ApiError(Exception):
         return msgspec.json.encode(ErrorResponse(self.detail))
 
 
-def server_error(message: str, status: int = 500, code: str | None = None, retry_after: int | None = None) -> ApiError:
-    """An error that is not the client's."""
-    headers = () if retry_after is None else ((b"retry-after", str(retry_after).encode()),)
-    return ApiError(message, status=status, kind="server_error", code=code, headers=headers)
+def server_error(message: str, code: str | None = None) -> ApiError:
+    """The error 500: the server failed on a request that may be right. What may come again later is `Unavailable`."""
+    return ApiError(message, status=500, kind="server_error", code=code)

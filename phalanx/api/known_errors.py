@@ -41,6 +41,45 @@ OVERLOADED = KnownError(
 )
 
 
+class Unavailable(NamedTuple):
+    """A reason for status 503. Every 503 is made of one of these, so that none lacks the advice to come again."""
+
+    code: str | None
+    words: str
+    """What the message says, with names in braces for what differs."""
+    retry_after: int
+    """Seconds after which the client is advised to come again."""
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return _retry_after(self.retry_after)
+
+    def told(self, **values: object) -> ApiError:
+        """The error of one request; `values` are what its words name."""
+        message = self.words.format(**values)
+        return ApiError(message, status=503, kind="server_error", code=self.code, headers=self.headers)
+
+
+STOPPING = Unavailable("stopping", "The server is being stopped.", 1)
+NO_RANK = Unavailable("no_rank", "Nothing can be generated now, {why}; try again in a moment.", 5)
+TOO_MANY_CONNECTIONS = Unavailable(
+    "overloaded", "This server has {most} open connections, the most it takes (--max-connections).", 1
+)
+TOO_MANY_BODIES = Unavailable(
+    "overloaded", "The server is receiving as many request bodies as its memory allows (--max-held-bytes).", 1
+)
+SUPERVISOR_SILENT = Unavailable(None, "{silence} within {patience:g} s.", 5)
+
+
+def overloaded(why: str, seconds: int) -> ApiError:
+    """The error 429: there is no room for a request, and in so many seconds there may be."""
+    return OVERLOADED.told(why=why, seconds=seconds, headers=_retry_after(seconds))
+
+
+def _retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"retry-after", str(seconds).encode()),)
+
+
 def too_long(limit: int, prompt: int, field: str, asked: int | None = None, at_least: bool = False) -> ApiError:
     """A prompt of so many tokens, with `asked` more to produce, does not fit into `limit` tokens.
 

@@ -16,10 +16,10 @@ _ERRORS = {
     "413": "The body is larger than this server reads.",
     "429": "The server is overloaded; try again after `Retry-After` seconds.",
     "500": "The server failed.",
-    "503": "Nothing can be generated now; try again after `Retry-After` seconds.",
+    "503": "The server cannot answer this now; try again after `Retry-After` seconds.",
 }
 _OFF = "The key is no admin key, or the service was started without one: its admin endpoints are off."
-_GET_ERRORS = ("401", "404", "500")
+_GET_ERRORS = ("401", "404", "500", "503")
 _POST_ERRORS = ("400", "401", "404", "408", "413", "429", "500", "503")
 
 
@@ -83,7 +83,7 @@ def _operation(route: Route, schema_of: dict[type[msgspec.Struct], Any]) -> dict
         }
     if route.unready is not None:
         responses["503"] = {
-            "description": "Not ready.",
+            "description": "Not ready; ask again after `Retry-After` seconds.",
             "content": {"application/json": {"schema": schema_of[route.unready]}},
         }
     operation: dict[str, Any] = {

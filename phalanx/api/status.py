@@ -7,7 +7,8 @@ from msgspec import Meta
 
 import phalanx
 from phalanx.api.app_state import AppState
-from phalanx.api.http import JSON, Exchange
+from phalanx.api.http import Exchange
+from phalanx.api.known_errors import NO_RANK, STOPPING, Unavailable
 
 
 class Health(msgspec.Struct):
@@ -61,11 +62,16 @@ async def ready(exchange: Exchange, server: AppState) -> None:
     attached = {rank.rank for rank in ranks}
     missing: list[int] = [rank for rank in server.ranks.expected if rank not in attached]
     answer = Readiness("degraded" if missing else "ready", ranks, missing)
+    unready: Unavailable | None = None
     if server.draining:
-        answer.status = "draining"
+        answer.status, unready = "draining", STOPPING
     elif not ranks:
-        answer.status = "waiting for a rank"
-    await exchange.reply(200 if ranks and not server.draining else 503, msgspec.json.encode(answer), JSON)
+        answer.status, unready = "waiting for a rank", NO_RANK
+    body = msgspec.json.encode(answer)
+    if unready is None:
+        await exchange.reply(200, body)
+    else:
+        await exchange.reply(503, body, headers=unready.headers)
 
 
 async def version(exchange: Exchange, server: AppState) -> None:

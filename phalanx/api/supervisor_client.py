@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from phalanx import running_time
-from phalanx.api.errors import ApiError, server_error
+from phalanx.api.errors import ApiError
+from phalanx.api.known_errors import SUPERVISOR_SILENT
 from phalanx.api.metrics import Metrics
 from phalanx.protocol import (
     AdminAnswer,
@@ -118,7 +119,7 @@ class _OpenQuestions(Generic[T]):
             async with running_time.timeout(PATIENCE):
                 return await future
         except TimeoutError:
-            raise server_error(f"{silence} within {PATIENCE:g} s.", status=503) from None
+            raise SUPERVISOR_SILENT.told(silence=silence, patience=PATIENCE) from None
         finally:
             del self._waiting[number]
 

@@ -13,7 +13,7 @@ from phalanx.api.admission import Amount, Overloaded, Reason, Ticket
 from phalanx.api.app_state import AppState
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
-from phalanx.api.known_errors import OVERLOADED
+from phalanx.api.known_errors import overloaded
 from phalanx.api.openai.branch import Branch
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class AdmittedRequest:
         try:
             server.admission.others = server.others()
             self._ticket: Ticket = server.admission.admit(amount, priority, self._evict, server.clock())
-        except Overloaded as overloaded:
-            raise self._error(overloaded) from None
+        except Overloaded as refusal:
+            raise self._error(refusal) from None
         server.admitted_requests.add(self)
 
     def settle(self, branches: list[Branch]) -> None:
@@ -77,8 +77,8 @@ class AdmittedRequest:
         server = self._server
         try:
             server.admission.settle(self._ticket, self._amount(), server.clock())
-        except Overloaded as overloaded:
-            raise self._error(overloaded) from None
+        except Overloaded as refusal:
+            raise self._error(refusal) from None
 
     def begin(self) -> None:
         """Its first token has come, so it gives way to no other request any more."""
@@ -124,11 +124,9 @@ class AdmittedRequest:
                 size += prompt * (SCORED_TOKEN + CANDIDATE * sampling.prompt_logprobs)
         return Amount(len(self._branches), tokens, size)
 
-    def _error(self, overloaded: Overloaded) -> ApiError:
-        self._server.metrics.refused.add(1, overloaded.reason.value)
-        seconds = overloaded.retry_after
-        retry = ((b"retry-after", str(seconds).encode()),)
-        return OVERLOADED.told(why=_SAYS[overloaded.reason], seconds=seconds, headers=retry)
+    def _error(self, refusal: Overloaded) -> ApiError:
+        self._server.metrics.refused.add(1, refusal.reason.value)
+        return overloaded(_SAYS[refusal.reason], refusal.retry_after)
 
 
 def _output_bytes(branch: Branch) -> int:

@@ -9,14 +9,11 @@ from phalanx.api.app_state import AppState
 from phalanx.api.engine_client import EngineDied, Generation, NoRank
 from phalanx.api.errors import ApiError, server_error
 from phalanx.api.http import ClientConnection
-from phalanx.api.known_errors import too_long
+from phalanx.api.known_errors import NO_RANK, too_long
 from phalanx.api.metrics import Metrics
 from phalanx.api.openai.completion_metrics import CompletionMetrics
 from phalanx.protocol import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from phalanx.text.choice import Choice
-
-RETRY_AFTER = 5
-"""Seconds a client is told to wait where no rank came in time."""
 
 
 class Branch:
@@ -195,9 +192,4 @@ class Branch:
 def _engine_failed(error: EngineDied | NoRank) -> ApiError:
     if isinstance(error, EngineDied):
         return server_error(f"This request was ended, for it may be what kills ranks: {error}.", code="engine_died")
-    return server_error(
-        f"Nothing can be generated now, {error}; try again in a moment.",
-        status=503,
-        code="no_rank",
-        retry_after=RETRY_AFTER,
-    )
+    return NO_RANK.told(why=error)
