@@ -21,7 +21,7 @@ def objection(
         expected: the places whose ranks come from other machines.
         local: the ranks that run on the supervisor's machine.
         held: the places that a node has brought already, and that node's name.
-        open_for_more: the service is still starting.
+        open_for_more: the service is not ending.
     """
     if hello.version != version:
         return f"it runs phalanx {hello.version}, this service phalanx {version}: install the same release on both"
@@ -37,5 +37,5 @@ def objection(
     if unknown := [place for place in hello.places if place not in expected]:
         return f"this service has no {spell(unknown)}; others may bring {spell(expected) or 'none'}"
     if not open_for_more:
-        return "it comes too late: the service has started or is ending"
+        return "it comes too late: the service is ending"
     return None

@@ -34,7 +34,7 @@ def test_a_node_that_brings_what_is_missing_is_welcome() -> None:
         (says(3), "the service's own machine runs rank 3; others may bring ranks 4 to 11"),
         (says(10, 11, 12), "this service has no rank 12; others may bring ranks 4 to 11"),
         (says(8, worker=1), "this service has no rank 8 tp 1"),
-        (says(8, 9, 11, open_for_more=False), "it comes too late"),
+        (says(8, 9, 11, open_for_more=False), "it comes too late: the service is ending"),
     ],
 )
 def test_a_node_is_turned_away_with_its_reason(refusal: str, words: str) -> None:
