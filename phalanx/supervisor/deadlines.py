@@ -31,21 +31,21 @@ def _expired(fleet: FleetState, child: Child) -> None:
             falling.over(fleet, child, ChildState.LOST)
         case ChildState.RESTING:
             fleet.renew(child)
-        case ChildState.STARTING if (awaited := _awaited(fleet, child)) is not None and child.wait is not None:
-            # After theirs, and not with them.
-            child.wait = Wait(child.wait.name, child.wait.since, awaited + fleet.limits.dump)
+        case ChildState.STARTING if child.wait is not None and (waits := _waits_of_mates(fleet, child)):
+            # After theirs, and not with them: one that is late as well is judged in this very tick.
+            last = max(fleet.now, *(wait.deadline for wait in waits))
+            child.wait = Wait(child.wait.name, child.wait.since, last + fleet.limits.dump)
         case _:
             falling.fail(fleet, child, Cause.STALLED)
 
 
-def _awaited(fleet: FleetState, child: Child) -> float | None:
-    """Until when the other workers of a rank have time to come, if it is them that its worker 0 waits for.
+def _waits_of_mates(fleet: FleetState, child: Child) -> list[Wait]:
+    """What the fleet waits for from the other workers of a rank, if it is them that its worker 0 waits for.
 
     It may have got there long before them, and be late before they are; it is not to be blamed for them.
     """
-    if child.id.place.worker or child.stage is not StartupStage.ATTACHED or child.wait is None:
-        return None
-    others = [member for member in fleet.members(child.unit) if member is not child]
-    waits = [other.wait.deadline for other in others if other.wait is not None]
-    # A late tick finds theirs passed as well: it still passed after its own, and they are judged next.
-    return max((deadline for deadline in waits if deadline >= child.wait.deadline), default=None)
+    if child.id.place.worker or child.stage is not StartupStage.ATTACHED:
+        return []
+    on_their_way = (ChildState.LAUNCHING, ChildState.STARTING)
+    mates = [member for member in fleet.members(child.unit) if member is not child and member.state in on_their_way]
+    return [mate.wait for mate in mates if mate.wait is not None]

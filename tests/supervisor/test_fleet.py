@@ -21,6 +21,7 @@ from phalanx.supervisor.events import (
     Launched,
     OutputEnded,
     Progressed,
+    Pulsed,
     Reported,
     SendRefusal,
     SendStop,
@@ -156,18 +157,34 @@ def test_a_report_tells_a_person_who_where_how_long_and_with_which_words() -> No
     ]
 
 
-@pytest.mark.parametrize("late", [0, 0.5, 60], ids="{0} s late".format)
-@pytest.mark.parametrize("came_at", [6, 1.1, 1])
-def test_a_leader_is_not_blamed_for_a_worker_that_came_no_earlier_and_hangs(came_at: float, late: float) -> None:
+def attached_leader(worker_came_at: float) -> tuple[Fleet, ChildId]:
+    """A leader that says at 1 s that it waits for its worker, and that worker."""
     leader, worker = RANK, ChildId(Place(Role.ENGINE, 0, 1), Incarnation(0))
     fleet = Fleet.of([leader.place, worker.place], LIMITS)
     fleet.step(Begin(0))
-    for child, at in ((leader, 0), (worker, came_at)):
+    for child, at in ((leader, 0.0), (worker, worker_came_at)):
         fleet.step(Launched(at, child, 7))
         fleet.step(Greeted(at, child))
     fleet.step(Progressed(1, leader, StartupStage.ATTACHED, 0.0, "waits for worker 1"))
+    return fleet, worker
+
+
+@pytest.mark.parametrize("late", [0, 0.5, 60], ids="{0} s late".format)
+@pytest.mark.parametrize("came_at", [6, 1.1, 1])
+def test_a_leader_is_not_blamed_for_a_worker_that_came_no_earlier_and_hangs(came_at: float, late: float) -> None:
+    fleet, worker = attached_leader(came_at)
     if came_at > 1 and not late:
         assert fleet.step(Tick(1 + LIMITS.startup)) == []
     [failed, *_] = fleet.step(Tick(came_at + LIMITS.startup + late))
     assert isinstance(failed, AnnounceFailure)
     assert failed.failure.child == worker
+
+
+def test_a_leader_that_hangs_though_its_workers_are_ready_is_to_blame() -> None:
+    fleet, worker = attached_leader(worker_came_at=6)
+    fleet.step(BecameReady(7, worker, ""))
+    # What a worker is waited for while it serves is nothing that its leader waits for.
+    fleet.step(Pulsed(7, worker, 1, busy=True))
+    [failed, *_] = fleet.step(Tick(9 + LIMITS.startup))
+    assert isinstance(failed, AnnounceFailure)
+    assert failed.failure.child == RANK
