@@ -72,6 +72,7 @@ async def tokenize(exchange: Exchange, server: AppState) -> None:
     check_model(request.model, server.config)
     if (request.prompt is None) == (request.messages is None):
         raise ApiError("Give either prompt or messages.", param="prompt")
+    field = "prompt" if request.messages is None else "messages"
     async with admit(exchange, server, size):
         if request.messages is not None:
             text = await render(
@@ -88,9 +89,9 @@ async def tokenize(exchange: Exchange, server: AppState) -> None:
         try:
             tokens = await server.tokenizer.encode(text, add_special_tokens=add, limit=MOST_TOKENS)
         except TooLong as error:
-            raise ApiError(f"The text has {error}; this endpoint takes up to {MOST_TOKENS}.", param="prompt") from None
+            raise ApiError(f"The text has {error}; this endpoint takes up to {MOST_TOKENS}.", param=field) from None
         if tokens:
-            check_tokens(tokens, server, "prompt" if request.messages is None else "messages")
+            check_tokens(tokens, server, field)
         answer = TokenizeResponse(len(tokens), server.max_model_len, tokens)
         if request.return_token_strs:
             answer.token_strs = [server.tokenizer.token_string(token) or "" for token in tokens]

@@ -33,9 +33,12 @@ def test_a_text_longer_than_the_model_s_length_is_counted(api: ServedApi) -> Non
 
 def test_a_text_of_more_tokens_than_anyone_counts_is_refused(api: ServedApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "MOST_TOKENS", 100_000)
-    answer = api.http.post("/tokenize", json={"prompt": "x" * 1_000_000})
-    assert answer.status_code == 400
-    assert "up to 100000" in answer.json()["error"]["message"]
+    long = "x" * 1_000_000
+    for body in ({"prompt": long}, {"messages": [{"role": "user", "content": long}]}):
+        answer = api.http.post("/tokenize", json=body)
+        assert answer.status_code == 400
+        assert "up to 100000" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"] in body
 
 
 def test_no_tokens_are_an_empty_text(api: ServedApi) -> None:

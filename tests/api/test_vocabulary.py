@@ -28,6 +28,14 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApi]:
         yield api
 
 
+ENDPOINTS = {"prompt": "/v1/completions", "messages": "/v1/chat/completions"}
+"""The endpoints by the field that a prompt comes in."""
+
+
+def a_request(field: str, text: str) -> dict[str, Any]:
+    return {field: text if field == "prompt" else [{"role": "user", "content": text}], "max_tokens": 5}
+
+
 CHAT: list[dict[str, str]] = [{"role": "user", "content": "a <|tool|> b"}]
 
 
@@ -75,6 +83,11 @@ def test_what_a_rank_would_refuse_never_reaches_it(api: ServedApi, monkeypatch: 
     answer = api.http.post("/v1/completions", json={"prompt": [5, 70]})
     assert answer.status_code == 400
     assert "prompt has token id 70; the vocabulary ends at 59" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "prompt"
+    answer = api.http.post("/v1/chat/completions", json=a_request("messages", "~"))
+    assert answer.status_code == 400
+    assert "the vocabulary ends at 59" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "messages"
 
 
 def test_the_room_that_ranks_had_stays_the_limit_while_none_is_there(checkpoint_folder: Path) -> None:
@@ -86,8 +99,9 @@ def test_the_room_that_ranks_had_stays_the_limit_while_none_is_there(checkpoint_
         assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
+@pytest.mark.parametrize("field", ENDPOINTS)
 def test_a_prompt_that_waited_for_a_rank_which_is_too_small_for_it_is_a_bad_request(
-    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     def refuse(prompt: list[int], sampling: SamplingParams) -> list[RequestOutput]:
         limits = RequestLimits(vocab_size=260, model_tokens=2048, cache_tokens=64)
@@ -100,8 +114,10 @@ def test_a_prompt_that_waited_for_a_rank_which_is_too_small_for_it_is_a_bad_requ
         submit = dispatcher.submit
         monkeypatch.setattr(dispatcher, "submit", lambda request: (submit(request), waits.set()))
         with ThreadPoolExecutor() as pool:
-            answer = pool.submit(api.http.post, "/v1/completions", json={"prompt": "a" * 100, "max_tokens": 5})
+            answer = pool.submit(api.http.post, ENDPOINTS[field], json=a_request(field, "a" * 100))
             assert waits.wait(30.0)
             api.attach()
             assert answer.result().status_code == 400
-            assert answer.result().json()["error"]["code"] == "context_length_exceeded"
+            error = answer.result().json()["error"]
+            assert (error["code"], error["param"]) == ("context_length_exceeded", field)
+            assert f"your {field} resulted in" in error["message"]

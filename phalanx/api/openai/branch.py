@@ -30,6 +30,7 @@ class Branch:
         "metrics",
         "on_begin",
         "prompt",
+        "prompt_field",
         "prompt_logprobs",
         "prompt_text",
         "sampling",
@@ -44,11 +45,14 @@ class Branch:
         *,
         metrics: Metrics,
         arrival: float,
+        prompt_field: str,
         prompt_text: str = "",
     ) -> None:
         """`index` is that of the choice in the answer; `arrival` is when the request came, on perf_counter's clock."""
         self.index = index
         self.prompt = prompt
+        self.prompt_field = prompt_field
+        """The field of the request that the prompt came in, which errors name."""
         self.prompt_text = prompt_text
         """What `echo` gives back."""
         self.choice = choice
@@ -151,7 +155,7 @@ class Branch:
         assert self._server is not None
         limits = self._server.limits
         if len(self.prompt) >= limits.max_model_len:
-            raise too_long(limits.max_model_len, len(self.prompt), "prompt")
+            raise too_long(limits.max_model_len, len(self.prompt), self.prompt_field)
 
     def _absorb(self, output: RequestOutput) -> str:
         assert self._generation is not None

@@ -258,7 +258,7 @@ async def chat_completions(exchange: Exchange, server: AppState) -> None:
             server.max_model_len, len(tokens), asked, default_max_tokens(config, None), "messages", asked_by
         )
         sampling = request.sampling(config, max_tokens=most, logprobs=top, bad_words=await bad_words(server, request))
-        prompt = Prompt(tokens, "", continues=bool(request.continue_final_message))
+        prompt = Prompt("messages", tokens, "", continues=bool(request.continue_final_message))
         branches = branches_for(server, exchange, request, [(prompt, sampling)])
         await run(exchange, server, request, branches, ChatForm(request, model, server.tokenizer), admitted)
 

@@ -262,9 +262,9 @@ async def _encode(server: AppState, request: CompletionRequest, prompt: str | li
     if isinstance(prompt, str):
         add = request.add_special_tokens is not False
         tokens = await encode_prompt(server, prompt, add_special_tokens=add, param="prompt")
-        return Prompt(tokens, prompt if request.echo else "", continues=bool(prompt))
+        return Prompt("prompt", tokens, prompt if request.echo else "", continues=bool(prompt))
     check_tokens(prompt, server, "prompt")
     # The length is checked before the text is made.
     check_length(server.max_model_len, len(prompt), request.max_tokens, None, "prompt")
     text = await server.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else ""
-    return Prompt(prompt, text, continues=True)
+    return Prompt("prompt", prompt, text, continues=True)

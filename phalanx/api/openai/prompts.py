@@ -17,6 +17,8 @@ from phalanx.text.tokenizer import TooLong
 
 
 class Prompt(NamedTuple):
+    field: str
+    """The field of the request that it came in, which errors name: `prompt` or `messages`."""
     tokens: list[int]
     text: str
     """The text to echo, which is empty where nothing is to be echoed."""
@@ -96,7 +98,7 @@ def branches_for(
             # A rank asks the same, and what it refuses would be an error of the server.
             server.limits.check(prompt.tokens, sampling)
         except Rejected as error:
-            raise ApiError(f"This request cannot run: {error}.", param="prompt") from None
+            raise ApiError(f"This request cannot run: {error}.", param=prompt.field) from None
         context = prompt.tokens if prompt.continues else []
         for choice in range(n):
             branches.append(
@@ -117,6 +119,7 @@ def branches_for(
                     _reseeded(sampling, choice),
                     metrics=server.metrics,
                     arrival=exchange.arrival,
+                    prompt_field=prompt.field,
                     prompt_text=prompt.text,
                 )
             )
