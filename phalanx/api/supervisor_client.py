@@ -24,9 +24,6 @@ from phalanx.protocol import (
 PATIENCE = 5.0
 """Seconds the supervisor gets to answer a question."""
 
-UNASKED = 0
-"""The number of a report that answers no request."""
-
 T = TypeVar("T")
 
 
@@ -55,7 +52,7 @@ class SupervisorClient:
             lambda query: AdminRequest(query, verb, tuple(RankId(rank) for rank in ranks), size, timeout),
             "The supervisor did not answer",
         )
-        if answer.refusal:
+        if answer.refusal is not None:
             raise ApiError(
                 answer.refusal, status=answer.status, code="impossible_now" if answer.status == 409 else None
             )
@@ -83,7 +80,7 @@ class SupervisorClient:
         samples = self._metrics.samples()
         if samples != self._reported:
             self._reported = samples
-            self._send(MetricsReport(UNASKED, samples))
+            self._send(MetricsReport(None, samples))
 
     def receive(self, message: AdminAnswer | MetricsGathered | MetricsRequest) -> None:
         """Take what the supervisor says: the answer to a question, or a question of its own."""

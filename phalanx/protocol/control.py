@@ -41,8 +41,8 @@ class Failed(Message, tag=4, frozen=True):
 class MetricsReport(Message, tag=5, frozen=True):
     """One API server's samples, in the form of `phalanx.api.metrics`: the answer to MetricsRequest, or unasked."""
 
-    query: int
-    """The number of the MetricsRequest; 0 for an unasked report, kept for the case that the server dies."""
+    query: int | None
+    """The number of the MetricsRequest; None for an unasked report, kept for the case that the server dies."""
     samples: bytes
 
 

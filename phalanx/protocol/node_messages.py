@@ -100,8 +100,8 @@ class NodeStarting(Message, tag=13, frozen=True):
     """The same as in the StartNode."""
     number: int = 0
     """The number of the StartNode that this is about."""
-    limit: float = 0.0
-    """Seconds after which the driver gives this wait up by itself; 0: the supervisor limits it."""
+    limit: float | None = None
+    """Seconds after which the driver gives this wait up by itself; None: the supervisor limits it."""
 
 
 class NodeEnded(Message, tag=14, frozen=True):

@@ -93,7 +93,7 @@ class AdminAnswer(Message, tag=33, frozen=True):
     """The number of the AdminRequest."""
     ranks: tuple[RankState, ...]
     api_servers: tuple[ApiServerState, ...]
-    refusal: str = ""
-    """Why nothing was done."""
+    refusal: str | None = None
+    """Why nothing was done; None where what was asked for has begun."""
     status: int = 202
     """The HTTP status with which the API server answers."""

@@ -32,7 +32,8 @@ class OperatorRequests:
     def answer(self, request: AdminRequest) -> AdminAnswer:
         """Do what is asked, or refuse it."""
         now = running_time.now()
-        refusal, status = "", 200 if request.verb is AdminVerb.SHOW else 202
+        refusal: str | None = None
+        status = 200 if request.verb is AdminVerb.SHOW else 202
         try:
             asked = administration.decide(self._fleet, request, now, self._workers, self._drain_timeout)
         except administration.AdminRefused as error:

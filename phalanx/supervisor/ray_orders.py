@@ -82,7 +82,7 @@ class RayOrders:
         if self._is_latest(message):
             for place in self._asked_for(message.places, message.host):
                 # What the driver limits itself, it has better words for.
-                self._waiting.tell(place, message.waiting_for, message.limit + self._startup)
+                self._waiting.tell(place, message.waiting_for, (message.limit or 0.0) + self._startup)
 
     def _ended(self, message: NodeEnded) -> None:
         """An actor is gone, or never was; its node's connection may have told so already."""

@@ -61,8 +61,8 @@ class Scrapes:
     def report(self, sender: int, report: MetricsReport) -> None:
         """What an API server has counted by now, for a gathering or, in case it dies, unasked."""
         self._counted[sender] = report.samples
-        gathering = self._gatherings.get(report.query)
-        if gathering is None or sender not in gathering.missing:
+        gathering = self._gatherings.get(report.query) if report.query is not None else None
+        if report.query is None or gathering is None or sender not in gathering.missing:
             return
         gathering.samples[sender] = report.samples
         self._heard_from(report.query, gathering, sender)

@@ -155,7 +155,7 @@ def test_what_a_scrape_shows_the_supervisor_knows_before() -> None:
         return sent, metrics.samples()
 
     sent, shown = asyncio.run(scrape())
-    assert sent == [MetricsQuery(1), MetricsReport(0, shown)]
+    assert sent == [MetricsQuery(1), MetricsReport(None, shown)]
 
 
 def test_counts_are_reported_when_they_have_changed() -> None:
@@ -167,7 +167,7 @@ def test_counts_are_reported_when_they_have_changed() -> None:
     first = metrics.samples()
     metrics.prompt_tokens.add(1, "0")
     supervisor.report_metrics()
-    assert sent == [MetricsReport(0, first), MetricsReport(0, metrics.samples())]
+    assert sent == [MetricsReport(None, first), MetricsReport(None, metrics.samples())]
 
 
 def test_a_successor_counts_on_and_holds_nothing_that_its_predecessor_held() -> None:

@@ -68,9 +68,9 @@ def test_a_machine_s_api_servers_are_asked_for_together_at_first_and_after_a_fal
 
 def test_a_wait_that_the_driver_limits_is_limited_by_it_and_not_by_us() -> None:
     owner = Owner().with_driver()
-    for waiting_for, limit in (("1 GPU on 10.0.0.3", 600.0), ("its actor on 10.0.0.3", 0.0)):
+    for waiting_for, limit in (("1 GPU on 10.0.0.3", 600.0), ("its actor on 10.0.0.3", None)):
         owner.ray.hear(NodeStarting((RANK,), waiting_for, "", 1, limit))
-        assert owner.waits[RANK] == (waiting_for, limit + SERVICE.startup_timeout)
+        assert owner.waits[RANK] == (waiting_for, (limit or 0.0) + SERVICE.startup_timeout)
     owner.ray.hear(NodeStarting((RANK,), "an actor of earlier", "", 0))
     assert owner.waits[RANK][0] == "its actor on 10.0.0.3"
 

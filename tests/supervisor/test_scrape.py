@@ -54,7 +54,7 @@ def request_to(index: int, sent: Sent) -> int:
 
 def test_a_sibling_that_lives_is_asked_and_what_it_said_before_is_not_told_as_well() -> None:
     async def act(scrapes: Scrapes, sent: Sent) -> None:
-        scrapes.report(1, MetricsReport(0, b"before"))
+        scrapes.report(1, MetricsReport(None, b"before"))
         scrapes.query(0, 7, [1], FLEET)
         scrapes.report(1, MetricsReport(request_to(1, sent), b"now"))
         assert scrapes.counted(1) == b"now"
@@ -65,7 +65,7 @@ def test_a_sibling_that_lives_is_asked_and_what_it_said_before_is_not_told_as_we
 
 def test_one_that_dies_while_it_is_asked_counts_with_what_it_last_said() -> None:
     async def act(scrapes: Scrapes, sent: Sent) -> None:
-        scrapes.report(1, MetricsReport(0, b"before"))
+        scrapes.report(1, MetricsReport(None, b"before"))
         scrapes.query(0, 7, [1], FLEET)
         scrapes.gone(1)
 
@@ -75,7 +75,7 @@ def test_one_that_dies_while_it_is_asked_counts_with_what_it_last_said() -> None
 
 def test_one_that_is_stuck_counts_with_what_it_last_said() -> None:
     async def act(scrapes: Scrapes, sent: Sent) -> None:
-        scrapes.report(2, MetricsReport(0, b"stuck"))
+        scrapes.report(2, MetricsReport(None, b"stuck"))
         scrapes.query(0, 7, [1, 2], FLEET)
         scrapes.report(1, MetricsReport(request_to(1, sent), b"now"))
 
@@ -85,8 +85,8 @@ def test_one_that_is_stuck_counts_with_what_it_last_said() -> None:
 
 def test_one_that_is_gone_for_good_counts_on_and_the_asker_itself_is_not_told_twice() -> None:
     async def act(scrapes: Scrapes, sent: Sent) -> None:
-        scrapes.report(0, MetricsReport(0, b"own"))
-        scrapes.report(1, MetricsReport(0, b"gone"))
+        scrapes.report(0, MetricsReport(None, b"own"))
+        scrapes.report(1, MetricsReport(None, b"gone"))
         scrapes.query(0, 7, [], FLEET)
         assert scrapes.counted(2) == b""
 

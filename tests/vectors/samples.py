@@ -98,7 +98,7 @@ CONTROL: dict[str, p.Message] = {
     "Failed, no traceback": p.Failed("no such file"),
     "Failed, text of more than 255 bytes": p.Failed("ValueError: " + WORDS, "line\n" * 60),
     "MetricsReport": p.MetricsReport(9, b"\x00\xff samples"),
-    "MetricsReport, empty": p.MetricsReport(0, b""),
+    "MetricsReport, empty": p.MetricsReport(None, b""),
     "MetricsQuery": p.MetricsQuery(128),
     "Pulse": p.Pulse(41, True),
     "NodeHello": p.NodeHello("machine-7", 99, "0.1.0", (RANK_3, TP_1), True, "192.0.2.8"),

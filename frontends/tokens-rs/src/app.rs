@@ -116,9 +116,6 @@ pub struct Siblings {
 /// The supervisor gets so long to answer; it has a shorter patience with the siblings.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Number of a report that answers no request.
-const UNASKED: u64 = 0;
-
 impl Siblings {
     pub fn new(control: Outbox) -> Self {
         Self { control, last_query: Cell::new(0), waiting: RefCell::default(), reported: RefCell::default() }
@@ -155,7 +152,7 @@ impl Siblings {
     pub fn report(&self, samples: Vec<u8>) {
         if *self.reported.borrow() != samples {
             self.reported.replace(samples.clone());
-            self.control.post(&Outgoing::metrics_report(UNASKED, samples)).expect("samples are small");
+            self.control.post(&Outgoing::metrics_report(None, samples)).expect("samples are small");
         }
     }
 }

@@ -99,7 +99,7 @@ async fn serve(launch: Launch, welcome: Welcome, mut orders: Orders, control: Ou
             }
             Order::MetricsRequest(request) => {
                 let samples = app.metrics.borrow().samples();
-                control.post(&Outgoing::metrics_report(request.query, samples)).map_err(other)?;
+                control.post(&Outgoing::metrics_report(Some(request.query), samples)).map_err(other)?;
             }
             Order::MetricsGathered(answer) => app.siblings.gathered(answer),
         }

@@ -285,7 +285,7 @@ pub enum Outgoing<'a> {
     /// tag, reason, traceback
     Failed(u64, &'a str, &'a str),
     /// tag, query, samples
-    MetricsReport(u64, u64, Blob),
+    MetricsReport(u64, Option<u64>, Blob),
     /// tag, query
     MetricsQuery(u64, u64),
     /// tag, request, prompt, sampling, generated, expected tokens, priority
@@ -311,7 +311,7 @@ impl<'a> Outgoing<'a> {
         Self::Failed(tag::FAILED, reason, "")
     }
 
-    pub fn metrics_report(query: u64, samples: Vec<u8>) -> Self {
+    pub fn metrics_report(query: Option<u64>, samples: Vec<u8>) -> Self {
         Self::MetricsReport(tag::METRICS_REPORT, query, Blob(samples))
     }
 

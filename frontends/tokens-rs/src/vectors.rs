@@ -79,7 +79,7 @@ fn written(entry: &Value) -> Option<Vec<u8>> {
         }
         "Ready" if of["drains"] == json!(false) => encode(Outgoing::ready(text("detail"))),
         "Failed" if text("traceback").is_empty() => encode(Outgoing::failed(text("reason"))),
-        "MetricsReport" => encode(Outgoing::metrics_report(count("query"), bytes(&of["samples"]))),
+        "MetricsReport" => encode(Outgoing::metrics_report(of["query"].as_u64(), bytes(&of["samples"]))),
         "MetricsQuery" => encode(Outgoing::metrics_query(count("query"))),
         "Submit" if of["generated"] == json!([]) => encode(Outgoing::submit(
             count("request_id"),
