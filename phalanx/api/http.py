@@ -98,7 +98,10 @@ class BodyTooLarge(ApiError):
 
 
 class Exchange:
-    """A request being answered. Handlers read `body()`, then either `reply` once or `begin_events` and `send` on."""
+    """A request being answered.
+
+    Handlers read `body()`. Then they `reply` once, or `begin_events`, `send_event` for each and `end_events`.
+    """
 
     __slots__ = (
         "_body_asked_for",
@@ -199,7 +202,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": b""})
 
     async def begin_events(self) -> None:
-        """Start a stream of server-sent events; each is then one `http.response.body` through `send`."""
+        """Start a stream of server-sent events; `send_event` and `end_events` write them."""
         self.status = 200
         self._spoke = asyncio.get_running_loop().time()
         await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS + self.signature})

@@ -41,7 +41,7 @@ def _fetch(name: str, revision: str | None, files: Sequence[str], but: Sequence[
     from huggingface_hub import errors
 
     near = _near_folder(name)
-    # It is there already, and a request that no file of the repository matches would be warned of.
+    # Every checkpoint has a config.json. The library warns of a request that no file of the repository matches.
     wanted = ["config.json", *files]
     try:
         found = huggingface_hub.snapshot_download(

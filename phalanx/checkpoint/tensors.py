@@ -54,7 +54,7 @@ class StoredWeights:
         self._used.add(stored)
         return tensor
 
-    def unused(self) -> tuple[str, ...]:
+    def check_unused(self) -> tuple[str, ...]:
         left = sorted(name for name in self._file_of if name not in self._used and not _is_derived(name))
         running = {_part(name) for name in self._used}
         if amiss := [name for name in left if _part(name) in running]:

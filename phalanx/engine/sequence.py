@@ -29,9 +29,11 @@ class Sequence:
     arrival: int = 0
     """Order of arrival in this rank; breaks ties of priority."""
     queued_at: float = 0.0
-    """When it arrived, and when a step first ran some of it: seconds on the clock of the engine's loop."""
+    """When it arrived: seconds on the clock of the engine's loop."""
     started_at: float = 0.0
+    """When a step first ran some of it, on the same clock."""
     expected_tokens: int = 0
+    """Output tokens that its API server's router expects it to take in all."""
     expected_left: int = 0
     """Output tokens it is expected to take still, as its API server's account counts them."""
     computed: int = 0
@@ -85,7 +87,10 @@ class Sampled(NamedTuple):
 
 
 Progress = Callable[[StartupStage, float | None, str], None]
-"""Tell the supervisor: stage, share done (0..1 or None), detail. Each call restarts the stage's deadline."""
+"""Tell the supervisor: stage, share done (0..1 or None), detail.
+
+A call that says something else than the one before restarts the stage's deadline; one that repeats it does not.
+"""
 
 
 class RankBroken(Exception):
@@ -95,8 +100,8 @@ class RankBroken(Exception):
 class Runner(Protocol):
     """The device's side of a rank: weights, KV cache, forward pass and sampling.
 
-    Synchronous; never touches scheduling state. CPU and CUDA runners, and the synthetic one, share the
-    engine loop above it.
+    It is synchronous and never touches scheduling state. The runner of models and the synthetic one share the engine
+    loop above it.
     """
 
     @property

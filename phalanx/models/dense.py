@@ -61,7 +61,7 @@ class DenseDecoder:
             self.head = self.embedding
         else:
             self.head = self._linear(("lm_head",), hidden, (shape.vocab_size,), bias=False)
-        self.unused_tensors = weights.unused()
+        self.unused_tensors = weights.check_unused()
         """Those of the checkpoint that are no part of this model."""
         progress(steps, steps)
         del self._weights

@@ -11,10 +11,10 @@ class Weights(Protocol):
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of this name. Raises CheckpointError where it is missing or has another shape."""
 
-    def unused(self) -> tuple[str, ...]:
-        """Names of tensors that were not asked for.
+    def check_unused(self) -> tuple[str, ...]:
+        """Make sure that no tensor that would change the output was left out, and return the names of the others.
 
-        Raises CheckpointError where one of them belongs to a part of the model that was: it would change the output.
+        Raises CheckpointError where one that was not asked for belongs to a part of the model that was.
         """
 
 
@@ -33,5 +33,5 @@ class DummyWeights:
         bound = 0.02 if "embed" in name or "lm_head" in name else math.sqrt(1 / shape[1])
         return torch.empty(shape, dtype=self._dtype).uniform_(-bound, bound, generator=self._generator)
 
-    def unused(self) -> tuple[str, ...]:
+    def check_unused(self) -> tuple[str, ...]:
         return ()
