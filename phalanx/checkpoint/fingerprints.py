@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from phalanx.checkpoint.errors import CheckpointError
-from phalanx.checkpoint.files import LONGEST_HEADER
+from phalanx.checkpoint.files import INDEX, LONGEST_HEADER, METADATA
 
-_DECISIVE = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.json", "chat_template.jinja"),
-)
+_DECISIVE = tuple(name for name in METADATA if name != INDEX)
+"""The index only says which file holds a tensor: the same weights may be cut into files in another way."""
 _SAMPLES = 16
 _SAMPLE_BYTES = 4096
 
