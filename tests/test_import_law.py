@@ -36,7 +36,7 @@ MAY_IMPORT = {
         "checkpoint",
         "models",
     },
-    "text": {"config", "protocol"},
+    "text": {"config", "protocol", "checkpoint"},
     "api": {"running_time", "config", "protocol", "transport", "child", "text"},
     "hosting": {"protocol", "transport", "child"},
     "node": {"machine", "signals", "running_time", "config", "protocol", "transport", "child", "checkpoint", "hosting"},

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from phalanx.checkpoint import fingerprints
+from phalanx.checkpoint.declared_tokens import declared_tokens
 from phalanx.checkpoint.errors import CheckpointError
 from phalanx.checkpoint.files import read_json, read_json_if_there
 from phalanx.checkpoint.rope import longest_context
+from phalanx.checkpoint.vocabulary import read_vocabulary
 from phalanx.config import ModelFacts
 
 _SAMPLING_RANGES = {
@@ -65,62 +65,20 @@ def _eos(generation: dict[str, Any], config: dict[str, Any], folder: Path) -> tu
         for token in named if isinstance(named, list) else [named]:
             if isinstance(token, int) and not isinstance(token, bool):
                 found[token] = None
-    found.update(dict.fromkeys(_tokenizer_eos(folder)))
+    if (token := _tokenizer_eos(folder)) is not None:
+        found[token] = None
     return tuple(token for token in found if 0 <= token < _whole(config, "vocab_size", folder))
 
 
-def _tokenizer_eos(folder: Path) -> tuple[int, ...]:
-    """The id of the eos token that the tokenizer's settings name, wherever the id is written; none without one."""
-    settings = read_json_if_there(folder / "tokenizer_config.json")
-    mapped = read_json_if_there(folder / "special_tokens_map.json")
-    # As transformers reads them: the older file counts, and then more, where the newer one declares no tokens.
-    token = settings.get("eos_token") if "added_tokens_decoder" in settings else (settings | mapped).get("eos_token")
-    text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str):
-        return ()
-    if (token := _written_id(folder / "tokenizer.json", text)) is not None:
-        return (token,)
-    declared = settings.get("added_tokens_decoder")
-    if isinstance(declared, dict):
-        ids = [number for number, added in declared.items() if isinstance(added, dict) and added.get("content") == text]
-    else:
-        ids = [read_json_if_there(folder / "added_tokens.json").get(text)]
-    return tuple(int(number) for number in ids if str(number).isdecimal())
-
-
-class _AddedToken(msgspec.Struct):
-    id: int
-    content: str
-
-
-class _TokenizerModel(msgspec.Struct):
-    """What is read of the `model` in a tokenizer.json."""
-
-    vocab: Any = None
-
-
-class _TokenizerFile(msgspec.Struct):
-    """What is read of a tokenizer.json, which is megabytes long: its vocabulary is left as it is until it is needed."""
-
-    added_tokens: list[_AddedToken] | None = None
-    model: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-def _written_id(path: Path, text: str) -> int | None:
-    """The id of a token that tokenizer.json knows by its text, as an added token or in the model's vocabulary."""
-    try:
-        file = msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
-        for added in file.added_tokens or ():
-            if added.content == text:
-                return added.id
-        vocabulary = msgspec.json.decode(file.model, type=_TokenizerModel).vocab
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if isinstance(vocabulary, list):
-        # Unigram: pairs of a piece and its score, in the order of their ids.
-        vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
-    token = vocabulary.get(text) if isinstance(vocabulary, dict) else None
-    return token if isinstance(token, int) else None
+def _tokenizer_eos(folder: Path) -> int | None:
+    """The id of the eos token that the tokenizer's files name, wherever the id is written; None without one."""
+    declared = declared_tokens(folder)
+    eos = declared.by_name.get("eos_token")
+    if eos is None:
+        return None
+    vocabulary = read_vocabulary(folder)
+    written = None if vocabulary is None else vocabulary.id_of(eos.content)
+    return declared.id_of(eos.content) if written is None else written
 
 
 def _default_sampling(generation: dict[str, Any], folder: Path) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """Which architectures there are, and what config.json says in each of them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from phalanx.checkpoint.errors import UnsupportedModel
+from phalanx.checkpoint.files import read_json
 from phalanx.checkpoint.shape import DecoderShape, Json, decoder_shape, layer_windows, required
 
 
@@ -64,3 +66,8 @@ def shape_of(config: Json) -> DecoderShape:
     Raises UnsupportedModel or CheckpointError with the key's name.
     """
     return FAMILIES[architecture_of(config)](config)
+
+
+def read_shape(folder: Path) -> DecoderShape:
+    """The shape of the model in a folder. Raises UnsupportedModel or CheckpointError."""
+    return shape_of(read_json(folder / "config.json"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from phalanx.checkpoint import hub
 from phalanx.checkpoint.errors import CheckpointError
-from phalanx.checkpoint.files import refuse_broken, refuse_pointer, weight_files
+from phalanx.checkpoint.files import TOKENIZER, refuse_broken, refuse_pointer, weight_files
 from phalanx.config import ModelOptions
 
 DEMO = Path(__file__).parent.parent / "demo"
@@ -28,9 +28,9 @@ def find(options: ModelOptions) -> Path:
             folder = hub.fetch_metadata(options.model, options.revision)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json: it is not a Hugging Face checkpoint")
-    if not (folder / "tokenizer.json").is_file():
+    if not (folder / TOKENIZER).is_file():
         raise CheckpointError(f"{folder} has no tokenizer.json: checkpoints need a fast tokenizer")
-    refuse_pointer(folder / "tokenizer.json")
+    refuse_pointer(folder / TOKENIZER)
     folder = folder.resolve()
     try:
         str(folder).encode()

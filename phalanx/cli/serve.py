@@ -22,8 +22,7 @@ from phalanx.api import https
 from phalanx.checkpoint import fingerprints
 from phalanx.checkpoint.errors import CheckpointError
 from phalanx.checkpoint.facts import read
-from phalanx.checkpoint.families import shape_of
-from phalanx.checkpoint.files import read_json
+from phalanx.checkpoint.families import read_shape
 from phalanx.checkpoint.find import find, find_weights
 from phalanx.cli import config_file, key_sources
 from phalanx.cli.cluster_tls import cluster_files
@@ -172,7 +171,7 @@ def configuration(given: Given) -> Config:
 def refuse_unsupported(folder: Path, name: str) -> None:
     """Raise CheckpointError, in two lines, where config.json describes a model that ranks could not run."""
     try:
-        shape_of(read_json(folder / "config.json"))
+        read_shape(folder)
     except CheckpointError as error:
         raise CheckpointError(
             f"{name} cannot be run: nothing was started, no weights were fetched\n  {error}"

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from phalanx.checkpoint.families import shape_of
-from phalanx.checkpoint.files import read_json
+from phalanx.checkpoint.families import read_shape
 from phalanx.checkpoint.shape import DecoderShape
 from phalanx.checkpoint.tensors import StoredWeights
 from phalanx.config import Config
@@ -45,7 +44,7 @@ class ModelRunner:
         self.config = config
         self._share = share
         self.folder = Path(config.facts.folder)
-        self.shape: DecoderShape = shape_of(read_json(self.folder / "config.json"))
+        self.shape: DecoderShape = read_shape(self.folder)
         self.block_size = config.engine.block_size
         self.vocab_size = self.shape.vocab_size
         self.eos_token_ids = config.facts.eos_token_ids

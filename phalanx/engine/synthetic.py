@@ -14,8 +14,7 @@ from array import array
 from hashlib import blake2b
 from pathlib import Path
 
-import msgspec
-
+from phalanx.checkpoint.vocabulary import read_vocabulary
 from phalanx.config import Config
 from phalanx.engine.sequence import Chunk, Progress, Sampled, Sequence
 from phalanx.engine.tp_leader import Draw, WorkerGroup
@@ -147,28 +146,18 @@ class SyntheticRunner:
             found.append(self._logprobs(token, token % len(self._words), count))
 
 
-class _Model(msgspec.Struct):
-    vocab: dict[str, int] | list[tuple[str, float]] = {}
-
-
-class _Tokenizer(msgspec.Struct):
-    """The part of tokenizer.json that names the vocabulary."""
-
-    model: _Model
-
-
 def ordinary_words(config: Config) -> list[int]:
     """Ids that any sequence of detokenises to readable text: whole words where the vocabulary has them, else letters.
 
     Where the checkpoint has no tokenizer.json, any ids that do not end a sequence.
     """
     facts = config.facts
-    file = Path(facts.folder, "tokenizer.json")
-    if facts.folder and file.is_file():
-        vocab = msgspec.json.decode(file.read_bytes(), type=_Tokenizer).model.vocab
-        entries = vocab.items() if isinstance(vocab, dict) else [(text, i) for i, (text, _) in enumerate(vocab)]
+    vocabulary = read_vocabulary(Path(facts.folder)) if facts.folder else None
+    if vocabulary is not None:
         usable = [
-            (text, token) for text, token in entries if token < facts.vocab_size and token not in facts.eos_token_ids
+            (text, token)
+            for text, token in vocabulary.pieces.items()
+            if token < facts.vocab_size and token not in facts.eos_token_ids
         ]
         words = [token for text, token in usable if text[:1] in WORD_BORDERS and _readable(text[1:])]
         found = words or [token for text, token in usable if _readable(text)]

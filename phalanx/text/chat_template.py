@@ -16,7 +16,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from phalanx.text.added_tokens import read_json
+from phalanx.checkpoint.template import DEFAULT, stored_templates
 
 RESERVED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "raise_exception"}
@@ -143,23 +143,13 @@ class TemplateSource(NamedTuple):
 def find_template(folder: Path) -> TemplateSource | NoChatTemplate:
     """The checkpoint's template. Of several named ones it is the one named `default`: no request has tools yet.
 
-    Raises ValueError that names the file.
+    Raises CheckpointError that names the file.
     """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return TemplateSource(path.read_text(encoding="utf-8"), str(path))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8: {error}") from error
-    for path in (folder / "tokenizer_config.json", folder / "chat_template.json"):
-        found = read_json(path).get("chat_template")
-        if isinstance(found, list):
-            found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        if isinstance(found, dict):
-            if "default" not in found:
-                names = ", ".join(sorted(map(str, found))) or "none"
-                return NoChatTemplate(f"This model's chat templates have names ({names}), and none is named default.")
-            found = found["default"]
-        if isinstance(found, str):
-            return TemplateSource(found, str(path))
-    return NoChatTemplate("This model's files have no chat template.")
+    stored = stored_templates(folder)
+    if stored is None:
+        return NoChatTemplate("This model's files have no chat template.")
+    text = stored.by_name.get(DEFAULT)
+    if text is None:
+        names = ", ".join(sorted(stored.by_name))
+        return NoChatTemplate(f"This model's chat templates have names ({names}), and none is named {DEFAULT}.")
+    return TemplateSource(text, str(stored.origin))

@@ -13,7 +13,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tokenizers import Tokenizer
 
-from phalanx.text.added_tokens import declared_tokens
+from phalanx.checkpoint.declared_tokens import declared_tokens
+from phalanx.checkpoint.files import TOKENIZER
+from phalanx.text.added_tokens import missing_tokens
 from phalanx.text.detokenize import Detokenizer, TokenTexts, token_texts
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class ModelTokenizer:
 
         Raises FileNotFoundError or ValueError that name the file.
         """
-        path = folder / "tokenizer.json"
+        path = folder / TOKENIZER
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing: Phalanx reads tokenizers in the `tokenizers` library's format. "
@@ -69,7 +71,7 @@ class ModelTokenizer:
         except Exception as error:
             raise ValueError(f"{path} is not a tokenizer: {error}") from error
         declared = declared_tokens(folder)
-        tokenizer.add_tokens(declared.missing_from(tokenizer.get_added_tokens_decoder()))
+        tokenizer.add_tokens(missing_tokens(declared, tokenizer.get_added_tokens_decoder()))
         for number, token in declared.by_id.items():
             if (known := tokenizer.token_to_id(token.content)) != number:
                 log.warning(

@@ -94,12 +94,15 @@ def test_an_index_is_taken_at_its_word_and_no_further_than_its_folder(tmp_path: 
     assert "'../0.safetensors', which is not a file beside it" in refusal_of_weights(folder)
 
 
-def test_every_file_that_is_read_is_one_that_is_fetched() -> None:
-    """API servers open files of the checkpoint by name, in a room that cannot ask which are fetched."""
-    sources = [path.read_text() for path in Path(phalanx.__file__).parent.rglob("*.py")]
-    named = {name for text in sources for name in re.findall(r'"(\w+\.(?:json|jinja|model|txt))"', text)}
-    assert named - set(METADATA) == set()
-    assert named >= {"tokenizer.json", "special_tokens_map.json", "chat_template.jinja"}
+def test_every_file_that_is_read_is_one_that_is_fetched_and_one_room_knows_their_names() -> None:
+    package = Path(phalanx.__file__).parent
+    rooms: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        for name in re.findall(r'"(\w+\.(?:json|jinja|model|txt))"', path.read_text()):
+            rooms.setdefault(name, set()).add(path.relative_to(package).parts[0])
+    assert set(rooms) - set(METADATA) == set()
+    assert set(rooms) >= {"tokenizer.json", "special_tokens_map.json", "chat_template.jinja"}
+    assert set().union(*rooms.values()) == {"checkpoint"}
 
 
 def test_a_mistyped_path_is_told_with_the_nearest_folder(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 from support.checkpoints import write_checkpoint
 
-from phalanx.text.added_tokens import declared_tokens
+from phalanx.checkpoint import facts
+from phalanx.checkpoint.declared_tokens import declared_tokens
+from phalanx.checkpoint.errors import CheckpointError
 from phalanx.text.chat_template import ChatTemplate, TemplateSource, find_template
 from phalanx.text.tokenizer import ModelTokenizer
 
@@ -140,6 +142,46 @@ def test_special_tokens_are_texts_or_objects(tmp_path: Path) -> None:
     assert declared_tokens(tmp_path).texts == {"bos_token": "<s>", "eos_token": "</s>"}
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        Files({}, special_map={"eos_token": "<|user|>"}),
+        Files({"added_tokens_decoder": {}}, special_map={"eos_token": "<|user|>"}),
+        Files({"added_tokens_decoder": {"260": X}, "eos_token": "<|x|>"}, special_map={"eos_token": "<|user|>"}),
+        Files({"eos_token": None}, special_map={"eos_token": {"content": "<|user|>", "lstrip": False}}),
+        Files({"eos_token": "H"}),
+    ],
+    ids=str,
+)
+def test_answers_end_with_the_token_that_templates_see_and_transformers_names(files: Files, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = written(tmp_path, files)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"eos_token_id": None, "vocab_size": 261}))
+    (folder / "generation_config.json").unlink()
+    theirs = AutoTokenizer.from_pretrained(folder)
+    ours = ModelTokenizer.load(folder)
+    ours.close()
+    assert ours.special["eos_token"] == theirs.eos_token
+    assert facts.read(folder, None).eos_token_ids == (theirs.eos_token_id,)
+
+
+def test_where_the_deciding_declaration_is_null_the_checkpoint_is_refused_as_transformers_refuses_it(
+    tmp_path: Path,
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = written(tmp_path, Files({"added_tokens_decoder": None}, special_map={"eos_token": "<|user|>"}))
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'items'"):
+        AutoTokenizer.from_pretrained(folder)
+    words = r"tokenizer_config\.json: added_tokens_decoder is null, not an object"
+    with pytest.raises(CheckpointError, match=words):
+        facts.read(folder, None)
+    with pytest.raises(CheckpointError, match=words):
+        ModelTokenizer.load(folder)
+
+
 def test_a_token_whose_declared_id_is_another_s_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = written(tmp_path, CASES["by id, one that tokenizer.json lacks in the middle"])
     ModelTokenizer.load(folder).close()
@@ -152,6 +194,7 @@ def test_a_token_whose_declared_id_is_another_s_is_told(tmp_path: Path, caplog: 
         ("tokenizer_config.json", {"added_tokens_decoder": {"one": X}}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"1": "x"}}),
         ("tokenizer_config.json", {"added_tokens_decoder": [X]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": None}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"1": {"text": "x"}}}),
         ("added_tokens.json", {"<|x|>": "260"}),
     ],
