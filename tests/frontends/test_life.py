@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from support.standing_alone import SECRET, FrontEnd, NumberedRank
 
 from phalanx.api.metrics import Metrics, Samples
 from phalanx.child import EXIT_FAILED, EXIT_ORPHANED
+from phalanx.config import ParallelOptions
 from phalanx.protocol import (
     ApiServerId,
     ApiServers,
@@ -30,6 +32,7 @@ from phalanx.protocol import (
     MetricsReport,
     MetricsRequest,
     RankId,
+    Ranks,
     Refused,
     Role,
     Stage,
@@ -286,6 +289,29 @@ def test_a_scrape_adds_up_the_siblings(serve: Start) -> None:
     assert "phalanx:api_servers 2.0\n" in text
     assert 'phalanx:rank_restarts_total{model_name="test-model",engine="0"} 3.0\n' in text
     assert 'phalanx:api_server_restarts_total{model_name="test-model",api_server="1"} 1.0\n' in text
+
+
+def test_a_scrape_has_noughts_for_every_rank_that_is_to_serve(start: Start, checkpoint_folder: Path) -> None:
+    parallel = ParallelOptions(data_parallel_size=2)
+    config = msgspec.structs.replace(a_config(checkpoint_folder), parallel=parallel)
+    front_end = start(answer=lambda: Welcome(config, ApiServers(()))).serving()
+
+    def shown() -> set[str]:
+        with ThreadPoolExecutor() as pool:
+            scrape = pool.submit(front_end.http.get, "/metrics")
+            query = front_end.supervisor.wait_for(MetricsQuery)
+            front_end.supervisor.send(MetricsGathered(query.query, ()))
+            text = scrape.result().text
+        ranks = set(
+            re.findall(r'^vllm:request_success_total{.*engine="(\d+)",finished_reason="stop"} 0.0$', text, re.M)
+        )
+        assert f"\nphalanx:ranks_expected {len(ranks)}.0\n" in text
+        assert "\nphalanx:ranks 0.0\n" in text
+        return ranks
+
+    assert shown() == {"0", "1"}
+    front_end.supervisor.send(Ranks(1, (RankId(0), RankId(1), RankId(7)), leaving=(RankId(2),)))
+    assert shown() == {"0", "1", "7"}
 
 
 def test_it_counts_on_from_its_predecessor_and_reports_unasked(start: Start, checkpoint_folder: Path) -> None:

@@ -3,15 +3,15 @@
 use crate::channel::Outbox;
 use crate::engine::Engine;
 use crate::errors::{shortened, ApiError};
-use crate::messages::{Config, MetricsGathered, Outgoing};
+use crate::messages::{Config, MetricsGathered, Outgoing, RankId};
 use crate::metrics::Metrics;
+use crate::running_time::timeout;
 use sha2::{Digest, Sha256};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 pub struct App {
     /// This front-end's among the API servers.
@@ -19,6 +19,8 @@ pub struct App {
     pub config: Config,
     pub names: Vec<String>,
     pub engine: Rc<Engine>,
+    /// That are to serve, attached or not; the configuration's, until the supervisor has said which.
+    pub ranks: RefCell<Vec<RankId>>,
     pub metrics: RefCell<Metrics>,
     pub siblings: Siblings,
     pub started: u64,
@@ -40,6 +42,7 @@ impl App {
             index,
             names: config.served_names(),
             keys: config.http.api_key.iter().map(|key| digest(key.as_bytes())).collect(),
+            ranks: RefCell::new((0..config.parallel.data_parallel_size).collect()),
             config,
             engine,
             metrics: RefCell::default(),
@@ -132,7 +135,7 @@ impl Siblings {
         let gathered = timeout(PATIENCE, answered).await;
         self.waiting.borrow_mut().remove(&query);
         match gathered {
-            Ok(Ok(gathered)) => Ok(gathered),
+            Some(Ok(gathered)) => Ok(gathered),
             _ => {
                 let seconds = PATIENCE.as_secs();
                 let text = format!("The supervisor gave no samples of the other API servers within {seconds} s.");
@@ -164,6 +167,7 @@ mod tests {
     fn app(keys: &[&str]) -> Rc<App> {
         let config = serde_json::json!({
             "model": {"served_model_name": ["m", "other/name"]},
+            "parallel": {"data_parallel_size": 2},
             "engine": {"max_logprobs": 20, "block_size": 16, "enable_prefix_caching": true},
             "http": {"api_key": keys, "max_body_bytes": 1024, "max_batch": 4},
             "service": {"log_level": "info"},

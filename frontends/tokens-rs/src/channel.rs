@@ -2,6 +2,7 @@
 
 use crate::frames::{self, FrameReader, MAX_FRAME, MAX_UNPROVEN_FRAME};
 use crate::handshake::{nonce, Dialer, Listener, Refused, Step};
+use crate::running_time::timeout;
 use serde::Serialize;
 use socket2::{SockRef, TcpKeepalive};
 use std::cell::{Cell, RefCell};
@@ -11,7 +12,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 /// For a listener to prove itself to us, its backlog included.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ pub async fn dial(address: &str, secret: &[u8]) -> io::Result<Channel> {
     };
     timeout(DIAL_TIMEOUT, proven)
         .await
-        .unwrap_or_else(|_| Err(failed(format!("no answer within {} s", DIAL_TIMEOUT.as_secs()))))
+        .unwrap_or_else(|| Err(failed(format!("no answer within {} s", DIAL_TIMEOUT.as_secs()))))
         .map_err(|error: io::Error| failed(format!("{address}: {error}")))
 }
 
@@ -90,7 +90,7 @@ pub async fn accept(stream: Boxed, secret: &[u8]) -> io::Result<Channel> {
     let seconds = PROOF_TIMEOUT.as_secs();
     timeout(PROOF_TIMEOUT, proven)
         .await
-        .unwrap_or_else(|_| Err(failed(format!("the peer did not prove itself within {seconds} s"))))
+        .unwrap_or_else(|| Err(failed(format!("the peer did not prove itself within {seconds} s"))))
 }
 
 impl Channel {

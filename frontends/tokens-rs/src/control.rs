@@ -3,7 +3,7 @@
 use crate::channel::{self, Outbox, Receiver};
 use crate::launch::Launch;
 use crate::log;
-use crate::messages::{self, tag, MetricsGathered, MetricsRequest, Outgoing, Refusal, Welcome};
+use crate::messages::{self, tag, MetricsGathered, MetricsRequest, Outgoing, Ranks, Refusal, Welcome};
 use std::io;
 use std::time::Duration;
 use tokio::task::{spawn_local, JoinHandle};
@@ -19,11 +19,12 @@ pub struct Control {
     sender: JoinHandle<()>,
 }
 
-/// What the supervisor asks of a front-end that serves.
+/// What the supervisor asks of a front-end that serves, or tells it.
 pub enum Order {
     Stop,
     MetricsRequest(MetricsRequest),
     MetricsGathered(MetricsGathered),
+    Ranks(Ranks),
 }
 
 fn odd(text: impl ToString) -> io::Error {
@@ -62,6 +63,7 @@ impl Orders {
                 tag::STOP => Order::Stop,
                 tag::METRICS_REQUEST => Order::MetricsRequest(messages::decode(&body).map_err(odd)?),
                 tag::METRICS_GATHERED => Order::MetricsGathered(messages::decode(&body).map_err(odd)?),
+                tag::RANKS => Order::Ranks(messages::decode(&body).map_err(odd)?),
                 _ => continue,
             });
         }

@@ -21,6 +21,7 @@ mod messages;
 mod metrics;
 mod prompts;
 mod router;
+mod running_time;
 mod sampling;
 mod status;
 #[cfg(test)]
@@ -102,6 +103,7 @@ async fn serve(launch: Launch, welcome: Welcome, mut orders: Orders, control: Ou
                 control.post(&Outgoing::metrics_report(Some(request.query), samples)).map_err(other)?;
             }
             Order::MetricsGathered(answer) => app.siblings.gathered(answer),
+            Order::Ranks(told) => drop(app.ranks.replace(told.ranks)),
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod tag {
     pub const METRICS_REQUEST: u64 = 23;
     pub const METRICS_GATHERED: u64 = 24;
     pub const REFUSED: u64 = 25;
+    pub const RANKS: u64 = 32;
     pub const SUBMIT: u64 = 40;
     pub const ABORT: u64 = 41;
     pub const ENGINE_HELLO: u64 = 60;
@@ -117,6 +118,8 @@ read_from_arrays! {
         counted: Blob = Blob(Vec::new()),
     }
     MetricsRequest { tag: u64, query: u64, }
+    /// The ranks that are to serve, attached or not.
+    Ranks { tag: u64, number: u64, ranks: Vec<RankId>, }
     MetricsGathered {
         tag: u64,
         query: u64,
@@ -185,6 +188,7 @@ pub mod finish {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
     pub model: ModelOptions,
+    pub parallel: ParallelOptions,
     pub engine: EngineOptions,
     pub http: HttpOptions,
     pub service: ServiceOptions,
@@ -197,6 +201,11 @@ pub struct ModelOptions {
     pub model: Option<String>,
     #[serde(default)]
     pub served_model_name: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ParallelOptions {
+    pub data_parallel_size: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -209,15 +209,16 @@ impl Metrics {
     }
 
     /// Prometheus' text form 0.0.4. `gathered`: what the supervisor said of the others; what ranks report every API
-    /// server hears, so it comes from this one alone.
+    /// server hears, so it comes from this one alone. Of each of the `expected` ranks there are noughts at least.
     pub fn exposition(
         mut self,
         engine: &Engine,
+        expected: &[RankId],
         gathered: &MetricsGathered,
         model: &str,
         options: &EngineOptions,
     ) -> String {
-        engine.each_rank(|hello, _, _| self.begin(hello.rank));
+        expected.iter().for_each(|&rank| self.begin(rank));
         let mut text = Text { out: String::new(), model };
         for ((name, help, labels, _), series) in COUNTERS.iter().zip(&self.counters) {
             let name = format!("{name}_total");
@@ -236,6 +237,8 @@ impl Metrics {
         text.restarts("phalanx:rank_restarts_total", "rank", "engine", &gathered.rank_restarts);
         text.restarts("phalanx:api_server_restarts_total", "API server", "api_server", &gathered.api_server_restarts);
         text.ranks(engine, options, 1 + gathered.samples.len());
+        text.head("phalanx:ranks_expected", "Engine ranks of the service.", "gauge");
+        let _ = writeln!(text.out, "phalanx:ranks_expected {}.0", expected.len());
         text.out
     }
 }
@@ -382,13 +385,17 @@ mod tests {
             api_server_restarts: BTreeMap::from([(2, 1)]),
         };
         let options = EngineOptions { max_logprobs: 20, block_size: 16, enable_prefix_caching: true };
-        let text = merged.exposition(&Engine::new(0), &gathered, "m\"x", &options);
+        let text = merged.exposition(&Engine::new(0), &[0, 2], &gathered, "m\"x", &options);
         for line in [
             "vllm:generation_tokens_total{model_name=\"m\\\"x\",engine=\"0\"} 15.0",
             "vllm:request_success_total{model_name=\"m\\\"x\",engine=\"0\",finished_reason=\"stop\"} 3.0",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"m\\\"x\",engine=\"0\",le=\"0.001\"} 3.0",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"m\\\"x\",engine=\"0\",le=\"+Inf\"} 9.0",
             "vllm:time_to_first_token_seconds_count{model_name=\"m\\\"x\",engine=\"0\"} 9.0",
+            "vllm:generation_tokens_total{model_name=\"m\\\"x\",engine=\"2\"} 0.0",
+            "vllm:request_success_total{model_name=\"m\\\"x\",engine=\"2\",finished_reason=\"abort\"} 0.0",
+            "vllm:e2e_request_latency_seconds_count{model_name=\"m\\\"x\",engine=\"2\"} 0.0",
+            "phalanx:ranks_expected 2.0",
             "phalanx:api_servers 3.0",
             "phalanx:rank_restarts_total{model_name=\"m\\\"x\",engine=\"1\"} 4.0",
             "phalanx:api_server_restarts_total{model_name=\"m\\\"x\",api_server=\"2\"} 1.0",

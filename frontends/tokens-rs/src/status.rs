@@ -58,7 +58,7 @@ pub async fn metrics(app: &App) -> Result<Response<Answer>, ApiError> {
     let merged = app.metrics.borrow().merged(gathered.samples.iter().chain(&gathered.kept));
     let merged = merged
         .map_err(|error| ApiError::server(format!("A sibling's samples do not decode: {error}.")))?
-        .exposition(&app.engine, &gathered, &app.names[0], &app.config.engine);
+        .exposition(&app.engine, &app.ranks.borrow(), &gathered, &app.names[0], &app.config.engine);
     Ok(typed(200, "text/plain; version=0.0.4; charset=utf-8", merged.into_bytes()))
 }
 

@@ -3,7 +3,7 @@
 use crate::frames::{self, FrameError, FrameReader, MAX_UNPROVEN_FRAME};
 use crate::handshake::{Dialer, Listener, Refused, Step};
 use crate::messages::{
-    self, tag, Blob, EngineHello, ApiServers, MetricsGathered, MetricsRequest, Outgoing, Refusal, RequestOutput,
+    self, tag, ApiServers, Blob, EngineHello, MetricsGathered, MetricsRequest, Outgoing, Ranks, Refusal, RequestOutput,
     SamplingParams, StepOutput, TokenLogprobs, Welcome,
 };
 use serde_json::{json, Value};
@@ -174,6 +174,7 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
             json!({
                 "config": {
                     "model": {"model": config.model.model, "served_model_name": config.model.served_model_name},
+                    "parallel": {"data_parallel_size": config.parallel.data_parallel_size},
                     "engine": {
                         "max_logprobs": config.engine.max_logprobs,
                         "block_size": config.engine.block_size,
@@ -194,6 +195,10 @@ fn read(kind: &str, body: &[u8]) -> Result<Option<Value>, FrameError> {
                 "api_servers": named(&api_servers),
                 "counted": hex(&counted.0),
             })
+        }
+        "Ranks" => {
+            let Ranks { number, ranks, .. } = messages::decode(body)?;
+            json!({"number": number, "ranks": ranks})
         }
         "MetricsRequest" => json!({"query": messages::decode::<MetricsRequest>(body)?.query}),
         "MetricsGathered" => {
@@ -246,7 +251,9 @@ fn what_we_are_sent_is_read_for_what_it_is() {
             }
         }
     }
-    for kind in ["EngineHello", "StepOutput", "ApiServers", "Welcome", "MetricsRequest", "MetricsGathered", "Refused"] {
+    let kinds =
+        ["EngineHello", "StepOutput", "ApiServers", "Welcome", "MetricsRequest", "MetricsGathered", "Refused", "Ranks"];
+    for kind in kinds {
         assert!(seen.iter().any(|each| each == kind), "no vector of {kind}");
     }
 }
@@ -280,6 +287,7 @@ fn what_is_no_message_is_not_taken_for_one() {
             Ok(tag::METRICS_REQUEST) => read("MetricsRequest", &body),
             Ok(tag::METRICS_GATHERED) => read("MetricsGathered", &body),
             Ok(tag::REFUSED) => read("Refused", &body),
+            Ok(tag::RANKS) => read("Ranks", &body),
             Ok(tag::ENGINE_HELLO) => read("EngineHello", &body),
             Ok(tag::STEP_OUTPUT) => read("StepOutput", &body),
             Ok(tag::STOP) => panic!("{} is taken for Stop", entry["name"]),
