@@ -26,10 +26,8 @@ def drain(fleet: FleetState, child: Child) -> None:
         fleet.actions.append(SendDrain(child.id))
 
 
-def has_drained(fleet: FleetState, event: HasDrained) -> None:
-    child = fleet.current(event.child)
-    if child is not None:
-        child.drained = True
+def has_drained(fleet: FleetState, child: Child, event: HasDrained) -> None:
+    child.drained = True
 
 
 def may_still_serve(fleet: FleetState) -> bool:

@@ -30,18 +30,19 @@ from phalanx.supervisor.state import RESTARTING_PHASES, FleetState
 ALIVE = (ChildState.STARTING, ChildState.READY)
 
 
-def launch_failed(fleet: FleetState, event: LaunchFailed) -> None:
-    child = fleet.current(event.child)
-    if child is None or child.state is not ChildState.LAUNCHING:
-        return
+def launch_failed(fleet: FleetState, child: Child, event: LaunchFailed) -> None:
+    if child.state is ChildState.LAUNCHING:
+        _never_launched(fleet, child, event.reason)
+
+
+def _never_launched(fleet: FleetState, child: Child, reason: str) -> None:
     if fleet.wanted(child):
-        fail(fleet, child, Cause.NOT_LAUNCHED, reason=event.reason)
+        fail(fleet, child, Cause.NOT_LAUNCHED, reason=reason)
     over(fleet, child, ChildState.GONE)
 
 
-def pulsed(fleet: FleetState, event: Pulsed) -> None:
-    child = fleet.current(event.child)
-    if child is None or child.state is not ChildState.READY:
+def pulsed(fleet: FleetState, child: Child, event: Pulsed) -> None:
+    if child.state is not ChildState.READY:
         return
     if not event.busy or event.steps != child.steps or child.wait is None:
         # Its first pulse is the first that is known of its work.
@@ -49,19 +50,15 @@ def pulsed(fleet: FleetState, event: Pulsed) -> None:
         fleet.wait_for(child, "its next step" if event.busy else "a sign of life", fleet.limits.step)
 
 
-def reported(fleet: FleetState, event: Reported) -> None:
-    child = fleet.current(event.child)
-    if child is None:
-        return
+def reported(fleet: FleetState, child: Child, event: Reported) -> None:
     if child.state in ALIVE:
         fail(fleet, child, Cause.REPORTED, reason=event.reason, traceback=event.traceback)
     else:
         _learn(fleet, child, reason=event.reason, traceback=event.traceback)
 
 
-def control_ended(fleet: FleetState, event: ControlEnded) -> None:
-    child = fleet.current(event.child)
-    if child is None or not child.control_open:
+def control_ended(fleet: FleetState, child: Child, event: ControlEnded) -> None:
+    if not child.control_open:
         return
     child.control_open = False
     if child.state in ALIVE:
@@ -69,16 +66,13 @@ def control_ended(fleet: FleetState, event: ControlEnded) -> None:
     _heard_out(fleet, child)
 
 
-def output_ended(fleet: FleetState, event: OutputEnded) -> None:
-    child = fleet.current(event.child)
-    if child is not None:
-        child.output_open = False
-        _heard_out(fleet, child)
+def output_ended(fleet: FleetState, child: Child, event: OutputEnded) -> None:
+    child.output_open = False
+    _heard_out(fleet, child)
 
 
-def exited(fleet: FleetState, event: Exited) -> None:
-    child = fleet.current(event.child)
-    if child is None or child.state in (ChildState.LAUNCHING, ChildState.ENDED, ChildState.GONE):
+def exited(fleet: FleetState, child: Child, event: Exited) -> None:
+    if child.state in (ChildState.LAUNCHING, ChildState.ENDED, ChildState.GONE):
         return
     if child.state in ALIVE:
         fail(fleet, child, Cause.EXITED, status=event.status)
@@ -89,13 +83,10 @@ def exited(fleet: FleetState, event: Exited) -> None:
     _heard_out(fleet, child)
 
 
-def vanished(fleet: FleetState, event: Vanished) -> None:
-    child = fleet.current(event.child)
-    if child is None:
-        return
+def vanished(fleet: FleetState, child: Child, event: Vanished) -> None:
     match child.state:
         case ChildState.LAUNCHING:
-            launch_failed(fleet, LaunchFailed(event.at, event.child, event.reason))
+            _never_launched(fleet, child, event.reason)
             return
         case ChildState.STARTING | ChildState.READY:
             fail(fleet, child, Cause.VANISHED, reason=event.reason)

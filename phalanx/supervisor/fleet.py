@@ -17,7 +17,7 @@ falls is started again (`falling.py`), and ranks leave and come as an operator a
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from phalanx.protocol import ChildId, Incarnation, Place
 from phalanx.supervisor import deadlines, ending, falling, leaving, starting
@@ -27,7 +27,9 @@ from phalanx.supervisor.events import (
     AnnounceReady,
     BecameReady,
     Begin,
+    ChildEvent,
     ControlEnded,
+    Event,
     ExitCode,
     Exited,
     Finish,
@@ -67,7 +69,7 @@ class Fleet(FleetState):
         self.actions = []
         self.now = event.at
         if self.phase is not FleetPhase.FINISHED:
-            _HANDLERS[type(event)](self, event)
+            self._take(event)
             self._settle()
         return self.actions
 
@@ -78,6 +80,12 @@ class Fleet(FleetState):
         if self.phase is FleetPhase.DRAINING:
             deadlines.append(self.drained_by)
         return min(deadlines, default=None)
+
+    def _take(self, event: FleetEvent) -> None:
+        if not isinstance(event, ChildEvent) or isinstance(event, Greeted):
+            _HANDLERS[type(event)](self, event)
+        elif (child := self.current(event.child)) is not None:
+            _CHILD_HANDLERS[type(event)](self, child, event)
 
     def _settle(self) -> None:
         if self.departures and self.phase in RESTARTING_PHASES:
@@ -94,25 +102,47 @@ class Fleet(FleetState):
             self.actions.append(Finish(code, self.failure, lost))
 
 
-_HANDLERS: dict[type[FleetEvent], Callable[[FleetState, Any], None]] = {
-    Begin: starting.begin,
-    Added: starting.added,
-    Waiting: starting.waiting,
-    Launched: starting.launched,
-    LaunchFailed: falling.launch_failed,
-    Greeted: starting.greeted,
-    Progressed: starting.progressed,
-    BecameReady: starting.became_ready,
-    Pulsed: falling.pulsed,
-    Reported: falling.reported,
-    ControlEnded: falling.control_ended,
-    Exited: falling.exited,
-    OutputEnded: falling.output_ended,
-    Vanished: falling.vanished,
-    Tick: deadlines.tick,
-    StopRequested: ending.stop_requested,
-    HasDrained: ending.has_drained,
-    Leave: leaving.leave,
-    Resume: leaving.resume,
-    HasVacated: leaving.has_vacated,
-}
+_E = TypeVar("_E", bound=Event)
+_C = TypeVar("_C", bound=ChildEvent)
+_Handler = Callable[[FleetState, Any], None]
+_ChildHandler = Callable[[FleetState, Child, Any], None]
+
+
+def _on(kind: type[_E], handler: Callable[[FleetState, _E], None]) -> tuple[type[Event], _Handler]:
+    """A row of the table below, with a handler that takes just this kind of event."""
+    return kind, handler
+
+
+def _of(kind: type[_C], handler: Callable[[FleetState, Child, _C], None]) -> tuple[type[Event], _ChildHandler]:
+    """The same for what a present child has said or done; of an earlier incarnation nothing is handled."""
+    return kind, handler
+
+
+_HANDLERS = dict(
+    (
+        _on(Begin, starting.begin),
+        _on(Added, starting.added),
+        _on(Greeted, starting.greeted),
+        _on(Tick, deadlines.tick),
+        _on(StopRequested, ending.stop_requested),
+        _on(Leave, leaving.leave),
+        _on(Resume, leaving.resume),
+    )
+)
+_CHILD_HANDLERS = dict(
+    (
+        _of(Waiting, starting.waiting),
+        _of(Launched, starting.launched),
+        _of(LaunchFailed, falling.launch_failed),
+        _of(Progressed, starting.progressed),
+        _of(BecameReady, starting.became_ready),
+        _of(Pulsed, falling.pulsed),
+        _of(Reported, falling.reported),
+        _of(ControlEnded, falling.control_ended),
+        _of(Exited, falling.exited),
+        _of(OutputEnded, falling.output_ended),
+        _of(Vanished, falling.vanished),
+        _of(HasDrained, ending.has_drained),
+        _of(HasVacated, leaving.has_vacated),
+    )
+)

@@ -39,11 +39,11 @@ def resume(fleet: FleetState, event: Resume) -> None:
             tell_ranks(fleet)
 
 
-def has_vacated(fleet: FleetState, event: HasVacated) -> None:
+def has_vacated(fleet: FleetState, child: Child, event: HasVacated) -> None:
     for rank in event.ranks:
         departure = fleet.departures.get(rank)
         if departure is not None and event.number >= departure.announced_in:
-            departure.used_by.discard(event.child)
+            departure.used_by.discard(child.id)
 
 
 def advance(fleet: FleetState) -> None:

@@ -39,20 +39,16 @@ def added(fleet: FleetState, event: Added) -> None:
         leaving.tell_ranks(fleet)
 
 
-def waiting(fleet: FleetState, event: Waiting) -> None:
-    child = fleet.current(event.child)
+def waiting(fleet: FleetState, child: Child, event: Waiting) -> None:
     # What is waited for already gets no more time by being told again.
-    if child is None or child.state is not ChildState.LAUNCHING or not fleet.wanted(child):
+    if child.state is not ChildState.LAUNCHING or not fleet.wanted(child):
         return
     if child.wait is None or child.wait.name != event.name:
         child.detail = f"waits for {event.name}"
         fleet.wait_for(child, event.name, event.limit)
 
 
-def launched(fleet: FleetState, event: Launched) -> None:
-    child = fleet.current(event.child)
-    if child is None:
-        return
+def launched(fleet: FleetState, child: Child, event: Launched) -> None:
     child.pid, child.where = event.pid, event.where
     if child.state in (ChildState.LAUNCHING, ChildState.LOST):
         _started(fleet, child)
@@ -68,6 +64,7 @@ def _started(fleet: FleetState, child: Child) -> None:
 
 
 def greeted(fleet: FleetState, event: Greeted) -> None:
+    """Whoever says Hello gets an answer, also one that is not, or no more, a child of this service."""
     child = fleet.current(event.child)
     if child is None:
         reason = f"there is no {event.child} of incarnation {event.child.incarnation}"
@@ -88,9 +85,8 @@ def greeted(fleet: FleetState, event: Greeted) -> None:
         fleet.actions.append(SendRefusal(f"{event.child} is {child.state.name.lower()}", event.connection))
 
 
-def progressed(fleet: FleetState, event: Progressed) -> None:
-    child = fleet.current(event.child)
-    if child is None or child.state is not ChildState.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
+def progressed(fleet: FleetState, child: Child, event: Progressed) -> None:
+    if child.state is not ChildState.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
         return
     if event.stage is not child.stage:
         child.stage, child.stage_since = event.stage, event.at
@@ -101,9 +97,8 @@ def progressed(fleet: FleetState, event: Progressed) -> None:
     fleet.wait_for(child, f"progress in stage {child.stage}{known}", fleet.limits.startup)
 
 
-def became_ready(fleet: FleetState, event: BecameReady) -> None:
-    child = fleet.current(event.child)
-    if child is None or child.state is not ChildState.STARTING or not child.control_open:
+def became_ready(fleet: FleetState, child: Child, event: BecameReady) -> None:
+    if child.state is not ChildState.STARTING or not child.control_open:
         return
     child.state, child.served = ChildState.READY, True
     child.stage, child.stage_since = StartupStage.READY, event.at
