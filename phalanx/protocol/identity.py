@@ -30,6 +30,11 @@ class StartupStage(enum.StrEnum):
     ATTACHED = "attached"
     READY = "ready"
 
+    @property
+    def position(self) -> int:
+        """How many stages come before it."""
+        return list(StartupStage).index(self)
+
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of all messages; subclasses carry the integer tag."""

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable
 
 from phalanx.protocol import AdminRequest, AdminVerb, ApiServerState, Place, PlaceState, RankId, RankState, Role
-from phalanx.supervisor.child_states import Child, ChildState
+from phalanx.supervisor.child_states import Child, ChildState, all_ready
 from phalanx.supervisor.events import Added, AfterLeaving, FleetEvent, Leave, Resume
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.state import FleetPhase, LeavingStage
@@ -37,10 +37,10 @@ def decide(fleet: Fleet, request: AdminRequest, now: float, workers: int, patien
     timeout = patience if request.timeout is None else request.timeout
     if request.verb is AdminVerb.SCALE:
         return _scale(fleet, request, now, workers, timeout)
-    unknown = [rank for rank in request.ranks if rank not in _ranks(fleet)]
+    unknown = [rank for rank in request.ranks if rank not in fleet.ranks()]
     if unknown:
-        raise AdminRefused(404, f"There is no rank {unknown[0]}; there are {_spell(_ranks(fleet))}.")
-    if going := [rank for rank in request.ranks if _goes(fleet, rank)]:
+        raise AdminRefused(404, f"There is no rank {unknown[0]}; there are {_spell(fleet.ranks())}.")
+    if going := [rank for rank in request.ranks if fleet.leaves_for_good(rank)]:
         raise AdminRefused(409, f"Rank {going[0]} is leaving for good.")
     match request.verb:
         case AdminVerb.DRAIN:
@@ -57,7 +57,7 @@ def decide(fleet: Fleet, request: AdminRequest, now: float, workers: int, patien
 
 
 def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeout: float) -> list[FleetEvent]:
-    staying = {rank for rank in _ranks(fleet) if not _goes(fleet, rank)}
+    staying = {rank for rank in fleet.ranks() if not fleet.leaves_for_good(rank)}
     retired = set(request.ranks)
     if unknown := retired - staying:
         raise AdminRefused(404, f"There is no rank {min(unknown)} to retire; there are {_spell(staying)}.")
@@ -70,7 +70,7 @@ def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeou
     serving = _open(fleet)
     surplus = sorted(left, key=lambda rank: (rank in serving, -rank))[: max(0, len(left) - size)]
     going = tuple(sorted(retired | set(surplus)))
-    taken = _ranks(fleet)
+    taken = fleet.ranks()
     free = (RankId(number) for number in itertools.count() if number not in taken)
     new = [next(free) for _ in range(size - len(left) + len(surplus))]
     if going and not new and not serving - set(going):
@@ -85,7 +85,7 @@ def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeou
 
 def ranks_of(fleet: Fleet, now: float) -> tuple[RankState, ...]:
     """How each rank stands, its workers together; process and times are worker 0's."""
-    return tuple(_rank_state(fleet, rank, now) for rank in sorted(_ranks(fleet)))
+    return tuple(_rank_state(fleet, rank, now) for rank in sorted(fleet.ranks()))
 
 
 def api_servers_of(fleet: Fleet, now: float) -> tuple[ApiServerState, ...]:
@@ -142,22 +142,9 @@ def _since(child: Child, now: float) -> float:
     )
 
 
-def _ranks(fleet: Fleet) -> set[RankId]:
-    return {RankId(place.index) for place in fleet.children if place.role is Role.ENGINE}
-
-
-def _goes(fleet: Fleet, rank: RankId) -> bool:
-    departure = fleet.departures.get(rank)
-    return departure is not None and departure.after is AfterLeaving.GONE
-
-
 def _open(fleet: Fleet) -> set[RankId]:
     """Ranks that take requests."""
-    serving = {
-        rank
-        for rank in _ranks(fleet)
-        if all(member.state is ChildState.READY for member in fleet.members((Role.ENGINE, rank)))
-    }
+    serving = {RankId(index) for index, members in fleet.units(Role.ENGINE).items() if all_ready(members)}
     return serving - set(fleet.departures)
 
 

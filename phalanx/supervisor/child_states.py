@@ -1,6 +1,7 @@
 """One incarnation in a place, and the states that the fleet moves it through. Only the fleet's handlers change it."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from phalanx.protocol import ChildId, Role, StartupStage
@@ -72,3 +73,8 @@ class Child:
     @property
     def over(self) -> bool:
         return self.state in (ChildState.GONE, ChildState.LOST, ChildState.FALLEN)
+
+
+def all_ready(members: Iterable[Child]) -> bool:
+    """Whether a unit serves: a rank does with all of its workers."""
+    return all(member.state is ChildState.READY for member in members)

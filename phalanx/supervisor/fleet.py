@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from phalanx.protocol import ChildId, Incarnation, Place
 from phalanx.supervisor import deadlines, ending, falling, leaving, starting
-from phalanx.supervisor.child_states import Child, ChildState
+from phalanx.supervisor.child_states import Child, ChildState, all_ready
 from phalanx.supervisor.events import (
     Added,
     AnnounceReady,
@@ -90,7 +90,7 @@ class Fleet(FleetState):
     def _settle(self) -> None:
         if self.departures and self.phase in RESTARTING_PHASES:
             leaving.advance(self)
-        if self.phase is FleetPhase.STARTING and all(c.state is ChildState.READY for c in self.children.values()):
+        if self.phase is FleetPhase.STARTING and all_ready(self.children.values()):
             self.phase = FleetPhase.SERVING
             self.actions.append(AnnounceReady())
         elif self.phase is FleetPhase.DRAINING and not ending.may_still_serve(self):

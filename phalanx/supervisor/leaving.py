@@ -61,9 +61,8 @@ def advance(fleet: FleetState) -> None:
 
 
 def _empty(fleet: FleetState, rank: RankId, departure: Departure) -> None:
-    serves = all(member.state is ChildState.READY for member in fleet.members((Role.ENGINE, rank)))
     users = [server for server in departure.used_by if (child := fleet.current(server)) and _routes(child)]
-    if not serves or not users:
+    if not fleet.serves((Role.ENGINE, rank)) or not users:
         departure.stage, departure.deadline = LeavingStage.EMPTY, None
     elif departure.deadline is not None and departure.deadline <= fleet.now:
         if departure.stage is LeavingStage.EMPTYING:
@@ -130,6 +129,6 @@ def _routes(child: Child) -> bool:
 def ranks_now(fleet: FleetState) -> Ranks:
     """The ranks there are, as API servers are told them."""
     gone = {rank for rank, departure in fleet.departures.items() if departure.after is not AfterLeaving.RENEWED}
-    ranks = {RankId(place.index) for place in fleet.children if place.role is Role.ENGINE}
     moving = [rank for rank, departure in fleet.departures.items() if departure.stage is not LeavingStage.EMPTYING]
-    return Ranks(fleet.ranks_told, tuple(sorted(ranks - gone)), tuple(sorted(fleet.departures)), tuple(sorted(moving)))
+    ranks = fleet.ranks() - gone
+    return Ranks(fleet.ranks_told, tuple(sorted(ranks)), tuple(sorted(fleet.departures)), tuple(sorted(moving)))

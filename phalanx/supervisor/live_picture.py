@@ -105,6 +105,5 @@ def _bar(child: Child) -> ProgressBar:
     if child.progress is not None:
         return ProgressBar(total=1.0, completed=min(max(child.progress, 0.0), 1.0), width=_BAR)
     # Its share of the stage is not known: how far along the stages it is.
-    stages = list(StartupStage)
-    done = stages.index(child.stage)
-    return ProgressBar(total=len(stages) - 1, completed=done, width=_BAR, complete_style="bar.back", style="dim")
+    last, done = StartupStage.READY.position, child.stage.position
+    return ProgressBar(total=last, completed=done, width=_BAR, complete_style="bar.back", style="dim")

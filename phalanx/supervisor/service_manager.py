@@ -11,10 +11,9 @@ from collections.abc import MutableMapping
 from typing import NamedTuple
 
 from phalanx import running_time
-from phalanx.protocol import Place, RankId, Role, StartupStage
+from phalanx.protocol import Place, RankId, Role
 from phalanx.supervisor import report
-from phalanx.supervisor.child_states import Child, ChildState
-from phalanx.supervisor.events import AfterLeaving
+from phalanx.supervisor.child_states import Child, ChildState, all_ready
 from phalanx.supervisor.fleet import Fleet
 from phalanx.supervisor.state import FleetPhase
 from phalanx.supervisor.supervisor import Watcher
@@ -174,13 +173,13 @@ def in_a_line(fleet: Fleet) -> str:
     """How things are, for `systemctl status`."""
     if fleet.failure is not None:
         return report.summary(fleet.failure)
-    ranks, servers = _units(fleet, Role.ENGINE), _units(fleet, Role.API)
-    counts = f"{_ready(ranks)} of {len(ranks)} ranks, {_ready(servers)} of {len(servers)} API servers"
+    ranks, servers = _staying_ranks(fleet), fleet.units(Role.API)
+    counts = f"{_serving(ranks)} of {len(ranks)} ranks, {_serving(servers)} of {len(servers)} API servers"
     match fleet.phase:
         case FleetPhase.STARTING:
             slowest = min(fleet.children.values(), key=_how_far)
             return f"starting: {counts} ready; {slowest.id} {_doing(slowest)}"
-        case FleetPhase.SERVING if _ready(ranks) < len(ranks) or _ready(servers) < len(servers):
+        case FleetPhase.SERVING if _serving(ranks) < len(ranks) or _serving(servers) < len(servers):
             missing = [
                 f"{child.id} {_doing(child)}"
                 for unit in (*ranks.values(), *servers.values())
@@ -200,29 +199,19 @@ def in_a_line(fleet: Fleet) -> str:
 Units = dict[int, list[Child]]
 
 
-def _units(fleet: Fleet, role: Role) -> Units:
-    """The units of a role by number, each with its workers; ranks that an operator has sent away are left out."""
-    units: Units = {}
-    for place, child in fleet.children.items():
-        if place.role is role and not _goes(fleet, place):
-            units.setdefault(place.index, []).append(child)
-    return units
+def _staying_ranks(fleet: Fleet) -> Units:
+    """The ranks but for those that an operator has sent away."""
+    ranks = fleet.units(Role.ENGINE).items()
+    return {index: members for index, members in ranks if not fleet.leaves_for_good(RankId(index))}
 
 
-def _goes(fleet: Fleet, place: Place) -> bool:
-    departure = fleet.departures.get(RankId(place.index)) if place.role is Role.ENGINE else None
-    return departure is not None and departure.after is AfterLeaving.GONE
-
-
-def _ready(units: Units) -> int:
-    return sum(all(child.state is ChildState.READY for child in workers) for workers in units.values())
-
-
-_ORDER = list(StartupStage)
+def _serving(units: Units) -> int:
+    """How many of them serve."""
+    return sum(all_ready(members) for members in units.values())
 
 
 def _how_far(child: Child) -> tuple[bool, bool, int]:
-    return (child.state is ChildState.READY, child.state is not ChildState.LAUNCHING, _ORDER.index(child.stage))
+    return (child.state is ChildState.READY, child.state is not ChildState.LAUNCHING, child.stage.position)
 
 
 def _doing(child: Child) -> str:

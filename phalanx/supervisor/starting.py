@@ -17,8 +17,6 @@ from phalanx.supervisor.events import (
 )
 from phalanx.supervisor.state import FleetPhase, FleetState
 
-_ORDER = {stage: order for order, stage in enumerate(StartupStage)}
-
 
 def begin(fleet: FleetState, event: Begin) -> None:
     fleet.began_at = event.at
@@ -86,7 +84,7 @@ def greeted(fleet: FleetState, event: Greeted) -> None:
 
 
 def progressed(fleet: FleetState, child: Child, event: Progressed) -> None:
-    if child.state is not ChildState.STARTING or _ORDER[event.stage] < _ORDER[child.stage]:
+    if child.state is not ChildState.STARTING or event.stage.position < child.stage.position:
         return
     if event.stage is not child.stage:
         child.stage, child.stage_since = event.stage, event.at
@@ -106,7 +104,7 @@ def became_ready(fleet: FleetState, child: Child, event: BecameReady) -> None:
     child.wait, child.drains = None, event.drains
     if fleet.phase is FleetPhase.DRAINING:
         ending.drain(fleet, child)
-    if all(member.state is ChildState.READY for member in fleet.members(child.unit)):
+    if fleet.serves(child.unit):
         leaving.returned(fleet, child)
         after = fleet.restarts.back(child.unit, event.at)
         if after is not None:

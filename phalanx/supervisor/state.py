@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass, field
 
 from phalanx.protocol import ChildId, Incarnation, Place, RankId, Role
-from phalanx.supervisor.child_states import Child, ChildState, Unit, Wait
+from phalanx.supervisor.child_states import Child, ChildState, Unit, Wait, all_ready
 from phalanx.supervisor.events import AfterLeaving, CallOff, Failure, FleetAction, Kill, Spawn
 from phalanx.supervisor.fleet_limits import FleetLimits
 from phalanx.supervisor.restarts import Restarts
@@ -84,6 +84,25 @@ class FleetState:
     def members(self, unit: Unit) -> list[Child]:
         """Who falls and comes back together: a rank's workers, worker 0 included, or one API server alone."""
         return [child for child in self.children.values() if child.unit == unit]
+
+    def units(self, role: Role) -> dict[int, list[Child]]:
+        """The members of every unit of a role, by the unit's number."""
+        units: dict[int, list[Child]] = {}
+        for place, child in self.children.items():
+            if place.role is role:
+                units.setdefault(place.index, []).append(child)
+        return units
+
+    def ranks(self) -> set[RankId]:
+        """All ranks there are, whether they serve or not, leave or stay."""
+        return {RankId(place.index) for place in self.children if place.role is Role.ENGINE}
+
+    def serves(self, unit: Unit) -> bool:
+        return all_ready(self.members(unit))
+
+    def leaves_for_good(self, rank: RankId) -> bool:
+        departure = self.departures.get(rank)
+        return departure is not None and departure.after is AfterLeaving.GONE
 
     def current(self, child: ChildId) -> Child | None:
         """The child itself, unless it is no more or a later incarnation has its place."""
