@@ -27,6 +27,7 @@ from phalanx.protocol import (
     Failed,
     Hello,
     Message,
+    Pulse,
     Ready,
     RequestId,
     RequestOutput,
@@ -266,7 +267,9 @@ class Rank:
             message = self.control.next()
             if message is EOF:
                 break
-            found.append(message)
+            # A sign of life comes every second, also before it is ready.
+            if not isinstance(message, Pulse):
+                found.append(message)
         return found
 
     def ready(self) -> "Rank":
