@@ -31,7 +31,7 @@ def _expired(fleet: FleetState, child: Child) -> None:
             falling.over(fleet, child, ChildState.LOST)
         case ChildState.RESTING:
             fleet.renew(child)
-        case ChildState.STARTING if child.wait is not None and (waits := _waits_of_mates(fleet, child)):
+        case ChildState.STARTING if child.wait is not None and (waits := _waits_for_others(fleet, child)):
             # After theirs, and not with them: one that is late as well is judged in this very tick.
             last = max(fleet.now, *(wait.deadline for wait in waits))
             child.wait = Wait(child.wait.name, child.wait.since, last + fleet.limits.dump)
@@ -39,7 +39,7 @@ def _expired(fleet: FleetState, child: Child) -> None:
             falling.fail(fleet, child, Cause.STALLED)
 
 
-def _waits_of_mates(fleet: FleetState, child: Child) -> list[Wait]:
+def _waits_for_others(fleet: FleetState, child: Child) -> list[Wait]:
     """What the fleet waits for from the other workers of a rank, if it is them that its worker 0 waits for.
 
     It may have got there long before them, and be late before they are; it is not to be blamed for them.
@@ -47,5 +47,5 @@ def _waits_of_mates(fleet: FleetState, child: Child) -> list[Wait]:
     if child.id.place.worker or child.stage is not StartupStage.ATTACHED:
         return []
     on_their_way = (ChildState.LAUNCHING, ChildState.STARTING)
-    mates = [member for member in fleet.members(child.unit) if member is not child and member.state in on_their_way]
-    return [mate.wait for mate in mates if mate.wait is not None]
+    others = [member for member in fleet.members(child.unit) if member is not child and member.state in on_their_way]
+    return [other.wait for other in others if other.wait is not None]
