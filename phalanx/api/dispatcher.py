@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeAlias
 
-from phalanx.api.router import Placement, Router
+from phalanx.api.rank_router import Placement, RankRouter
 from phalanx.protocol import (
     Abort,
     EngineHello,
@@ -165,7 +165,7 @@ class RankLink:
 
     __slots__ = ("_probes", "_router", "hello", "live", "port", "step_tokens", "withheld")
 
-    def __init__(self, hello: EngineHello, port: Port, router: Router) -> None:
+    def __init__(self, hello: EngineHello, port: Port, router: RankRouter) -> None:
         self.hello = hello
         self.port = port
         self.live: dict[RequestId, EngineRequest] = {}
@@ -239,7 +239,7 @@ class Dispatcher:
 
     def __init__(self, chance: random.Random, later: Later, patience: float, gone: Gone) -> None:
         """`patience` is how many seconds a request waits for a rank where there is none to choose."""
-        self.router = Router(chance)
+        self.router = RankRouter(chance)
         self.links: dict[RankId, RankLink] = {}
         self.replays = 0
         """Requests carried on at another rank, since the start."""

@@ -8,7 +8,7 @@ from support.fake_engine import ServedApi, an_output, answering
 
 from phalanx.api.metrics import Histogram, Metrics
 from phalanx.api.openai.completion_metrics import CompletionMetrics, count_prompt
-from phalanx.api.router import Placement
+from phalanx.api.rank_router import Placement
 from phalanx.protocol import FinishReason, PhaseTimes, RankId
 
 COMPLETE = "/v1/completions"

@@ -12,9 +12,9 @@ from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.admitted_request import admit
+from phalanx.api.openai.answering import Collected, run
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import Usage, check_length, check_model, default_max_tokens
-from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
 from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_template
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, encode_prompt

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from phalanx.api.metrics import Labels, Metrics, Observations
-from phalanx.api.router import Placement
+from phalanx.api.rank_router import Placement
 from phalanx.protocol import PhaseTimes, RequestOutput
 
 

@@ -13,9 +13,9 @@ from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.known_errors import too_long
 from phalanx.api.openai.admitted_request import admit
+from phalanx.api.openai.answering import Collected, run
 from phalanx.api.openai.branch import Branch
 from phalanx.api.openai.common import TokenId, Usage, check_length, check_model, default_max_tokens
-from phalanx.api.openai.generation import Collected, run
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
 from phalanx.api.openai.sampling import SamplingFields

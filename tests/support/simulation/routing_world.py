@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from phalanx.api.router import Placement, Router
+from phalanx.api.rank_router import Placement, RankRouter
 from phalanx.protocol import Load, RankId, expected_remaining
 
 SLOTS = 32
@@ -78,7 +78,7 @@ class World:
     def __init__(self, seed: int, servers: int, ranks: int, lag: int, choices: int | None = None) -> None:
         self.chance = random.Random(seed)
         extra = () if choices is None else (choices,)
-        self.routers = [Router(random.Random(f"{seed} {n}"), *extra) for n in range(servers)]
+        self.routers = [RankRouter(random.Random(f"{seed} {n}"), *extra) for n in range(servers)]
         self.ranks = {RankId(n): Rank() for n in range(ranks)}
         for router in self.routers:
             for rank in self.ranks:

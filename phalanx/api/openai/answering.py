@@ -1,4 +1,4 @@
-"""Running the completions of one HTTP request: submit, stream or collect, count, and let go of the engine.
+"""Answering one HTTP request for completions: submit, stream or collect, count, and let go of the engine.
 
 The two endpoint families differ only in the JSON they make of it, which is their `Form`.
 """

@@ -60,7 +60,9 @@ class Placement:
     produced: int = 0
 
 
-class Router:
+class RankRouter:
+    """It counts what each rank has to do, and chooses the rank of a request."""
+
     def __init__(self, chance: random.Random, choices: int = CHOICES) -> None:
         self._chance = chance
         self._choices = choices
