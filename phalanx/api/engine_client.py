@@ -28,7 +28,7 @@ from phalanx.protocol import (
     StepTokens,
     ToApi,
 )
-from phalanx.transport.frames import FrameError
+from phalanx.transport.frames import FrameError, decode
 from phalanx.transport.security import Security
 from phalanx.transport.stream import Connection, serve
 
@@ -171,10 +171,7 @@ class _Newcomer:
         self._connection = connection
 
     def received(self, body: bytes) -> None:
-        try:
-            hello = _hello_decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise FrameError(f"a rank began with something other than EngineHello: {error}") from None
+        hello = decode(_hello_decoder, body, "a rank, in place of EngineHello,")
         self._connection.hand_over(self._client._attach(hello, self._connection))
 
     def closed(self, reason: str) -> None:
@@ -187,18 +184,16 @@ class _RankHandler:
     def __init__(self, client: EngineClient, link: RankLink) -> None:
         self._client = client
         self._link = link
+        self._name = f"rank {link.hello.rank}"
 
     def received(self, body: bytes) -> None:
-        try:
-            message = _decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise FrameError(f"rank {self._link.hello.rank} sent what does not decode: {error}") from None
+        message = decode(_decoder, body, self._name)
         if isinstance(message, StepOutput):
             self._link.stepped(message)
         elif isinstance(message, Alive):
             self._link.answered(message.number)
         else:
-            raise FrameError(f"rank {self._link.hello.rank} said {type(message).__name__} twice")
+            raise FrameError(f"{self._name} said {type(message).__name__} twice")
 
     def closed(self, reason: str) -> None:
         self._client._detach(self._link, reason)

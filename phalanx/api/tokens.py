@@ -10,10 +10,10 @@ from phalanx.api.decoding import ABSENT, BodyDecoder, unsupported
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
 from phalanx.api.openai.admitted_request import admit
-from phalanx.api.openai.chat import AddGenerationPrompt, ContinueFinalMessage, TemplateValues, render
 from phalanx.api.openai.common import TokenId, check_model
 from phalanx.api.openai.messages import PART_KINDS, Messages
 from phalanx.api.openai.prompts import check_tokens
+from phalanx.api.openai.rendering import AddGenerationPrompt, ContinueFinalMessage, TemplateValues, render
 from phalanx.text.tokenizer import TooLong
 
 MOST_TOKENS = 2**20
@@ -75,13 +75,7 @@ async def tokenize(exchange: Exchange, server: AppState) -> None:
     field = "prompt" if request.messages is None else "messages"
     async with admit(exchange, server, size):
         if request.messages is not None:
-            text = await render(
-                server,
-                request.messages,
-                request.chat_template_kwargs,
-                request.add_generation_prompt,
-                bool(request.continue_final_message),
-            )
+            text = await render(server, request.messages, request)
             add = bool(request.add_special_tokens)
         else:
             assert request.prompt is not None

@@ -191,7 +191,7 @@ class Channel:
             Closed: the peer has gone.
             FrameError: what came does not decode.
         """
-        return self._decode(decoder, self._receive_body())
+        return frames.decode(decoder, self._receive_body(), self.peer)
 
     def _receive_body(self, deadline: Deadline | None = None) -> bytes:
         while (body := self._reader.take()) is None:
@@ -214,7 +214,7 @@ class Channel:
         with contextlib.suppress(BlockingIOError):
             self._read_once()
         while (body := self._reader.take()) is not None:
-            messages.append(self._decode(decoder, body))
+            messages.append(frames.decode(decoder, body, self.peer))
         return messages
 
     @property
@@ -276,12 +276,6 @@ class Channel:
         if answer := self._session.outgoing():
             with contextlib.suppress(OSError):  # what the peer said on its way out is worth reading
                 self._socket.sendall(answer)
-
-    def _decode(self, decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
-        try:
-            return decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise FrameError(f"{self.peer} sent what does not decode: {error}") from None
 
     @contextlib.contextmanager
     def _naming_the_peer(self) -> Iterator[None]:

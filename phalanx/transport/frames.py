@@ -1,6 +1,6 @@
 """Length-prefixed frames: four bytes, little-endian, then that many bytes of msgpack."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -11,6 +11,8 @@ MAX_UNPROVEN_FRAME = 1024
 """Bytes a peer may send in one frame before it has proved that it knows the launch secret."""
 
 HEADER = 4
+
+T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -32,6 +34,18 @@ def encode(message: Any) -> bytearray:
         raise FrameError(f"a {type(message).__name__} of {length:,} bytes is over the frame limit of {MAX_FRAME:,}")
     frame[:HEADER] = length.to_bytes(HEADER, "little")
     return frame
+
+
+def decode(decoder: msgspec.msgpack.Decoder[T], body: bytes, sender: str) -> T:
+    """The message in the body of a frame.
+
+    Raises:
+        FrameError: it does not decode; the sentence that says so begins with `sender`.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise FrameError(f"{sender} sent what does not decode: {error}") from None
 
 
 class FrameReader:

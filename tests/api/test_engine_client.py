@@ -394,7 +394,9 @@ def test_a_newer_incarnation_takes_the_place_of_an_older_one_and_never_the_rever
     played(play, tmp_path)
 
 
-def test_a_rank_that_talks_nonsense_loses_its_connection_and_its_requests_go_elsewhere(tmp_path: Path) -> None:
+def test_a_rank_that_talks_nonsense_loses_its_connection_and_its_requests_go_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def play(stage: Scene) -> None:
         rank = await stage.attached(0)
         generation = stage.client.generate([1], SAMPLING)
@@ -408,9 +410,14 @@ def test_a_rank_that_talks_nonsense_loses_its_connection_and_its_requests_go_els
         assert await drained(generation) == [4]
 
     played(play, tmp_path, patience=30.0)
+    assert "engine rank 0 has gone, 1 requests go on elsewhere: rank 0 sent what does not decode" in caplog.text
 
 
-def test_a_connection_that_does_not_begin_with_hello_is_dropped(tmp_path: Path) -> None:
+def test_a_connection_that_does_not_begin_with_hello_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "phalanx.api.engine_client")
+
     async def play(stage: Scene) -> None:
         channel = await asyncio.to_thread(dial, address_of(stage.listener), SECURITY, 10)
         stage.channels.append(channel)
@@ -421,6 +428,7 @@ def test_a_connection_that_does_not_begin_with_hello_is_dropped(tmp_path: Path) 
         assert stage.client.ranks() == []
 
     played(play, tmp_path)
+    assert "a rank, in place of EngineHello, sent what does not decode" in caplog.text
 
 
 def test_ranks_are_listed_with_the_load_they_reported(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """POST /v1/chat/completions."""
 
-import secrets
-import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -14,32 +12,15 @@ from phalanx.api.http import Exchange
 from phalanx.api.openai.admitted_request import admit
 from phalanx.api.openai.answering import Collected, run
 from phalanx.api.openai.branch import Branch
+from phalanx.api.openai.chunk_writer import ChunkWriter
 from phalanx.api.openai.common import Usage, check_length, check_model, default_max_tokens
 from phalanx.api.openai.logprobs import ChatLogprobs, chat_logprobs
-from phalanx.api.openai.messages import PART_KINDS, Message, Messages, for_template
+from phalanx.api.openai.messages import PART_KINDS, Messages
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, encode_prompt
+from phalanx.api.openai.rendering import AddGenerationPrompt, ContinueFinalMessage, TemplateValues, render
 from phalanx.api.openai.sampling import SamplingFields
-from phalanx.text.chat_template import RESERVED, NoChatTemplate, TemplateError
 from phalanx.text.choice import FinishName
-from phalanx.text.tokenizer import INLINE_CHARACTERS, ModelTokenizer
-
-TemplateValues = Annotated[
-    Raw,
-    Meta(
-        description="More values for the chat template, such as enable_thinking. Default: none.",
-        extra_json_schema={"type": ["object", "null"], "maxProperties": 64},
-    ),
-]
-AddGenerationPrompt = Annotated[
-    bool,
-    Meta(description="End the prompt where the answer begins. Default: true, without continue_final_message."),
-]
-ContinueFinalMessage = Annotated[bool, Meta(description="The answer continues the last message. Default: false.")]
-MAX_TEMPLATE_VALUES = 65536
-"""Bytes of them as JSON."""
-
-_LIKE_CHARACTERS = 32
-"""A template's work on a message, empty or not, is like that on so many characters."""
+from phalanx.text.tokenizer import ModelTokenizer
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -166,24 +147,16 @@ class ChatForm:
     """Writes the answer to one request."""
 
     def __init__(self, request: ChatRequest, model: str, tokenizer: ModelTokenizer) -> None:
-        self._id = f"chatcmpl-{secrets.token_hex(16)}"
-        self._created = int(time.time())
-        self._model = model
+        self._writer = ChunkWriter(ChatChunk, "chatcmpl", model, request.stream_options)
         self._tokenizer = tokenizer
         self._top = request.top_logprobs or 0
         self._scored = bool(request.logprobs)
         self._with_ids = bool(request.return_token_ids)
-        # With include_usage every chunk but the last says `"usage": null`.
-        include_usage = request.stream_options is not None and request.stream_options.include_usage
-        self._no_usage: UnsetType | None = None if include_usage else UNSET
 
     def splice(self, branch: Branch) -> tuple[bytes, bytes] | None:
         if self._scored or self._with_ids:
             return None
-        mark = "\x00text\x00"
-        chunk = self._chunk([ChatChunkChoice(branch.index, ChatDelta(content=mark))], self._no_usage)
-        head, _, tail = msgspec.json.encode(chunk).partition(msgspec.json.encode(mark))
-        return b"data: " + head, tail + b"\n\n"
+        return self._writer.splice(lambda text: ChatChunkChoice(branch.index, ChatDelta(content=text)))
 
     def chunk(self, branch: Branch, text: str, first: bool, spent: Usage | None) -> ChatChunk:
         choice = branch.choice
@@ -192,7 +165,7 @@ class ChatForm:
             part.logprobs = chat_logprobs(choice.scores or [], self._tokenizer, self._top)
         if self._with_ids:
             part.token_ids = choice.token_ids or []
-        chunk = self._chunk([part], self._no_usage if spent is None else spent)
+        chunk = self._writer.chunk([part], spent)
         if first and self._with_ids:
             chunk.prompt_token_ids = branch.prompt
         return chunk
@@ -206,13 +179,10 @@ class ChatForm:
             part.logprobs = chat_logprobs([], self._tokenizer, self._top)
         if self._with_ids:
             part.token_ids = []
-        return self._chunk([part], self._no_usage if spent is None else spent)
+        return self._writer.chunk([part], spent)
 
     def usage_chunk(self, spent: Usage) -> ChatChunk:
-        return self._chunk([], spent)
-
-    def _chunk(self, choices: list[ChatChunkChoice], spent: Usage | UnsetType | None) -> ChatChunk:
-        return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=spent)
+        return self._writer.chunk([], spent)
 
     def response(self, branches: list[Collected], spent: Usage) -> ChatResponse:
         choices = []
@@ -230,9 +200,7 @@ class ChatForm:
                 )
             )
         return ChatResponse(
-            id=self._id,
-            created=self._created,
-            model=self._model,
+            **self._writer.head,
             choices=choices,
             usage=spent,
             prompt_token_ids=branches[0].branch.prompt if self._with_ids else UNSET,
@@ -264,13 +232,7 @@ async def chat_completions(exchange: Exchange, server: AppState) -> None:
 
 
 async def _prompt_tokens(server: AppState, request: ChatRequest) -> list[int]:
-    text = await render(
-        server,
-        request.messages,
-        request.chat_template_kwargs,
-        request.add_generation_prompt,
-        bool(request.continue_final_message),
-    )
+    text = await render(server, request.messages, request)
     # The texts are not needed any more, and an answer may take minutes.
     request.messages = []
     return await encode_prompt(server, text, add_special_tokens=bool(request.add_special_tokens), param="messages")
@@ -283,60 +245,3 @@ def _asked_logprobs(request: ChatRequest, most: int) -> int | None:
     if top is not None and top > most:
         raise ApiError(f"top_logprobs is {top}; this server gives {most} (--max-logprobs).", param="top_logprobs")
     return (top or 0) if request.logprobs else None
-
-
-async def render(
-    server: AppState,
-    messages: list[Message],
-    template_values: Raw,
-    add_generation_prompt: bool | None,
-    continue_final: bool,
-) -> str:
-    """The messages as the checkpoint's template writes them.
-
-    Raises ApiError (400) with the template's own words where it refuses them.
-    """
-    template = server.chat_template
-    if isinstance(template, NoChatTemplate):
-        raise ApiError(
-            f"{template.reason} Use /v1/completions, or start with --chat-template.", code="no_chat_template"
-        )
-    if continue_final and add_generation_prompt:
-        raise ApiError(
-            "continue_final_message and add_generation_prompt exclude one another.", param="continue_final_message"
-        )
-    values = _values(template_values, server.tokenizer.special)
-    plain = for_template(messages)
-
-    def work() -> str:
-        return template.render(
-            plain,
-            add_generation_prompt=not continue_final if add_generation_prompt is None else add_generation_prompt,
-            continue_final_message=continue_final,
-            extra=values,
-        )
-
-    try:
-        if sum(_LIKE_CHARACTERS + sum(map(len, message.values())) for message in plain) <= INLINE_CHARACTERS:
-            return work()
-        return await server.tokenizer.in_thread(work)
-    except TemplateError as error:
-        raise ApiError(f"The model's chat template does not accept these messages: {error}", param="messages") from None
-
-
-def _values(raw: Raw, special: dict[str, str]) -> dict[str, Any]:
-    """`chat_template_kwargs`. Raises ApiError (400)."""
-    name = "chat_template_kwargs"
-    encoded = bytes(raw)
-    if len(encoded) > MAX_TEMPLATE_VALUES:
-        raise ApiError(f"{name} is longer than {MAX_TEMPLATE_VALUES} bytes.", param=name)
-    try:
-        values = msgspec.json.decode(encoded, type=dict[str, Any] | None) or {}
-    except msgspec.ValidationError as error:
-        raise ApiError(f"Invalid value for {name}: {error}.", param=name) from None
-    except RecursionError:
-        raise ApiError(f"{name} is nested too deeply.", param=name) from None
-    for key in values:
-        if key in RESERVED or key in special:
-            raise ApiError(f"{name} cannot replace {key!r}, which the server sets.", param=name)
-    return values

@@ -1,7 +1,5 @@
 """POST /v1/completions."""
 
-import secrets
-import time
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,6 +13,7 @@ from phalanx.api.known_errors import too_long
 from phalanx.api.openai.admitted_request import admit
 from phalanx.api.openai.answering import Collected, run
 from phalanx.api.openai.branch import Branch
+from phalanx.api.openai.chunk_writer import ChunkWriter
 from phalanx.api.openai.common import TokenId, Usage, check_length, check_model, default_max_tokens
 from phalanx.api.openai.logprobs import CompletionLogprobs, completion_logprobs, echoed_logprobs, joined
 from phalanx.api.openai.prompts import Prompt, bad_words, branches_for, check_count, check_tokens, encode_prompt
@@ -110,29 +109,21 @@ class CompletionForm:
     """Writes the answer to one request."""
 
     def __init__(self, request: CompletionRequest, model: str, tokenizer: ModelTokenizer) -> None:
-        self._id = f"cmpl-{secrets.token_hex(16)}"
-        self._created = int(time.time())
-        self._model = model
+        self._writer = ChunkWriter(CompletionResponse, "cmpl", model, request.stream_options)
         self._tokenizer = tokenizer
         self._echo = bool(request.echo)
         self._top = request.logprobs
         self._with_ids = bool(request.return_token_ids)
-        # With include_usage every chunk but the last says `"usage": null`.
-        include_usage = request.stream_options is not None and request.stream_options.include_usage
-        self._no_usage: UnsetType | None = None if include_usage else UNSET
 
     def splice(self, branch: Branch) -> tuple[bytes, bytes] | None:
         if self._top is not None or self._with_ids:
             return None
-        mark = "\x00text\x00"
-        chunk = self._response([CompletionChoice(branch.index, mark, None, None)], self._no_usage)
-        head, _, tail = msgspec.json.encode(chunk).partition(msgspec.json.encode(mark))
-        return b"data: " + head, tail + b"\n\n"
+        return self._writer.splice(lambda text: CompletionChoice(branch.index, text, None, None))
 
     def chunk(self, branch: Branch, text: str, first: bool, spent: Usage | None) -> CompletionResponse:
         scores = branch.choice.scores or []
         choice = self._choice(branch, text, self._scored(branch, scores, first), branch.choice.token_ids, first)
-        return self._response([choice], self._no_usage if spent is None else spent)
+        return self._writer.chunk([choice], spent)
 
     def last_chunk(self, branch: Branch, spent: Usage | None) -> CompletionResponse:
         choice = branch.choice
@@ -142,10 +133,10 @@ class CompletionForm:
             last.logprobs = completion_logprobs([], self._tokenizer, self._top)
         if self._with_ids:
             last.token_ids = []
-        return self._response([last], self._no_usage if spent is None else spent)
+        return self._writer.chunk([last], spent)
 
     def usage_chunk(self, spent: Usage) -> CompletionResponse:
-        return self._response([], spent)
+        return self._writer.chunk([], spent)
 
     def response(self, branches: list[Collected], spent: Usage) -> CompletionResponse:
         choices = []
@@ -155,7 +146,8 @@ class CompletionForm:
             choice = self._choice(branch, collected.text, scored, collected.token_ids, True)
             choice.finish_reason, choice.stop_reason = branch.choice.finish_reason, branch.choice.stop_reason
             choices.append(choice)
-        return self._response(choices, spent)
+        # The whole answer has the form of a chunk here.
+        return self._writer.chunk(choices, spent)
 
     def _choice(
         self, branch: Branch, text: str, logprobs: CompletionLogprobs | None, ids: list[int] | None, first: bool
@@ -179,9 +171,6 @@ class CompletionForm:
             )
             return joined(prompt, found)
         return found
-
-    def _response(self, choices: list[CompletionChoice], spent: Usage | UnsetType | None) -> CompletionResponse:
-        return CompletionResponse(id=self._id, created=self._created, model=self._model, choices=choices, usage=spent)
 
 
 _decoder = BodyDecoder(CompletionRequest)
