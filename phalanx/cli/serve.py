@@ -35,9 +35,10 @@ from phalanx.streams import say
 from phalanx.supervisor import activation
 from phalanx.supervisor.activation import UnfitSockets
 from phalanx.supervisor.events import ExitCode
+from phalanx.transport.http_listeners import HttpListeners
 from phalanx.transport.listener import WILDCARDS, bind_http
 from phalanx.transport.security import Security
-from phalanx.transport.socket_file import HttpListeners, SocketFile
+from phalanx.transport.socket_file import SocketFile
 from phalanx.transport.tls import FLAGS
 
 SUMMARY = "serve a model over an OpenAI-compatible HTTP API"
@@ -199,14 +200,7 @@ def _serve(config: Config, http: HttpListeners, commands: Commands | None, secur
     # From here on a signal waits for the supervisor's own handlers: there is a folder to remove.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     try:
-        bound = Sockets(
-            http.sockets,
-            config.parallel,
-            config.http.scheme,
-            encrypted=security.encrypts,
-            passed=http.passed,
-            file=http.file,
-        )
+        bound = Sockets(http, config.parallel, config.http.scheme, encrypted=security.encrypts)
     except OSError as error:
         return _no_address(error.strerror or str(error))
     with contextlib.ExitStack() as stack:

@@ -25,7 +25,7 @@ from phalanx.ray_backend import cleanup_process
 from phalanx.ray_backend.errors import ClusterError, in_short
 from phalanx.ray_backend.liveness import dial
 from phalanx.signals import ignored_ones_kept
-from phalanx.transport.listener import PrivateFolder
+from phalanx.transport.private_folder import PrivateFolder
 
 OBJECT_STORE = 80 * 2**20
 """Bytes of a private cluster's object store; nothing is ever put there. Ray's minimum is 75 MiB."""

@@ -8,16 +8,9 @@ from types import TracebackType
 
 from phalanx.config import ParallelOptions
 from phalanx.protocol import ApiServerId, Endpoint, Place, Role
-from phalanx.transport.listener import (
-    HttpSockets,
-    PrivateFolder,
-    address_of,
-    bind_tcp,
-    bind_unix,
-    spelt,
-    stop_accepting,
-)
-from phalanx.transport.socket_file import SocketFile
+from phalanx.transport.http_listeners import HttpListeners
+from phalanx.transport.listener import address_of, bind_tcp, bind_unix, spelt, stop_accepting
+from phalanx.transport.private_folder import PrivateFolder
 
 ANYWHERE = "0.0.0.0"
 """Which of this machine's addresses the others reach is seen when they do. They prove the secret first."""
@@ -30,42 +23,34 @@ class Sockets:
     """A context manager; leaving it closes everything and removes the private folder."""
 
     def __init__(
-        self,
-        http: list[HttpSockets],
-        parallel: ParallelOptions,
-        scheme: str = "http",
-        *,
-        encrypted: bool = False,
-        passed: bool = False,
-        file: SocketFile | None = None,
+        self, http: HttpListeners, parallel: ParallelOptions, scheme: str = "http", *, encrypted: bool = False
     ) -> None:
         """Bind all others, one for the engine plane for each API server of `http`, which this owns from now on.
 
         Where ranks live on other machines, control and engine plane listen on TCP too. `encrypted` says that
-        connections between machines speak TLS; `passed`, that a service manager holds `http` as well, and beyond
-        this service's end; `file`, that it is this one, whose name goes when the service ends.
+        connections between machines speak TLS.
 
         Raises:
             AddressInUse: the control port is taken.
             OSError: no private folder can be made, or --data-parallel-address is not this machine's.
         """
-        self.http = http
+        self.http = http.sockets
         self._encrypted = encrypted
-        self._passed = passed
-        self._file = file
-        self.urls = [_url(sock, scheme) for sock in http[0]]
+        self._passed = http.passed
+        self._file = http.file
+        self.urls = [_url(sock, scheme) for sock in self.http[0]]
         """Where clients find the service: one an address."""
         self._retired: set[int] = set()
         self._stack = contextlib.ExitStack()
         try:
-            for sock in itertools.chain.from_iterable(http):
+            for sock in itertools.chain.from_iterable(self.http):
                 self._stack.enter_context(sock)
             folder = PrivateFolder()
             self._stack.callback(folder.close)
             self.control = self._stack.enter_context(bind_unix(folder.path / "control"))
             self.remote_control: socket.socket | None = None
             self._engine: list[list[socket.socket]] = [
-                [self._stack.enter_context(bind_unix(folder.path / f"api-{index}"))] for index in range(len(http))
+                [self._stack.enter_context(bind_unix(folder.path / f"api-{index}"))] for index in range(len(self.http))
             ]
             if parallel.spans_machines:
                 host = parallel.data_parallel_address or ANYWHERE

@@ -8,7 +8,6 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from phalanx.transport.listener import BACKLOG, AddressInUse, HttpSockets
 
@@ -17,10 +16,10 @@ LONGEST_PATH = 107
 
 
 class SocketFile:
-    """Bound and listening; `remove` takes the name away."""
+    """A socket that is bound to a name and listens; `remove` takes the name away."""
 
     def __init__(self, path: Path, mode: int) -> None:
-        """A file that a dead service left behind is replaced; nothing else ever is.
+        """Listen at `path`. A file that a dead service left behind is replaced; nothing else ever is.
 
         Raises:
             AddressInUse: somebody listens there, or the name is not a socket's.
@@ -46,30 +45,19 @@ class SocketFile:
             raise OSError(error.errno, f"cannot listen on {path}: {error.strerror}") from None
 
     def for_api_servers(self, count: int) -> list[HttpSockets]:
-        """One socket for all: who is free first takes the next connection."""
+        """Give all of them the one socket: who is free first takes the next connection."""
         return [(self.sock,), *((self.sock.dup(),) for _ in range(count - 1))]
 
     def remove(self) -> None:
-        """Take the name away: who connects from now on finds nothing. Not where another service has it by now."""
+        """Take the name away, unless another service has it by now: who connects from now on finds nothing."""
         with contextlib.suppress(OSError), _alone_in(self.path.parent):
             if _identity(self.path) == self._identity:
                 self.path.unlink()
 
 
-class HttpListeners(NamedTuple):
-    """Where the API servers of this machine accept clients."""
-
-    sockets: list[HttpSockets]
-    """One entry an API server."""
-    passed: bool = False
-    """A service manager holds them as well, and beyond this service's end."""
-    file: SocketFile | None = None
-    """They are all of this one."""
-
-
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """No other service binds or removes a socket file in this folder meanwhile."""
+    """Keep other services from binding or removing a socket file in this folder meanwhile."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -100,6 +88,6 @@ def _make_way(path: Path) -> None:
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """Tells a file from one that got its name later, to whom the file system may give the same number."""
+    """What tells a file from one that got its name later, to which the file system may give the same number."""
     found = path.lstat()
     return found.st_dev, found.st_ino, found.st_mtime_ns

@@ -13,6 +13,7 @@ from phalanx.config import ParallelOptions
 from phalanx.supervisor import activation
 from phalanx.supervisor.activation import UnfitSockets, check_address, dealt, dealt_by_address, passed_sockets
 from phalanx.supervisor.sockets import Sockets
+from phalanx.transport.http_listeners import HttpListeners
 
 FIRST = 200
 """In place of 3, which is taken in this process."""
@@ -173,7 +174,7 @@ def test_a_socket_file_is_not_shut_when_its_api_servers_are_given_up(
     passed: Pass, file: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with Sockets(dealt_by_address(passed([file]), 1), ParallelOptions()) as service:
+    with Sockets(HttpListeners(dealt_by_address(passed([file]), 1)), ParallelOptions()) as service:
         assert service.urls == [f"unix:{file.getsockname()}"]
         service.retire(0)
     with socket.socket(socket.AF_UNIX) as waiting:
@@ -222,7 +223,7 @@ def test_one_that_was_given_up_is_shut_for_all_and_listens_again_at_the_next_sta
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     held = bound()
     parallel = ParallelOptions(api_server_count=2)
-    with Sockets(dealt_by_address(passed([held]), 2), parallel) as service:
+    with Sockets(HttpListeners(dealt_by_address(passed([held]), 2)), parallel) as service:
         service.retire(0)
         socket.create_connection(held.getsockname()).close()  # the other one still accepts from it
         service.retire(1)

@@ -1,24 +1,14 @@
 import errno
 import os
-import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from phalanx.transport import listener
 from phalanx.transport.frames import FrameError, FrameReader, encode
-from phalanx.transport.listener import AddressInUse, PrivateFolder, bind_http, bind_tcp, bind_unix
-
-
-@pytest.fixture(autouse=True)
-def _runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+from phalanx.transport.listener import AddressInUse, bind_http, bind_tcp
 
 
 def test_http_sockets_share_a_port_and_the_kernel_spreads_connections_over_them() -> None:
@@ -136,61 +126,6 @@ def test_both_families_of_a_name_have_a_socket_each(monkeypatch: pytest.MonkeyPa
             assert families == [socket.AF_INET], "this machine has no IPv6"
         else:
             assert families == [socket.AF_INET, socket.AF_INET6]
-
-
-def test_a_private_folder_is_ours_alone_and_goes_with_its_service(tmp_path: Path) -> None:
-    folder = PrivateFolder()
-    assert folder.path.stat().st_mode & 0o777 == 0o700
-    folder.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "unfit", ["/proc", "relative", "/nowhere/at/all", "/tmp/" + "x" * 60, "/tmp/" + "ü" * 40, os.fsdecode(b"/tmp/\xff")]
-)
-def test_a_private_folder_is_made_elsewhere_where_the_first_place_is_unfit_for_socket_files(
-    unfit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel takes 107 bytes as a socket's path; /proc has room for nothing."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
-    if unfit.startswith("/tmp/"):
-        os.makedirs(unfit, exist_ok=True)
-    folder = PrivateFolder()
-    try:
-        with bind_unix(folder.path / "workers-1023"):
-            assert folder.path.parent in (tmp_path, Path("/tmp"))
-    finally:
-        folder.close()
-        if unfit.startswith("/tmp/"):
-            os.rmdir(unfit)
-
-
-def test_where_no_private_folder_can_be_made_is_said() -> None:
-    with pytest.raises(OSError, match=r"no folder for socket files can be made in /proc: "):
-        PrivateFolder(Path("/proc"))
-
-
-def test_the_next_service_sweeps_the_folder_of_a_killed_one_and_leaves_a_living_ones_alone(tmp_path: Path) -> None:
-    script = (
-        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "from phalanx.transport.listener import PrivateFolder\n"
-        "print(PrivateFolder().path, flush=True); sys.stdin.read()"
-    )
-    victim = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert victim.stdout is not None
-    left = Path(victim.stdout.readline().strip())
-    living = PrivateFolder()
-    assert left.exists()
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    assert left.exists()
-    newcomer = PrivateFolder()
-    assert not left.exists()
-    assert living.path.exists()
-    living.close()
-    newcomer.close()
 
 
 def test_frames_come_out_whole_however_the_bytes_arrive() -> None:
