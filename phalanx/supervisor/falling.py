@@ -168,7 +168,7 @@ def over(fleet: FleetState, child: Child, state: ChildState) -> None:
     failure = next(member.failure for member in members if member.failure is not None)
     served = any(member.served for member in members)
     lost = any(member.state is ChildState.LOST for member in members)
-    delay = None if lost else fleet.restarts.delay(child.unit, fleet.now, served)
+    delay = None if lost else fleet.restarts.schedule(child.unit, fleet.now, served)
     if delay is None:
         _degrade(fleet, members, failure)
         return

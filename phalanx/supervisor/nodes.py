@@ -136,9 +136,8 @@ class Nodes:
 
     # --- what the supervisor asks ---
 
-    @property
-    def complete(self) -> bool:
-        """Whether all API servers of the service are known; once they are, it stays so."""
+    def note_whether_complete(self) -> bool:
+        """Take note once all API servers of the service are known; whether they are. Once they are, it stays so."""
         self._complete = self._complete or self._per_node is None or self._source.knows_all()
         return self._complete
 

@@ -31,8 +31,10 @@ class Restarts:
         if record.down_since is None:
             record.down_since = at
 
-    def delay(self, unit: Unit, at: float, served: bool) -> float | None:
-        """Seconds until it is started again; None: it has fallen too often, or failed to start too often in a row.
+    def schedule(self, unit: Unit, at: float, served: bool) -> float | None:
+        """Plan the next start of what has fallen, and count it.
+
+        Returns seconds until then; None: it has fallen too often, or failed to start too often in a row.
 
         One that had `served` is started again at once; one that does not get there, ever more slowly.
         """
@@ -54,8 +56,8 @@ class Restarts:
             return f"{self._records[unit].tries} starts in a row that came to nothing"
         return f"{self.limits.max_restarts} restarts within {self.limits.window:g} s"
 
-    def back(self, unit: Unit, at: float) -> float | None:
-        """It serves; seconds since it fell, or None where it had not."""
+    def came_back(self, unit: Unit, at: float) -> float | None:
+        """It serves again; seconds since it fell, or None where it had not."""
         record = self._records.get(unit)
         if record is None or record.down_since is None:
             return None

@@ -39,15 +39,15 @@ class ToldShares:
         self._told: dict[ChildId, Share] = {}
 
     def welcome(self, fleet: FleetState, child: ChildId) -> Share:
-        """The part of a rank that has just connected."""
+        """Take note of a rank that has just connected; the part that it is to be told."""
         share = self._told[child] = self._now(fleet)[child.place]
         return share
 
     def forget(self, child: ChildId) -> None:
         self._told.pop(child, None)
 
-    def changes(self, fleet: FleetState) -> list[tuple[ChildId, Share]]:
-        """Who is to be told another part than the last, and which."""
+    def divide_anew(self, fleet: FleetState) -> list[tuple[ChildId, Share]]:
+        """Take note of what each rank's part is now; who is to be told another than the last, and which."""
         now = self._now(fleet)
         current = [fleet.children[place].id for place in now]
         changed = [child for child in current if self._told.get(child, now[child.place]) != now[child.place]]

@@ -106,6 +106,6 @@ def became_ready(fleet: FleetState, child: Child, event: BecameReady) -> None:
         ending.drain(fleet, child)
     if fleet.serves(child.unit):
         leaving.returned(fleet, child)
-        after = fleet.restarts.back(child.unit, event.at)
+        after = fleet.restarts.came_back(child.unit, event.at)
         if after is not None:
             fleet.actions.append(AnnounceBack(child.id, after))

@@ -250,14 +250,14 @@ class Supervisor:
 
     def _tell_shares(self) -> None:
         """Tell each rank its part of its machine, where that has changed."""
-        for child, share in self._shares.changes(self._fleet):
+        for child, share in self._shares.divide_anew(self._fleet):
             self._connections[child].send(share)
 
     def _api_servers(self, connection: stream.Connection) -> ApiServers:
         """The API servers, each where this peer can dial it."""
         endpoints = (*self._sockets.endpoints(connection.local_host), *self._nodes.places.endpoints)
         listening = tuple(Endpoint(endpoint.index, audited(endpoint.address)) for endpoint in endpoints)
-        return ApiServers(listening, self._nodes.complete)
+        return ApiServers(listening, self._nodes.note_whether_complete())
 
     # --- for nodes ---
 

@@ -12,7 +12,7 @@ LIMITS = FleetLimits(
 
 def falls(restarts: Restarts, at: float, served: bool) -> float | None:
     restarts.fell(UNIT, at)
-    return restarts.delay(UNIT, at, served)
+    return restarts.schedule(UNIT, at, served)
 
 
 def test_what_has_served_is_started_again_at_once_until_it_falls_too_often_within_the_window() -> None:
@@ -40,8 +40,8 @@ def test_a_start_that_succeeds_ends_the_row() -> None:
 
 def test_it_tells_how_long_it_was_down() -> None:
     restarts = Restarts(LIMITS)
-    assert restarts.back(UNIT, 1) is None
+    assert restarts.came_back(UNIT, 1) is None
     falls(restarts, 2, True)
     falls(restarts, 4, False)
-    assert restarts.back(UNIT, 7) == 5
-    assert restarts.back(UNIT, 8) is None
+    assert restarts.came_back(UNIT, 7) == 5
+    assert restarts.came_back(UNIT, 8) is None

@@ -43,10 +43,10 @@ def test_ranks_are_told_again_when_one_is_given_up_and_only_then() -> None:
     assert told.welcome(fleet, ids[rank(0)]) == Share(2, 2, 0)
     assert told.welcome(fleet, ids[rank(2)]) == Share()
     fleet.children[rank(1)].state = ChildState.RESTING
-    assert told.changes(fleet) == []  # It may come back.
+    assert told.divide_anew(fleet) == []  # It may come back.
     fleet.children[rank(1)].state = ChildState.FALLEN
-    assert told.changes(fleet) == [(ids[rank(0)], Share(1, 1, 0))]
-    assert told.changes(fleet) == []
+    assert told.divide_anew(fleet) == [(ids[rank(0)], Share(1, 1, 0))]
+    assert told.divide_anew(fleet) == []
     told.forget(ids[rank(0)])
     fleet.children[rank(1)].state = ChildState.LAUNCHING
-    assert told.changes(fleet) == []  # Who is not connected is told as it comes.
+    assert told.divide_anew(fleet) == []  # Who is not connected is told as it comes.
