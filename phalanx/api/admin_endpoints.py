@@ -9,6 +9,7 @@ from phalanx.api.app_state import AppState
 from phalanx.api.decoding import BodyDecoder
 from phalanx.api.errors import ApiError
 from phalanx.api.http import Exchange
+from phalanx.api.supervisor_client import STATUSES
 from phalanx.protocol import AdminAnswer, AdminVerb, PlaceState
 
 MOST_BYTES = 65536
@@ -134,4 +135,4 @@ async def _reply(exchange: Exchange, server: AppState, answer: AdminAnswer) -> N
         for each in answer.api_servers
     ]
     stay = sum(info.state not in (PlaceState.LEAVING, PlaceState.DRAINED, PlaceState.DRAINING) for info in infos)
-    await exchange.reply(answer.status, msgspec.json.encode(FleetResponse(stay, infos, servers)))
+    await exchange.reply(STATUSES[answer.outcome], msgspec.json.encode(FleetResponse(stay, infos, servers)))

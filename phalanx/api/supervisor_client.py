@@ -11,6 +11,7 @@ from phalanx.api.known_errors import SUPERVISOR_SILENT
 from phalanx.api.metrics import Metrics
 from phalanx.protocol import (
     AdminAnswer,
+    AdminOutcome,
     AdminRequest,
     AdminVerb,
     MetricsGathered,
@@ -23,6 +24,14 @@ from phalanx.protocol import (
 
 PATIENCE = 5.0
 """Seconds the supervisor gets to answer a question."""
+
+STATUSES = {
+    AdminOutcome.SHOWN: 200,
+    AdminOutcome.BEGUN: 202,
+    AdminOutcome.NO_SUCH_RANK: 404,
+    AdminOutcome.IMPOSSIBLE_NOW: 409,
+}
+"""The HTTP status by which an operator learns what became of a request."""
 
 T = TypeVar("T")
 
@@ -53,9 +62,8 @@ class SupervisorClient:
             "The supervisor did not answer",
         )
         if answer.refusal is not None:
-            raise ApiError(
-                answer.refusal, status=answer.status, code="impossible_now" if answer.status == 409 else None
-            )
+            code = "impossible_now" if answer.outcome is AdminOutcome.IMPOSSIBLE_NOW else None
+            raise ApiError(answer.refusal, status=STATUSES[answer.outcome], code=code)
         return answer
 
     async def gather_metrics(self) -> MetricsGathered:

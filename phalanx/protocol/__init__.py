@@ -86,6 +86,7 @@ from phalanx.protocol.node_messages import (
 )
 from phalanx.protocol.rank_changes import (
     AdminAnswer,
+    AdminOutcome,
     AdminRequest,
     AdminVerb,
     ApiServerState,
@@ -141,6 +142,7 @@ __all__ = [
     "STEP_SIZES",
     "Abort",
     "AdminAnswer",
+    "AdminOutcome",
     "AdminRequest",
     "AdminVerb",
     "Alive",

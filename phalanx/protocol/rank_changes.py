@@ -86,6 +86,19 @@ class ApiServerState(Message, frozen=True):
     since: float
 
 
+class AdminOutcome(enum.StrEnum):
+    """What became of an AdminRequest."""
+
+    SHOWN = "shown"
+    """Nothing was to be done."""
+    BEGUN = "begun"
+    """It is being done; AdminAnswer tells the state at its beginning."""
+    NO_SUCH_RANK = "no-such-rank"
+    """It was refused: it names a rank that there is not."""
+    IMPOSSIBLE_NOW = "impossible-now"
+    """It was refused: it cannot be, as things are."""
+
+
 class AdminAnswer(Message, tag=33, frozen=True):
     """How all ranks and API servers are once the AdminRequest was taken or refused."""
 
@@ -95,5 +108,4 @@ class AdminAnswer(Message, tag=33, frozen=True):
     api_servers: tuple[ApiServerState, ...]
     refusal: str | None = None
     """Why nothing was done; None where what was asked for has begun."""
-    status: int = 202
-    """The HTTP status with which the API server answers."""
+    outcome: AdminOutcome = AdminOutcome.BEGUN

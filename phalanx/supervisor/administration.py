@@ -3,7 +3,17 @@
 import itertools
 from collections.abc import Iterable
 
-from phalanx.protocol import AdminRequest, AdminVerb, ApiServerState, Place, PlaceState, RankId, RankState, Role
+from phalanx.protocol import (
+    AdminOutcome,
+    AdminRequest,
+    AdminVerb,
+    ApiServerState,
+    Place,
+    PlaceState,
+    RankId,
+    RankState,
+    Role,
+)
 from phalanx.supervisor.child_states import Child, ChildState, all_ready
 from phalanx.supervisor.events import Added, AfterLeaving, FleetEvent, Leave, Resume
 from phalanx.supervisor.fleet import Fleet
@@ -13,11 +23,11 @@ MOST_RANKS = 1024
 
 
 class AdminRefused(Exception):
-    """Why it cannot be. `status`: of HTTP."""
+    """Why it cannot be."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, reason: str, outcome: AdminOutcome = AdminOutcome.IMPOSSIBLE_NOW) -> None:
         super().__init__(reason)
-        self.status = status
+        self.outcome = outcome
 
 
 def decide(fleet: Fleet, request: AdminRequest, now: float, workers: int, patience: float) -> list[FleetEvent]:
@@ -33,22 +43,24 @@ def decide(fleet: Fleet, request: AdminRequest, now: float, workers: int, patien
     if request.verb is AdminVerb.SHOW:
         return []
     if fleet.phase is not FleetPhase.SERVING:
-        raise AdminRefused(409, f"The service is {fleet.phase.name.lower()}; ranks are moved only while it serves.")
+        raise AdminRefused(f"The service is {fleet.phase.name.lower()}; ranks are moved only while it serves.")
     timeout = patience if request.timeout is None else request.timeout
     if request.verb is AdminVerb.SCALE:
         return _scale(fleet, request, now, workers, timeout)
     unknown = [rank for rank in request.ranks if rank not in fleet.ranks()]
     if unknown:
-        raise AdminRefused(404, f"There is no rank {unknown[0]}; there are {_spell(fleet.ranks())}.")
+        raise AdminRefused(
+            f"There is no rank {unknown[0]}; there are {_spell(fleet.ranks())}.", AdminOutcome.NO_SUCH_RANK
+        )
     if going := [rank for rank in request.ranks if fleet.leaves_for_good(rank)]:
-        raise AdminRefused(409, f"Rank {going[0]} is leaving for good.")
+        raise AdminRefused(f"Rank {going[0]} is leaving for good.")
     match request.verb:
         case AdminVerb.DRAIN:
             stopping = [rank for rank, each in fleet.departures.items() if each.stage is LeavingStage.STOPPING]
             if restarting := set(request.ranks).intersection(stopping):
-                raise AdminRefused(409, f"Rank {min(restarting)} is being restarted.")
+                raise AdminRefused(f"Rank {min(restarting)} is being restarted.")
             if not _open(fleet) - set(request.ranks):
-                raise AdminRefused(409, "No other rank takes requests: to restart the last one, use restart.")
+                raise AdminRefused("No other rank takes requests: to restart the last one, use restart.")
             return [Leave(now, request.ranks, AfterLeaving.HELD, timeout)]
         case AdminVerb.RESTART:
             return [Leave(now, request.ranks, AfterLeaving.RENEWED, timeout)]
@@ -60,12 +72,14 @@ def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeou
     staying = {rank for rank in fleet.ranks() if not fleet.leaves_for_good(rank)}
     retired = set(request.ranks)
     if unknown := retired - staying:
-        raise AdminRefused(404, f"There is no rank {min(unknown)} to retire; there are {_spell(staying)}.")
+        raise AdminRefused(
+            f"There is no rank {min(unknown)} to retire; there are {_spell(staying)}.", AdminOutcome.NO_SUCH_RANK
+        )
     left = staying - retired
     size = len(left) if request.size is None else request.size
     if not max(1, fleet.limits.min_ranks) <= size <= MOST_RANKS:
         least = max(1, fleet.limits.min_ranks)
-        raise AdminRefused(409, f"{size} ranks cannot be: at least {least} (--min-ranks), at most {MOST_RANKS}.")
+        raise AdminRefused(f"{size} ranks cannot be: at least {least} (--min-ranks), at most {MOST_RANKS}.")
     # Who serves nobody is missed least; of the others those that came last.
     serving = _open(fleet)
     surplus = sorted(left, key=lambda rank: (rank in serving, -rank))[: max(0, len(left) - size)]
@@ -74,7 +88,7 @@ def _scale(fleet: Fleet, request: AdminRequest, now: float, workers: int, timeou
     free = (RankId(number) for number in itertools.count() if number not in taken)
     new = [next(free) for _ in range(size - len(left) + len(surplus))]
     if going and not new and not serving - set(going):
-        raise AdminRefused(409, "None of the ranks that stay serves now.")
+        raise AdminRefused("None of the ranks that stay serves now.")
     events: list[FleetEvent] = []
     if new:
         events.append(Added(now, tuple(Place(Role.ENGINE, rank, worker) for rank in new for worker in range(workers))))

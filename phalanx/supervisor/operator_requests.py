@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from phalanx import running_time
 from phalanx.config import Config
-from phalanx.protocol import AdminAnswer, AdminRequest, AdminVerb, Place
+from phalanx.protocol import AdminAnswer, AdminOutcome, AdminRequest, AdminVerb, Place
 from phalanx.supervisor import administration, report
 from phalanx.supervisor.events import Added, FleetEvent
 from phalanx.supervisor.fleet import Fleet
@@ -33,18 +33,18 @@ class OperatorRequests:
         """Do what is asked, or refuse it."""
         now = running_time.now()
         refusal: str | None = None
-        status = 200 if request.verb is AdminVerb.SHOW else 202
+        outcome = AdminOutcome.SHOWN if request.verb is AdminVerb.SHOW else AdminOutcome.BEGUN
         try:
             asked = administration.decide(self._fleet, request, now, self._workers, self._drain_timeout)
         except administration.AdminRefused as error:
-            asked, refusal, status = [], str(error), error.status
+            asked, refusal, outcome = [], str(error), error.outcome
         for event in asked:
             log.info("an operator asks: %s", report.wish(event))
             if isinstance(event, Added):
                 self._make_room(event.places)
             self._take(event)
         ranks, servers = administration.ranks_of(self._fleet, now), administration.api_servers_of(self._fleet, now)
-        return AdminAnswer(request.query, ranks, servers, refusal, status)
+        return AdminAnswer(request.query, ranks, servers, refusal, outcome)
 
     def _make_room(self, places: Iterable[Place]) -> None:
         """Ranks that come while the service runs go to the cluster where there is one, else to this machine."""

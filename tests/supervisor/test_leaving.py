@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.protocol import AdminRequest, AdminVerb, ChildId, Incarnation, Place, PlaceState, RankId, Role
+from phalanx.protocol import (
+    AdminOutcome,
+    AdminRequest,
+    AdminVerb,
+    ChildId,
+    Incarnation,
+    Place,
+    PlaceState,
+    RankId,
+    Role,
+)
 from phalanx.supervisor.administration import AdminRefused, decide, ranks_of
 from phalanx.supervisor.events import (
     Added,
@@ -259,22 +269,24 @@ def test_ranks_that_leave_already_count_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "ranks", "size", "status"),
+    ("verb", "ranks", "size", "outcome"),
     [
-        (AdminVerb.DRAIN, (7,), None, 404),
-        (AdminVerb.RESTART, (7,), None, 404),
-        (AdminVerb.RESUME, (7,), None, 404),
-        (AdminVerb.SCALE, (7,), None, 404),
-        (AdminVerb.DRAIN, (0, 1), None, 409),
-        (AdminVerb.SCALE, (), 0, 409),
-        (AdminVerb.SCALE, (), 1025, 409),
-        (AdminVerb.SCALE, (0, 1), None, 409),
+        (AdminVerb.DRAIN, (7,), None, AdminOutcome.NO_SUCH_RANK),
+        (AdminVerb.RESTART, (7,), None, AdminOutcome.NO_SUCH_RANK),
+        (AdminVerb.RESUME, (7,), None, AdminOutcome.NO_SUCH_RANK),
+        (AdminVerb.SCALE, (7,), None, AdminOutcome.NO_SUCH_RANK),
+        (AdminVerb.DRAIN, (0, 1), None, AdminOutcome.IMPOSSIBLE_NOW),
+        (AdminVerb.SCALE, (), 0, AdminOutcome.IMPOSSIBLE_NOW),
+        (AdminVerb.SCALE, (), 1025, AdminOutcome.IMPOSSIBLE_NOW),
+        (AdminVerb.SCALE, (0, 1), None, AdminOutcome.IMPOSSIBLE_NOW),
     ],
 )
-def test_what_cannot_be_is_refused(verb: AdminVerb, ranks: tuple[int, ...], size: int | None, status: int) -> None:
+def test_what_cannot_be_is_refused(
+    verb: AdminVerb, ranks: tuple[int, ...], size: int | None, outcome: AdminOutcome
+) -> None:
     with pytest.raises(AdminRefused) as refusal:
         ask(serving(), verb, *ranks, size=size)
-    assert refusal.value.status == status
+    assert refusal.value.outcome is outcome
 
 
 def test_nothing_is_moved_before_the_service_serves_or_while_it_ends() -> None:

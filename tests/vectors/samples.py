@@ -141,7 +141,7 @@ CONTROL: dict[str, p.Message] = {
         (p.RankState(p.RankId(3), p.PlaceState.LEAVING, p.Incarnation(1), 1, 4711, "192.0.2.8", 0.5, WORDS),),
         (p.ApiServerState(0, p.PlaceState.SERVING, p.Incarnation(0), None, "", 12.0),),
     ),
-    "AdminAnswer, refused": p.AdminAnswer(2, (), (), "There is no rank 9.", 404),
+    "AdminAnswer, refused": p.AdminAnswer(2, (), (), "There is no rank 9.", p.AdminOutcome.NO_SUCH_RANK),
     "MetricsRequest": p.MetricsRequest(1),
     "MetricsGathered": p.MetricsGathered(9, (b"", b"\x01\x02")),
     "MetricsGathered, one gone": p.MetricsGathered(
