@@ -78,7 +78,7 @@ class Application:
             if self._state.config.http.log_requests and (route is None or route.access is not Access.OPEN):
                 request_log.write(exchange, handler)
             method = exchange.method if route is not None else "other"
-            status = f"{exchange.status // 100}xx" if exchange.status else "gone"
+            status = "gone" if exchange.status is None else f"{exchange.status // 100}xx"
             self._state.metrics.http.add(1, handler, method, status)
 
     def mark(self, headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -112,10 +112,10 @@ class Application:
 
     @staticmethod
     async def _give_up(exchange: Exchange, error: ApiError) -> None:
-        if exchange.status == 0:
-            await exchange.refuse(error)
-        else:
+        if exchange.has_begun:
             await exchange.end_events(b"data: %b\n\n" % error.body)
+        else:
+            await exchange.refuse(error)
 
 
 def _below(root: str, path: str) -> str:

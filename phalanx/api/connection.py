@@ -29,7 +29,7 @@ from phalanx.api.request_head import check_head, without_upgrade
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 65536
-"""Of a request's address and headers, when they are not at their end; the parser itself has no bound."""
+"""Bytes after which a request's address and headers have to be at their end; the parser itself has no bound."""
 
 UNSENT = 131_072
 """Bytes that the kernel takes for a connection ahead of sending them; by itself it would take megabytes."""
@@ -46,37 +46,40 @@ CROSSING = 0.25
 
 
 class Reading(Enum):
-    """What of a request a connection is reading."""
+    """Which part of a request a connection is reading."""
 
     HEAD = auto()
-    """Its address and headers; a new connection owes one from the start."""
+    """The request's address and headers; a new connection owes them from the start."""
     BODY = auto()
     NOTHING = auto()
     """The last request has come whole, and nothing has come of the next."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
+    """A client's connection: it reads requests, hands them to the application, and ends where a limit is passed."""
+
     paused = False
-    """The client reads more slowly than it is written to."""
+    """Whether the client reads more slowly than it is written to."""
     chunk_written = 0.0
-    """When `write_chunk` was last called."""
+    """When `write_chunk` was last called, on the event loop's clock."""
     _reading = Reading.HEAD
     _endless = 0
-    """Bytes read of what may have no end: of a head, or of chunk extensions and trailers since the last part of a
-    body."""
+    """How many bytes have been read of what may have no end: of a head, or of chunk extensions and trailers since the
+    last part of a body."""
     _of_bodies = 0
     """How many of the bytes that are being parsed belong to bodies."""
     _deaf = False
-    """A request was refused in a way that says nothing about where the next would begin: nothing more is read."""
+    """Whether nothing more is read, since a request was refused and nobody knows where the next would begin."""
     _upgrade_offered = False
-    """The head that is being read offers to change the protocol."""
+    """Whether the head that is being read offers to change the protocol."""
     _since = 0.0
     """When the client began what it has to do now: to send a head, or a body; or when it had its last answer."""
     _unsent = 0
-    """Bytes written and not taken by the client when last looked at, and since when it has taken none."""
+    """How many bytes were written and not taken by the client when it was last looked at."""
     _unsent_since = 0.0
+    """Since when the client has taken none of them."""
     _receiving = 0
-    """This one's part of what all are receiving."""
+    """How many of the bytes that all connections are receiving are this one's."""
 
     def __init__(
         self,
@@ -117,7 +120,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def write_chunk(self, body: bytes) -> None:
         """Write a part of a body whose response has begun, chunked: what ASGI's `send` does, without a coroutine.
 
-        Not while `paused`. Does nothing where the client has gone: the request is told so in a turn of its own.
+        It must not be called while `paused`. It does nothing where the client has gone: the request is told so in a
+        turn of its own.
         """
         if not self.transport.is_closing():
             self.chunk_written = self.loop.time()
@@ -131,7 +135,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """The server ends. Nobody is reset: neither who waits for an answer nor who asks just now."""
+        """End the connection because the server ends. Nobody is reset: neither who waits for an answer nor who asks
+        just now."""
         self.leave()
         if self.cycle is not None and not self.cycle.response_complete:
             return
@@ -150,6 +155,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # --- what a client may leave undone ---
 
     def look(self, now: float) -> None:
+        """End the connection if its client has let the time for something pass; see `BoundedConnection`."""
         options = self._all.options
         unsent = self.transport.get_write_buffer_size()
         if unsent != self._unsent:
@@ -183,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _too_slow(self, reason: str, what: str, seconds: float, silent: bool) -> None:
-        """`silent`: nothing has been asked, or the answer has been given."""
+        """End the connection, with an answer that says why unless `silent`: nothing was asked, or it was answered."""
         self._all.metrics.cut.add(1, reason)
         log.debug("ended a connection of %s: %s", self.client, reason)
         if silent:
@@ -282,6 +288,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def _received(self) -> None:
+        """Count this connection's part out of what all are receiving."""
         self._all.receiving -= self._receiving
         self._receiving = 0
 
@@ -327,7 +334,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _headers_of(self, error: ApiError) -> bytes:
-        """The error's own headers and those of every answer, as far as the request they are made of has been read."""
+        """The lines of the error's own headers and of those that every answer carries, made of the request's headers
+        as far as these have been read."""
         asked = [] if self._reading is Reading.NOTHING else self.headers or []
         headers = [*error.headers, (b"x-request-id", request_id_of(asked).encode()), *self._all.mark(asked)]
         return b"".join(b"%b: %b\r\n" % header for header in headers)
@@ -342,7 +350,8 @@ async def _refuse_in_turn(
 
 
 def _until_closed(cycle: RequestResponseCycle) -> Send:
-    """`cycle.send` for HTTP/1.0, which knows no chunks: a body whose length is not told ends with the connection."""
+    """What takes the place of `cycle.send` for HTTP/1.0, which knows no chunks: a body whose length is not told ends
+    with the connection."""
     unbounded = False
 
     async def send(message: AsgiMessage) -> None:

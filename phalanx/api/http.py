@@ -51,7 +51,7 @@ def header_of(headers: Headers, name: bytes) -> bytes | None:
 
 
 def request_id_of(headers: Headers) -> str:
-    """The client's or its proxy's; else a new one of ours."""
+    """The request's id, which the client or its proxy gave, or else a new one of ours."""
     given = header_of(headers, b"x-request-id")
     return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
 
@@ -65,7 +65,7 @@ class ClientConnection(Protocol):
     """When `write_chunk` was last called, on the event loop's clock."""
 
     def write_chunk(self, body: bytes) -> None:
-        """Write a part of an answer that has begun, without waiting. Not while `paused`."""
+        """Write a part of an answer that has begun, without waiting; it must not be called while `paused`."""
         ...
 
     def cut(self, reason: str) -> None:
@@ -131,8 +131,8 @@ class Exchange:
         self.parameter = ""
         """The part of the path that its route leaves open."""
         self.arrival = perf_counter()
-        self.status = 0
-        """The status of the answer, or 0 while none has begun."""
+        self.status: int | None = None
+        """The status of the answer, or None while none has begun."""
         self._spoke = 0.0
         """When an event was last sent, on the event loop's clock; `write_chunk` keeps its own time."""
         self.generated: Generated | None = None
@@ -140,6 +140,11 @@ class Exchange:
         self.request_id = request_id_of(scope["headers"])
         self.signature: list[tuple[bytes, bytes]] = [(b"x-request-id", self.request_id.encode())]
         """Headers that every answer carries, whatever it is."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of the answer has been sent, so that its status cannot be another any more."""
+        return self.status is not None
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
@@ -209,7 +214,7 @@ class Exchange:
 
     @property
     def outlet(self) -> ClientConnection | None:
-        """The connection, where it takes chunks; HTTP/1.0 knows none."""
+        """The connection, or None where it takes no chunks, which HTTP/1.0 does not know."""
         return self.connection if self.scope["http_version"] == "1.1" else None
 
     async def send_event(self, event: bytes) -> None:
@@ -226,7 +231,7 @@ class Exchange:
 
         A stream whose first event takes that long, counted from the request's arrival, gets its headers then; what
         refuses it after that has to be an event. What says something is a comment, which clients pass over: it is for
-        the proxies between, which cut silent connections. 0: never.
+        the proxies between, which cut silent connections. A `silence` of 0 stands for never.
         """
         if not silence:
             yield
@@ -256,7 +261,7 @@ class Exchange:
                 saying.cancel()
 
     async def _say_something(self) -> None:
-        if not self.status:
+        if not self.has_begun:
             await self.begin_events()
         await self.send_event(_COMMENT)
 
@@ -272,7 +277,7 @@ class Exchange:
     async def ended_with_client(self) -> AsyncIterator[None]:
         """Cancel the block when the client goes, streaming or not; ClientGone comes out of it.
 
-        Only for use after the whole body has been read.
+        It may be used only after the whole body has been read.
         """
         task = asyncio.current_task()
         assert task is not None

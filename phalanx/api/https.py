@@ -1,4 +1,4 @@
-"""HTTPS: a TLS context from the files that were named, and their renewal while the service runs."""
+"""HTTPS: the TLS context is made of the files that were named, and follows their renewal while the service runs."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ from phalanx.config import HttpOptions
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds a client gets to agree on a session; who stalls holds nothing for longer."""
+"""Seconds that a client gets to agree on a session; one that stalls holds nothing for longer."""
 
 SHUTDOWN_TIMEOUT = 1.0
-"""Seconds a client gets to say farewell in turn."""
+"""Seconds that a client gets to say farewell in turn."""
 
 CLIENT_CERTIFICATES = {
     **dict.fromkeys(("none", 0), ssl.CERT_NONE),
@@ -27,11 +27,11 @@ CLIENT_CERTIFICATES = {
 
 
 class CertificateError(ValueError):
-    """The files cannot make a TLS server; says which and why, by the flags that named them."""
+    """The files cannot make a TLS server; the message says which and why, by the flags that named them."""
 
 
 def context(http: HttpOptions) -> ssl.SSLContext | None:
-    """What API servers speak; None: plain HTTP.
+    """The context in which API servers speak TLS, or None where they speak plain HTTP.
 
     Raises:
         CertificateError: a file is missing, is no PEM, does not fit another, or takes a password that is not given.
@@ -52,7 +52,7 @@ def context(http: HttpOptions) -> ssl.SSLContext | None:
 
 
 def absolute(http: HttpOptions) -> HttpOptions:
-    """With the files' whole paths: API servers on other machines are in other folders."""
+    """The options with the files' whole paths, since API servers on other machines are in other folders."""
     names = ("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password_file", "ssl_ca_certs")
     named = {name: path for name in names if (path := getattr(http, name)) is not None}
     return msgspec.structs.replace(http, **{name: os.path.abspath(path) for name, path in named.items()})
@@ -89,6 +89,7 @@ def _load(made: ssl.SSLContext, http: HttpOptions) -> None:
 
 
 def _check_pem(flag: str, path: str, what: str) -> None:
+    """Raise CertificateError where a file holds no `what`, such as CERTIFICATE."""
     # A key's line names its kind before these words, a certificate's does not.
     if not re.search(rf"^-----BEGIN [A-Z ]*{what}-----", _text(flag, path), re.MULTILINE):
         raise CertificateError(f"{flag}: {path} holds no {what.lower()} in PEM form")
@@ -111,7 +112,7 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 class Renewal:
-    """Puts a certificate that was replaced on disk into a live context: connections made from then on get it.
+    """It puts a certificate that was replaced on disk into a live context: connections made from then on get it.
 
     The files of one renewal are not replaced at one instant: they are read when they have rested for a look, and
     are tried in a context of their own first, since a failed load leaves a context half changed.
@@ -124,7 +125,7 @@ class Renewal:
         self._seen = self._settled = self._stamps()
 
     def look(self) -> None:
-        """Once a second: takes a few microseconds where nothing has changed."""
+        """See whether the files have changed; called once a second, and quick where they have not."""
         stamps = self._stamps()
         rested, self._seen = stamps == self._seen, stamps
         if stamps == self._settled or not rested:

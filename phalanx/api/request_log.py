@@ -17,7 +17,7 @@ def write(exchange: Exchange, endpoint: str) -> None:
 
 def line(exchange: Exchange, endpoint: str, seconds: float) -> str:
     """`id=... POST /v1/completions status=200 ... total=0.120s`; status 0: the client went before there was one."""
-    parts = [f"id={exchange.request_id} {exchange.method} {endpoint} status={exchange.status}"]
+    parts = [f"id={exchange.request_id} {exchange.method} {endpoint} status={exchange.status or 0}"]
     generated = exchange.generated
     if generated is not None:
         parts.append(

@@ -9,14 +9,19 @@ from msgspec import Raw, inspect
 
 
 class UnknownField(NamedTuple):
+    """A field of a body that its type does not have."""
+
     path: str
-    """Such as `messages[0].contents`."""
+    """Where it stands, such as `messages[0].contents`."""
     known: tuple[str, ...]
     """The fields that its object may have."""
 
 
 def unknown_fields(body: bytes, request_type: type[msgspec.Struct]) -> Iterator[UnknownField]:
-    """In the body's order. A part of it that is no JSON, or of another kind than its type, is passed over."""
+    """The fields that a type does not have, in the body's order.
+
+    A part of the body that is no JSON, or of another kind than its type, is passed over.
+    """
     return _below(body, _kinds(_type_info(request_type)), "")
 
 
@@ -53,7 +58,7 @@ def _in_struct(fields: dict[str, Raw], struct: inspect.StructType, prefix: str) 
 
 
 def _struct_of(fields: dict[str, Raw], types: tuple[inspect.Type, ...]) -> inspect.StructType | None:
-    """The type of an object; of several, the one that its tag names."""
+    """The type of an object, which its tag names where there are several; None where none is meant."""
     for struct in types:
         if isinstance(struct, inspect.StructType):
             tag = struct.tag_field and fields.get(struct.tag_field)
@@ -63,7 +68,7 @@ def _struct_of(fields: dict[str, Raw], types: tuple[inspect.Type, ...]) -> inspe
 
 
 def _kinds(info: inspect.Type) -> tuple[inspect.Type, ...]:
-    """Of the types that a value may have, those that are objects with fields or lists of such."""
+    """Those of the types that a value may have which are objects with fields, or lists of such objects."""
     if isinstance(info, inspect.Metadata):
         return _kinds(info.type)
     if isinstance(info, inspect.UnionType):

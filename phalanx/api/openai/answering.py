@@ -100,7 +100,7 @@ async def run(
     except TimeoutError:
         server.metrics.timed_out.add(1)
         error = _timed_out(request)
-        if not exchange.status:
+        if not exchange.has_begun:
             raise error from None
         for branch in branches:
             branch.release()
@@ -158,7 +158,7 @@ async def _stream(
         else:
             await _together([whole(branch) for branch in branches])
     except ApiError as error:
-        if not exchange.status:
+        if not exchange.has_begun:
             raise
         # The status has been sent, so the error is told in an event, and no [DONE] follows.
         await exchange.end_events(b"data: %b\n\n" % error.body)
@@ -195,7 +195,7 @@ async def _stream_branch(exchange: Exchange, branch: Branch, form: Form, continu
             outlet.write_chunk(body)
 
     text: str | None = await branch.advance()
-    if not exchange.status:
+    if not exchange.has_begun:
         await exchange.begin_events()
     body = chunk(text or "", first=True)
     while choice.finish_reason is None:

@@ -1,4 +1,4 @@
-"""What several endpoints share: counting tokens, and whether a request fits the model."""
+"""What several endpoints share: the usage that they tell, and whether a request fits the model."""
 
 from typing import Annotated
 
@@ -29,13 +29,15 @@ class Usage(msgspec.Struct):
 
 
 def usage(prompt: int, completion: int, cached: int) -> Usage:
+    """The usage of a request, in tokens; `cached` are those of the prompt that did not have to be computed."""
     return Usage(prompt, completion, prompt + completion, PromptTokensDetails(cached))
 
 
 def check_model(model: str | None, config: Config) -> str:
-    """The name to report for `model`.
+    """The name to report for `model`, which is the first one where a request names none.
 
-    Raises ApiError (404) with the names there are.
+    Raises:
+        ApiError: 404, it is none of the served names, which the message lists.
     """
     names = config.served_names
     if model is None or model in names:
@@ -48,9 +50,14 @@ def check_length(
 ) -> int:
     """How many tokens may be produced after `prompt` tokens.
 
-    `default` counts where none are asked for; None stands for all that are left.
+    Args:
+        asked: how many the request asks for; where it is None, `default` counts, and None there stands for all that
+            are left.
+        param: the request's field that the prompt came in.
+        asked_by: the field that asks for so many.
 
-    Raises ApiError (400, context_length_exceeded) in numbers; `param` names the prompt, `asked_by` the field that asks.
+    Raises:
+        ApiError: 400, context_length_exceeded; the message says by how many tokens.
     """
     # A prompt that is only scored needs room for one token too: the engine scores it on the way there.
     if prompt + max(1 if asked is None else asked, 1) > limit:

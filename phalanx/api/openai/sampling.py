@@ -18,11 +18,11 @@ MAX_STOP_LENGTH = 1024
 MAX_BAD_WORDS = 128
 MAX_ALLOWED = 16384
 MAX_STOP_CHARACTERS = 16384
-"""Of all stop strings together: what the search for them holds grows with it."""
+"""The most characters of all stop strings together, with which grows what the search for them holds."""
 _TOKEN_KEY = re.compile("0|[1-9][0-9]{0,9}")
 _SEEDS = 2**64
 _SEED_STEP = 0x9E3779B97F4A7C15
-"""Odd, from the golden ratio: the seeds of a request's choices are far apart (Knuth, TAOCP 3, 6.4)."""
+"""It is odd and made of the golden ratio: the seeds of a request's choices are far apart (Knuth, TAOCP 3, 6.4)."""
 
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 
@@ -260,8 +260,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     prompt_logprobs: Annotated[Raw, unsupported(what="Log probabilities of the prompt; see echo.")] = ABSENT
     truncate_prompt_tokens: Annotated[Raw, unsupported(what="How much of a long prompt to keep.")] = ABSENT
     use_beam_search: Annotated[Raw, unsupported(False, what="Search instead of sampling.")] = ABSENT
-    length_penalty: Annotated[Raw, unsupported(1, what="Of beam search.")] = ABSENT
-    early_stopping: Annotated[Raw, unsupported(False, what="Of beam search.")] = ABSENT
+    length_penalty: Annotated[Raw, unsupported(1, what="How beam search weighs lengths.")] = ABSENT
+    early_stopping: Annotated[Raw, unsupported(False, what="When beam search stops.")] = ABSENT
     logits_processors: Annotated[Raw, unsupported([], what="Code that changes logits.")] = ABSENT
     spaces_between_special_tokens: Annotated[Raw, unsupported(True, what="How to write special tokens.")] = ABSENT
     return_tokens_as_token_ids: Annotated[Raw, unsupported(False, what="Ids in place of texts in logprobs.")] = ABSENT
@@ -308,7 +308,11 @@ class SamplingFields(msgspec.Struct, kw_only=True):
         prompt_logprobs: int | None = None,
         bad_words: tuple[tuple[int, ...], ...] = (),
     ) -> SamplingParams:
-        """What the engine gets: the request's values, then the checkpoint's defaults, then OpenAI's."""
+        """What the engine gets: the request's values, then the checkpoint's defaults, then OpenAI's.
+
+        Raises:
+            ApiError: 400, the values contradict one another.
+        """
         min_tokens = self.min_tokens or 0
         if min_tokens > max_tokens:
             raise ApiError(
@@ -340,7 +344,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
         )
 
     def _check_choice(self, facts: ModelFacts, min_tokens: int, bad_words: tuple[tuple[int, ...], ...]) -> None:
-        """Raises ApiError (400) where no token is left for the first position."""
+        """Raise ApiError (400) where no token is left for the first position."""
         excluded = {word[0] for word in bad_words if len(word) == 1}
         if min_tokens:
             excluded.update(self.stop_token_ids or (), () if self.ignore_eos else facts.eos_token_ids)
@@ -354,7 +358,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
 
 def _token_of_key(key: str) -> int:
-    """Raises ApiError (400) naming the key."""
+    """The token that a key of logit_bias names. Raises ApiError (400), which quotes the key, where it is no id."""
     if _TOKEN_KEY.fullmatch(key) is None:
         raise ApiError(
             f"Invalid value for the key {key[:SHOWN]!r} of logit_bias: Expected `int`, the id of a token.",
@@ -368,5 +372,5 @@ def _first(*values: float | None) -> float:
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """Seed of the choice-th completion of one prompt; the first keeps the request's own."""
+    """The seed of the choice-th completion of one prompt; the first keeps the request's own."""
     return (seed + choice * _SEED_STEP) % _SEEDS
