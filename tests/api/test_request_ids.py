@@ -81,6 +81,19 @@ def test_what_is_refused_or_asks_for_no_text_has_a_line_and_probes_have_none(
     assert not [line for line in lines(caplog) if "id=n-2 " in line or "id=n-3 " in line]
 
 
+def test_a_client_that_goes_before_its_answer_has_a_line_with_status_0_and_is_counted_as_gone(
+    serve_api: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = serve_api(log_requests=True)
+    with socket.create_connection(("127.0.0.1", api.port), DEADLINE) as connection:
+        connection.sendall(ASKED + b'content-length: 16\r\n\r\n{"prompt": "hi"}')
+        (asked,) = api.rank.wait_asked(1)
+    assert asked.aborted.wait(DEADLINE)
+    api.http.get("/health")
+    assert logged(caplog, "given-1").startswith("id=given-1 POST /v1/completions status=0 ")
+    assert api.metrics.http.values["/v1/completions", "POST", "gone"] == 1.0
+
+
 def test_without_the_option_nothing_is_logged(serve_api: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     api = serve_api(answering("ok"))
