@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return min((place for start, place in places.items() if item.nodeid.startswith(start)), default=len(LONG))
 
     items.sort(key=place)
+
+
+def pytest_configure() -> None:
+    """A run in the background of a script ignores SIGINT, and so would every service that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
