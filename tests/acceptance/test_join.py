@@ -140,18 +140,24 @@ def test_api_servers_on_every_node_serve_the_whole_service(checkpoint_folder: Pa
         joined.assert_nothing_left()
 
 
+def asking_on(joined: Program) -> tuple[str, list[PersistentClient]]:
+    """Where a node serves clients, and clients that ask there without end, on kept connections and on new ones."""
+    found = re.search(r"API servers at (\S+)", joined.stderr)
+    assert found
+    clients = [PersistentClient(found.group(1), keep) for keep in (True, False) * 3]
+    for client in clients:
+        assert client.began.wait(DEADLINE)
+    return found.group(1), clients
+
+
 def test_who_asks_on_at_a_nodes_port_while_the_service_drains_is_answered_and_never_reset(
     checkpoint_folder: Path,
 ) -> None:
     flags = ("--api-servers-per-node", "2", "--synthetic-rate", "120")
     with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
         service.wait_ready()
-        found = re.search(r"API servers at (\S+)", joined.stderr)
-        assert found
-        clients = [PersistentClient(found.group(1), keep) for keep in (True, False) * 3]
-        for client in clients:
-            assert client.began.wait(DEADLINE)
-        with streams(found.group(1), 1) as (running,):
+        address, clients = asking_on(joined)
+        with streams(address, 1) as (running,):
             service.signal(signal.SIGTERM)
             assert running.result()[1] == 120
         assert (service.wait(), joined.wait()) == (0, 0)
@@ -164,12 +170,8 @@ def test_who_asks_on_at_a_node_that_leaves_is_answered_and_never_reset(checkpoin
     flags = ("--api-servers-per-node", "2", "--synthetic-rate", "60")
     with serve(checkpoint_folder, 2, 1, *flags) as service, join(control_of(service), 1, 1) as joined:
         service.wait_ready()
-        found = re.search(r"API servers at (\S+)", joined.stderr)
-        assert found
-        clients = [PersistentClient(found.group(1), keep) for keep in (True, False) * 3]
-        for client in clients:
-            assert client.began.wait(DEADLINE)
-        server = ThroughOneServer(found.group(1), joined.pid_of("api 2"))
+        address, clients = asking_on(joined)
+        server = ThroughOneServer(address, joined.pid_of("api 2"))
         stream = server.stream(str(checkpoint_folder), 1500)
         joined.signal(signal.SIGTERM)
         assert b'"code":"stopping"' in stream.read()
